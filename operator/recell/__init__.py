@@ -1,0 +1,3 @@
+"""Recell: a Kubernetes operator that brings failed cells back."""
+
+__version__ = "0.1.0"

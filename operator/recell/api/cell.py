@@ -1,0 +1,293 @@
+"""Cell: one isolated copy of the service, which serves a share of the customers."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact
+from recell.api.meta import (
+    AGE,
+    ATOMIC,
+    CellName,
+    Column,
+    Condition,
+    Duration,
+    KindInfo,
+    Message,
+    Model,
+    NameRef,
+    ObjectName,
+    Percent,
+    Resource,
+    cel,
+    list_map,
+    rules,
+)
+
+
+class BackendType(StrEnum):
+    SERVICE = "Service"
+    ADDRESS = "Address"
+
+
+class ServiceBackend(Model):
+    name: ObjectName = Field(description="Name of the Service in the namespace of the cell's workloads.")
+    port: int = Field(ge=1, le=65535, description="Port of the Service (its number, not the pod's).")
+
+
+class AddressBackend(Model):
+    model_config = rules(cel("isIP(self.host)", "host must be an IP address"))
+
+    host: str = Field(max_length=45, description="IP address that the router connects to.")
+    port: int = Field(ge=1, le=65535, description="TCP port.")
+
+
+class Backend(Model):
+    """Where the router sends the cell's requests."""
+
+    model_config = rules(
+        cel(
+            "self.type == 'Service' ? has(self.service) && !has(self.address)"
+            " : has(self.address) && !has(self.service)",
+            "set exactly the block that type names: service for Service, address for Address",
+        )
+    )
+
+    type: BackendType = Field(description="Service or Address; says which block is set.")
+    service: ServiceBackend | None = Field(default=None, description="A Service in this cluster.")
+    address: AddressBackend | None = Field(default=None, description="A fixed address, for a cell elsewhere.")
+
+    @property
+    def port(self) -> int:
+        block = self.service or self.address
+        if block is None:
+            raise ValueError("spec.backend: neither service nor address is set")
+        return block.port
+
+
+class WorkloadKind(StrEnum):
+    DEPLOYMENT = "Deployment"
+    STATEFUL_SET = "StatefulSet"
+    DAEMON_SET = "DaemonSet"
+
+
+class WorkloadRef(Model):
+    """A workload of the cell."""
+
+    api_version: str = Field(pattern="^apps/v1$", max_length=7, description="apps/v1.")
+    kind: WorkloadKind = Field(description="Deployment, StatefulSet or DaemonSet.")
+    name: ObjectName = Field(description="Name, in the namespace of the cell's workloads.")
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+
+class ProbeScheme(StrEnum):
+    HTTP = "HTTP"
+    HTTPS = "HTTPS"
+
+
+class HTTPProbe(Model):
+    """An HTTP request that the operator sends to the cell's backend."""
+
+    path: str = Field(
+        default="/healthz",
+        max_length=256,
+        pattern="^/",
+        description="Path; any status from 200 to 399 passes.",
+    )
+    scheme: ProbeScheme = Field(default=ProbeScheme.HTTP, description="HTTP, or HTTPS without verification.")
+    interval: Duration = Field(default="5s", description="Time between two probes.")
+    timeout: Duration = Field(default="2s", description="A probe without an answer by then has failed.")
+
+
+class ConditionCheck(Model):
+    """A condition of the Cell, set by any other controller, that means the cell has failed."""
+
+    type: str = Field(min_length=1, max_length=316, description="Type of the condition in the Cell's status.")
+    status: str = Field(pattern="^(True|False|Unknown)$", max_length=7, description="The status that means failure.")
+    for_: Duration = Field(alias="for", description="How long it has to last, for example 0s or 1m.")
+
+
+class Health(Model):
+    """How the cell's health is seen, beside its workloads and the router's own figures."""
+
+    probe: HTTPProbe | None = Field(default=None, description="HTTP probe of the backend.")
+    conditions: list[ConditionCheck] = Field(
+        default_factory=list,
+        max_length=16,
+        json_schema_extra=list_map("type", "status"),
+        description="Conditions of this Cell, set by other controllers, that mean failure.",
+    )
+
+
+class IntegrityCheck(Model):
+    """An HTTP request whose answer says whether the cell's data is intact."""
+
+    path: str = Field(
+        max_length=256,
+        pattern="^/",
+        description="2xx: intact. 409 or 503: corrupted. Anything else, or no answer: not known.",
+    )
+    interval: Duration = Field(default="1m", description="Time between two checks.")
+    timeout: Duration = Field(default="10s", description="A check without an answer by then is inconclusive.")
+    max_age: Duration = Field(
+        default="1h", description="An older verdict no longer says anything about the data (rule 16)."
+    )
+
+
+class Data(Model):
+    """What is known about the cell's data."""
+
+    integrity: IntegrityCheck | None = Field(default=None, description="HTTP check of the data's integrity.")
+
+
+class Capacity(Model):
+    """What the cell can bear; without it every capacity check about this cell is inconclusive."""
+
+    requests_per_second: int | None = Field(
+        default=None, ge=1, le=10_000_000, description="Requests per second that the cell bears."
+    )
+    customers: int | None = Field(default=None, ge=1, description="Customers that the cell has room for.")
+
+
+class CellSpec(Model):
+    model_config = rules(
+        cel("self.routerRef.name == oldSelf.routerRef.name", "routerRef is immutable: make a new Cell instead"),
+        cel(
+            "has(self.__namespace__) == has(oldSelf.__namespace__)"
+            " && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)",
+            "namespace is immutable: make a new Cell instead",
+        ),
+    )
+
+    router_ref: NameRef = Field(description="The Router that this cell belongs to.")
+    weight: int = Field(
+        default=100,
+        ge=0,
+        le=1000,
+        description="Share of the customers relative to the router's other cells; 0 gets none.",
+    )
+    backend: Backend = Field(description="Where the router sends the cell's requests.")
+    namespace: ObjectName | None = Field(
+        default=None,
+        description="Namespace of the workloads and the Service; the Cell's own if unset. Another one"
+        " needs the label recell.dev/fleet with the Cell's namespace as its value.",
+    )
+    workloads: list[WorkloadRef] = Field(
+        default_factory=list,
+        max_length=16,
+        json_schema_extra=ATOMIC,
+        description="The cell's workloads, in the order in which they are restarted.",
+    )
+    priority: int = Field(default=100, ge=0, le=1000, description="Cells of higher priority are recovered first.")
+    capacity: Capacity = Field(default=Capacity(), description="What the cell can bear.")
+    health: Health = Field(default=Health(), description="How the cell's health is seen.")
+    data: Data = Field(default=Data(), description="What is known about the cell's data.")
+    policy_ref: NameRef | None = Field(
+        default=None, description="RecoveryPolicy; else the Router's, else the one named default."
+    )
+    paused: bool = Field(default=False, description="No automatic run is started for this cell.")
+
+
+class CellPhase(StrEnum):
+    JOINING = "Joining"
+    HEALTHY = "Healthy"
+    DEGRADED = "Degraded"
+    FAILED = "Failed"
+    RECOVERING = "Recovering"
+    ISOLATED = "Isolated"
+    RETIRED = "Retired"
+    UNKNOWN = "Unknown"
+
+
+class Share(Model):
+    """The cell's part of its router's slots, from Placement."""
+
+    asked: Percent = Field(description="What Placement says.")
+    applied: Percent | None = Field(
+        default=None, description="What every serving router pod has applied; absent while not known."
+    )
+
+
+class Failure(Model):
+    """Why the cell counts as failed or degraded."""
+
+    type: FailureType = Field(description="Kind of failure.")
+    impact: Impact = Field(description="How much of the router's customers it touches.")
+    data_integrity: DataIntegrity = Field(description="What is known about the cell's data.")
+    since: datetime = Field(description="First evidence.")
+    evidence: list[Evidence] = Field(
+        default_factory=list, max_length=32, json_schema_extra=ATOMIC, description="What was seen."
+    )
+
+
+class Blocked(Model):
+    """Why no automatic run is started."""
+
+    reason: str = Field(max_length=64, description="CamelCase reason.")
+    message: Message = Field(description="What has to change, and who can do it.")
+
+
+class CellRecovery(Model):
+    """The cell's recoveries."""
+
+    active_run: str | None = Field(default=None, max_length=253, description="RecoveryRun that works on it.")
+    last_run: str | None = Field(default=None, max_length=253, description="RecoveryRun that ended last.")
+    attempts: int = Field(default=0, ge=0, description="Runs counted in the policy's window.")
+    next_allowed_at: datetime | None = Field(default=None, description="End of the cooldown.")
+    blocked: Blocked | None = Field(default=None, description="Why no automatic run is started.")
+
+
+class CellStatus(Model):
+    observed_generation: int | None = Field(default=None, ge=0, json_schema_extra={"format": "int64"})
+    phase: CellPhase | None = Field(default=None, description="Summary of the cell's state.")
+    conditions: list[Condition] = Field(
+        default_factory=list, max_length=64, json_schema_extra=list_map("type"), description="Conditions."
+    )
+    share: Share | None = Field(default=None, description="The cell's part of the router's slots.")
+    failure: Failure | None = Field(default=None, description="Set while Degraded or Failed.")
+    recovery: CellRecovery | None = Field(default=None, description="The cell's recoveries.")
+
+
+class Cell(Resource):
+    """One isolated copy of the service."""
+
+    INFO: ClassVar[KindInfo] = KindInfo(
+        kind="Cell",
+        plural="cells",
+        short_names=("rcell",),
+        columns=(
+            Column("Router", ".spec.routerRef.name"),
+            Column("Phase", ".status.phase"),
+            Column("Share", ".status.share.asked"),
+            Column("Applied", ".status.share.applied"),
+            Column("Run", ".status.recovery.activeRun"),
+            AGE,
+        ),
+        selectable=(".status.phase", ".spec.routerRef.name"),
+        spec_rules=(
+            cel(
+                "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
+                "a Cell's name is also a label value: at most 63 characters, no dots",
+            ),
+        ),
+    )
+
+    spec: CellSpec
+    status: CellStatus = Field(default_factory=CellStatus)
+
+    @property
+    def workload_namespace(self) -> str:
+        return self.spec.namespace or self.metadata.namespace
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.metadata.name and len(self.metadata.name) > 63:
+            raise ValueError("metadata.name: at most 63 characters")
+        return self
+
+
+__all__ = ["Cell", "CellName", "CellPhase", "CellSpec", "CellStatus"]

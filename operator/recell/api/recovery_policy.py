@@ -1,0 +1,179 @@
+"""RecoveryPolicy: who decides what, and every number of the runbook.
+
+A default is the runbook's figure where the runbook has one; the description says where not.
+"""
+
+from enum import StrEnum
+from typing import ClassVar
+
+from pydantic import Field
+
+from recell.api.failure import DataIntegrity, FailureType, Impact, Strategy
+from recell.api.meta import (
+    AGE,
+    ATOMIC,
+    Column,
+    Condition,
+    Duration,
+    KindInfo,
+    Model,
+    Percent,
+    Resource,
+    cel,
+    list_map,
+    rules,
+)
+
+
+class Mode(StrEnum):
+    OBSERVE = "Observe"
+    APPROVE = "Approve"
+    AUTOMATIC = "Automatic"
+
+
+class BuiltinRules(StrEnum):
+    APPEND = "Append"
+    NONE = "None"
+
+
+class MatrixRule(Model):
+    """A row of the decision matrix; what is left out matches anything."""
+
+    name: str = Field(min_length=1, max_length=63, description="Shown in each decision that the row makes.")
+    failure: FailureType | None = Field(default=None, description="Kind of failure.")
+    impact: Impact | None = Field(default=None, description="Exactly this impact.")
+    data_integrity: DataIntegrity | None = Field(default=None, description="State of the data.")
+    strategy: Strategy = Field(description="What is done.")
+
+
+class Detection(Model):
+    """When a cell counts as failed, and when as healthy again."""
+
+    failed_after: Duration = Field(
+        default="10s", description="A failing check has to fail this long (not from the runbook)."
+    )
+    healthy_after: Duration = Field(
+        default="30s", description="All checks have to pass this long before a cell is Healthy again."
+    )
+    error_rate: Percent = Field(default="5%", description="More failed requests than this: the cell fails.")
+    latency: Duration = Field(default="1000ms", description="Slower answers than this (p95): the cell is Degraded.")
+    minimum_requests: int = Field(
+        default=20, ge=1, le=100000, description="Fewer requests in the window: the rate is inconclusive."
+    )
+    window: Duration = Field(default="10s", description="Window of the error rate and the latency.")
+    multiple_cell_window: Duration = Field(
+        default="5m", description="Two cells of a router that fail within it are a MultipleCell failure."
+    )
+    flapping_transitions: int = Field(
+        default=3,
+        ge=2,
+        le=100,
+        description="So many changes of health within flappingWindow: Flapping (rule 26).",
+    )
+    flapping_window: Duration = Field(default="15m", description="See flappingTransitions.")
+    without_integrity_checks: DataIntegrity = Field(
+        default=DataIntegrity.UNKNOWN,
+        description="What the data of a cell counts as that has no integrity check: Unknown, or Intact.",
+    )
+
+
+class Limits(Model):
+    """What keeps the automation from making things worse."""
+
+    max_concurrent_runs: int = Field(default=1, ge=1, le=1000, description="Active runs per Router.")
+    cooldown: Duration = Field(default="15m", description="Between two automatic runs for one cell.")
+    max_attempts: int = Field(default=3, ge=1, le=100, description="Automatic runs per cell in attemptsWindow.")
+    attempts_window: Duration = Field(default="24h", description="See maxAttempts.")
+    capacity_headroom: Percent = Field(
+        default="20%", description="Part of each cell's capacity that a drain leaves free."
+    )
+    require_capacity: bool = Field(
+        default=False,
+        description="True: a drain needs capacity figures of every receiving cell; without them it waits.",
+    )
+    approval_expires: Duration = Field(default="1h", description="An approval lapses after this.")
+    successful_runs_kept: int = Field(default=20, ge=1, le=1000, description="Ended automatic runs per cell.")
+    failed_runs_kept: int = Field(default=20, ge=1, le=1000, description="Ended automatic runs per cell.")
+
+
+class Steps(Model):
+    """Numbers of the procedures' steps."""
+
+    drain_percent: Percent = Field(default="50%", description="CellRestart takes this part of the share away.")
+    drain_increments: int = Field(default=10, ge=1, le=100, description="In so many increments.")
+    increment_interval: Duration = Field(default="30s", description="Wait after each increment.")
+    drain_tolerance: Percent = Field(
+        default="20%", description="Observed traffic may exceed the expected by this (the runbook's 1.2 x)."
+    )
+    drain_floor: int = Field(
+        default=1, ge=0, le=100000, description="Requests per second that are never held against a drain."
+    )
+    apply_timeout: Duration = Field(default="60s", description="The data plane has to apply a change by then.")
+    restart_timeout: Duration = Field(default="10m", description="All workloads have to be Available by then.")
+    health_check_timeout: Duration = Field(default="5m", description="All checks have to pass by then.")
+    inconclusive_timeout: Duration = Field(
+        default="5m", description="A gate whose figures are missing waits so long, then asks a person."
+    )
+    stability_duration: Duration = Field(default="15m", description="Without a failed check, after the restore.")
+    stability_tolerance: Duration = Field(
+        default="10s", description="A failure shorter than this restarts the clock, once."
+    )
+
+
+class RecoveryPolicySpec(Model):
+    model_config = rules(
+        cel(
+            "self.builtinRules != 'None' || size(self.rules) > 0",
+            "builtinRules None needs at least one rule, or nothing is ever decided",
+        ),
+    )
+
+    mode: Mode = Field(
+        default=Mode.OBSERVE,
+        description="Observe: decisions are shown. Approve: a person starts each run. Automatic: runs start themselves.",
+    )
+    rules: list[MatrixRule] = Field(
+        default_factory=list,
+        max_length=64,
+        json_schema_extra={
+            **ATOMIC,
+            "x-kubernetes-validations": [
+                cel("self.all(a, self.exists_one(b, b.name == a.name))", "two rules have the same name"),
+                cel(
+                    "self.all(a, self.all(b, a.strategy == b.strategy"
+                    " || has(a.failure) != has(b.failure) || (has(a.failure) && a.failure != b.failure)"
+                    " || has(a.impact) != has(b.impact) || (has(a.impact) && a.impact != b.impact)"
+                    " || has(a.dataIntegrity) != has(b.dataIntegrity)"
+                    " || (has(a.dataIntegrity) && a.dataIntegrity != b.dataIntegrity)))",
+                    "two rules match the same failures but name different strategies",
+                ),
+            ],
+        },
+        description="Rows before the built-in ones; the first that matches decides.",
+    )
+    builtin_rules: BuiltinRules = Field(
+        default=BuiltinRules.APPEND,
+        description="Append the built-in rows, or None: what no rule matches is manual.",
+    )
+    detection: Detection = Field(default=Detection(), description="When a cell counts as failed.")
+    limits: Limits = Field(default=Limits(), description="Limits on the automation.")
+    steps: Steps = Field(default=Steps(), description="Numbers of the procedures' steps.")
+
+
+class RecoveryPolicyStatus(Model):
+    observed_generation: int | None = Field(default=None, ge=0, json_schema_extra={"format": "int64"})
+    conditions: list[Condition] = Field(default_factory=list, max_length=16, json_schema_extra=list_map("type"))
+
+
+class RecoveryPolicy(Resource):
+    """Who decides what, and every number of the runbook."""
+
+    INFO: ClassVar[KindInfo] = KindInfo(
+        kind="RecoveryPolicy",
+        plural="recoverypolicies",
+        short_names=("rpolicy",),
+        columns=(Column("Mode", ".spec.mode"), AGE),
+    )
+
+    spec: RecoveryPolicySpec = Field(default=RecoveryPolicySpec())
+    status: RecoveryPolicyStatus = Field(default_factory=RecoveryPolicyStatus)
