@@ -130,7 +130,7 @@ class RecoveryPolicySpec(Model):
 
     mode: Mode = Field(
         default=Mode.OBSERVE,
-        description="Observe: decisions are shown. Approve: a person starts each run. Automatic: runs start themselves.",
+        description="Observe: decisions are shown. Approve: a person starts each run. Automatic: runs start alone.",
     )
     rules: list[MatrixRule] = Field(
         default_factory=list,
