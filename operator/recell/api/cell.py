@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -10,10 +10,13 @@ from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact
 from recell.api.meta import (
     AGE,
     ATOMIC,
+    INT32_MAX,
     CellName,
     Column,
     Condition,
+    ConditionStatus,
     Duration,
+    Generation,
     KindInfo,
     Message,
     Model,
@@ -27,20 +30,31 @@ from recell.api.meta import (
 )
 
 
+def _at_least_a_second(field: str) -> dict[str, Any]:
+    """Shorter ones would make the operator a load on the cell that it watches."""
+    return cel(f"duration(self.{field}) >= duration('1s')", f"{field} must be at least 1s", fieldPath=f".{field}")
+
+
 class BackendType(StrEnum):
     SERVICE = "Service"
+    """A Service in this cluster."""
     ADDRESS = "Address"
+    """A fixed IP address and port."""
 
 
 class ServiceBackend(Model):
+    """A Service in this cluster."""
+
     name: ObjectName = Field(description="Name of the Service in the namespace of the cell's workloads.")
     port: int = Field(ge=1, le=65535, description="Port of the Service (its number, not the pod's).")
 
 
 class AddressBackend(Model):
-    model_config = rules(cel("isIP(self.host)", "host must be an IP address"))
+    """A fixed address."""
 
-    host: str = Field(max_length=45, description="IP address that the router connects to.")
+    model_config = rules(cel("isIP(self.host)", "host must be an IP address, for example 10.0.0.7", fieldPath=".host"))
+
+    host: str = Field(min_length=1, max_length=45, description="IP address that the router connects to.")
     port: int = Field(ge=1, le=65535, description="TCP port.")
 
 
@@ -69,8 +83,11 @@ class Backend(Model):
 
 class WorkloadKind(StrEnum):
     DEPLOYMENT = "Deployment"
+    """Restarted by a rollout."""
     STATEFUL_SET = "StatefulSet"
+    """Restarted by a rollout, pod by pod."""
     DAEMON_SET = "DaemonSet"
+    """Restarted by a rollout, node by node."""
 
 
 class WorkloadRef(Model):
@@ -86,11 +103,15 @@ class WorkloadRef(Model):
 
 class ProbeScheme(StrEnum):
     HTTP = "HTTP"
+    """Plain HTTP."""
     HTTPS = "HTTPS"
+    """HTTP over TLS; the certificate is not verified."""
 
 
 class HTTPProbe(Model):
     """An HTTP request that the operator sends to the cell's backend."""
+
+    model_config = rules(_at_least_a_second("interval"))
 
     path: str = Field(
         default="/healthz",
@@ -107,7 +128,7 @@ class ConditionCheck(Model):
     """A condition of the Cell, set by any other controller, that means the cell has failed."""
 
     type: str = Field(min_length=1, max_length=316, description="Type of the condition in the Cell's status.")
-    status: str = Field(pattern="^(True|False|Unknown)$", max_length=7, description="The status that means failure.")
+    status: ConditionStatus = Field(description="The status that means failure.")
     for_: Duration = Field(alias="for", description="How long it has to last, for example 0s or 1m.")
 
 
@@ -125,6 +146,8 @@ class Health(Model):
 
 class IntegrityCheck(Model):
     """An HTTP request whose answer says whether the cell's data is intact."""
+
+    model_config = rules(_at_least_a_second("interval"))
 
     path: str = Field(
         max_length=256,
@@ -150,16 +173,23 @@ class Capacity(Model):
     requests_per_second: int | None = Field(
         default=None, ge=1, le=10_000_000, description="Requests per second that the cell bears."
     )
-    customers: int | None = Field(default=None, ge=1, description="Customers that the cell has room for.")
+    customers: int | None = Field(default=None, ge=1, le=INT32_MAX, description="Customers that the cell has room for.")
 
 
 class CellSpec(Model):
+    """What the cell is, and how it is watched and recovered."""
+
     model_config = rules(
-        cel("self.routerRef.name == oldSelf.routerRef.name", "routerRef is immutable: make a new Cell instead"),
+        cel(
+            "self.routerRef.name == oldSelf.routerRef.name",
+            "routerRef is immutable: make a new Cell instead",
+            fieldPath=".routerRef",
+        ),
         cel(
             "has(self.__namespace__) == has(oldSelf.__namespace__)"
             " && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)",
             "namespace is immutable: make a new Cell instead",
+            fieldPath=".namespace",
         ),
     )
 
@@ -194,13 +224,21 @@ class CellSpec(Model):
 
 class CellPhase(StrEnum):
     JOINING = "Joining"
+    """Not yet admitted by its router, or not yet healthy for the first time."""
     HEALTHY = "Healthy"
+    """All checks pass."""
     DEGRADED = "Degraded"
+    """Serves, but a check fails that alone does not make a cell Failed."""
     FAILED = "Failed"
+    """Does not serve its customers; a recovery is due."""
     RECOVERING = "Recovering"
+    """A RecoveryRun works on it."""
     ISOLATED = "Isolated"
+    """Kept from all traffic until somebody returns it."""
     RETIRED = "Retired"
+    """Out of service for good; another cell has taken its place."""
     UNKNOWN = "Unknown"
+    """Too little is known to say."""
 
 
 class Share(Model):
@@ -236,13 +274,17 @@ class CellRecovery(Model):
 
     active_run: str | None = Field(default=None, max_length=253, description="RecoveryRun that works on it.")
     last_run: str | None = Field(default=None, max_length=253, description="RecoveryRun that ended last.")
-    attempts: int = Field(default=0, ge=0, description="Runs counted in the policy's window.")
+    attempts: int = Field(default=0, ge=0, le=INT32_MAX, description="Runs counted in the policy's window.")
     next_allowed_at: datetime | None = Field(default=None, description="End of the cooldown.")
     blocked: Blocked | None = Field(default=None, description="Why no automatic run is started.")
 
 
 class CellStatus(Model):
-    observed_generation: int | None = Field(default=None, ge=0, json_schema_extra={"format": "int64"})
+    """What the operator found; for reading only."""
+
+    observed_generation: Generation | None = Field(
+        default=None, description="The generation of spec that this is about."
+    )
     phase: CellPhase | None = Field(default=None, description="Summary of the cell's state.")
     conditions: list[Condition] = Field(
         default_factory=list, max_length=64, json_schema_extra=list_map("type"), description="Conditions."
@@ -276,8 +318,8 @@ class Cell(Resource):
         ),
     )
 
-    spec: CellSpec
-    status: CellStatus = Field(default_factory=CellStatus)
+    spec: CellSpec = Field(description="What the cell is.")
+    status: CellStatus = Field(default_factory=CellStatus, description="What the operator found.")
 
     @property
     def workload_namespace(self) -> str:

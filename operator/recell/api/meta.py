@@ -44,6 +44,7 @@ FINALIZER = f"{GROUP}/finalizer"
 DURATION_PATTERN = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
 PERCENT_PATTERN = r"^(100(\.0{1,2})?|[0-9]{1,2}(\.[0-9]{1,2})?)%$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+LABEL_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 _DURATION_PART = re.compile(r"([0-9]{1,5})(ms|h|m|s)")
 _UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -53,8 +54,12 @@ Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=24)]
 Percent = Annotated[str, Field(pattern=PERCENT_PATTERN, max_length=7)]
 """A percentage as text, never a float: `50%`, `99.5%`."""
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=NAME_PATTERN)]
-CellName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+CellName = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_NAME_PATTERN)]
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")]
 Message = Annotated[str, Field(max_length=1024)]
+INT32_MAX = 2**31 - 1
+Generation = Annotated[int, Field(ge=0)]
+"""A counter of the API server or of leaders: int64."""
 
 
 def seconds(duration: str) -> float:
@@ -124,20 +129,23 @@ def list_map(*keys: str) -> dict[str, Any]:
 
 class ConditionStatus(StrEnum):
     TRUE = "True"
+    """It is so."""
     FALSE = "False"
+    """It is not so."""
     UNKNOWN = "Unknown"
+    """Nobody can say."""
 
 
 class Condition(Model):
     """A metav1.Condition."""
 
-    type: str = Field(max_length=316, description="Name of the condition in CamelCase.")
+    type: str = Field(min_length=1, max_length=316, description="Name of the condition in CamelCase.")
     status: ConditionStatus = Field(description="True, False or Unknown.")
     reason: str = Field(default="", max_length=1024, description="Machine-readable reason in CamelCase.")
     message: str = Field(default="", max_length=32768, description="What a person needs to know.")
     last_transition_time: datetime | None = Field(default=None, description="When status last changed.")
-    observed_generation: int | None = Field(
-        default=None, ge=0, json_schema_extra={"format": "int64"}, description="The generation this is about."
+    observed_generation: Generation | None = Field(
+        default=None, description="The generation of spec that this is about."
     )
 
 

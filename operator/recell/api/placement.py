@@ -18,8 +18,10 @@ from pydantic import Field
 from recell.api.meta import (
     AGE,
     ATOMIC,
+    INT32_MAX,
     CellName,
     Column,
+    Generation,
     KindInfo,
     Message,
     Model,
@@ -34,7 +36,9 @@ MAX_INDEX = 0x7FFE
 
 class PlacementMode(StrEnum):
     PRIMARY = "Primary"
+    """The router itself serves."""
     FALLBACK = "Fallback"
+    """The fallback serves."""
 
 
 class PlacedCell(Model):
@@ -50,9 +54,13 @@ class PlacedCell(Model):
 
 class HoldState(StrEnum):
     DRAINING = "Draining"
+    """A run takes traffic away for a while."""
     ISOLATED = "Isolated"
+    """Kept from traffic until somebody returns it."""
     RETIRED = "Retired"
+    """Out of service for good."""
     QUARANTINED = "Quarantined"
+    """Its data is in doubt; nothing may reach it."""
 
 
 class Holder(Model):
@@ -78,7 +86,7 @@ class Reservation(Model):
     """Capacity promised to a run before it drains (rule 17)."""
 
     cell: CellName = Field(description="Cell that has to bear more.")
-    requests_per_second: int = Field(ge=0, description="How much more.")
+    requests_per_second: int = Field(ge=0, le=INT32_MAX, description="How much more.")
     holder: Holder = Field(description="The run.")
 
 
@@ -91,9 +99,9 @@ class PinnedCustomer(Model):
 
 
 class PlacementSpec(Model):
-    epoch: int = Field(
-        ge=0,
-        json_schema_extra={"format": "int64"},
+    """The whole record; people change it through `recell isolate` and `recell return` only."""
+
+    epoch: Generation = Field(
         description="Raised by each new leader; a write of an older one is refused.",
     )
     slots: int = Field(ge=1024, le=16384, description="Number of slots.")
@@ -107,9 +115,15 @@ class PlacementSpec(Model):
     )
     homes: str = Field(max_length=65536, description="Table: slot -> home cell.")
     serving: str = Field(max_length=65536, description="Table: slot -> who serves it now.")
-    pins: list[PinnedCustomer] = Field(default_factory=list, max_length=256, json_schema_extra=ATOMIC)
-    holds: list[Hold] = Field(default_factory=list, max_length=1024, json_schema_extra=ATOMIC)
-    reservations: list[Reservation] = Field(default_factory=list, max_length=1024, json_schema_extra=ATOMIC)
+    pins: list[PinnedCustomer] = Field(
+        default_factory=list, max_length=256, json_schema_extra=ATOMIC, description="Pins of the Router, resolved."
+    )
+    holds: list[Hold] = Field(
+        default_factory=list, max_length=1024, json_schema_extra=ATOMIC, description="Limits on the shares of cells."
+    )
+    reservations: list[Reservation] = Field(
+        default_factory=list, max_length=1024, json_schema_extra=ATOMIC, description="Capacity promised to runs."
+    )
 
 
 class Placement(Resource):
@@ -129,7 +143,7 @@ class Placement(Resource):
         has_status=False,
     )
 
-    spec: PlacementSpec
+    spec: PlacementSpec = Field(description="The record.")
 
 
 def encode_table(table: Sequence[int]) -> str:

@@ -6,21 +6,27 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from recell.api.meta import AGE, Column, KindInfo, Model, Resource
+from recell.api.meta import AGE, Column, KindInfo, LabelValue, Model, Resource
 
 
 class FreezeScope(StrEnum):
     NEW_RUNS = "NewRuns"
+    """No run starts; those that run go on."""
     ALL_RUNS = "AllRuns"
+    """No new effect begins, in running runs either."""
 
 
 class CellSelector(Model):
-    match_labels: dict[str, str] = Field(
+    """Which Cells and Routers, by their labels."""
+
+    match_labels: dict[str, LabelValue] = Field(
         default_factory=dict, max_length=16, description="Labels of the Cells or Routers; empty: all of them."
     )
 
 
 class RecoveryFreezeSpec(Model):
+    """What is frozen, until when and why."""
+
     selector: CellSelector = Field(default=CellSelector(), description="Which targets; all if empty.")
     scope: FreezeScope = Field(
         default=FreezeScope.ALL_RUNS,
@@ -39,11 +45,11 @@ class RecoveryFreeze(Resource):
         short_names=("rfreeze",),
         columns=(
             Column("Scope", ".spec.scope"),
-            Column("Until", ".spec.until", "date"),
+            Column("Until", ".spec.until"),
             Column("Reason", ".spec.reason"),
             AGE,
         ),
         has_status=False,
     )
 
-    spec: RecoveryFreezeSpec
+    spec: RecoveryFreezeSpec = Field(description="What is frozen, until when and why.")

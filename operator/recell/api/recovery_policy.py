@@ -15,6 +15,7 @@ from recell.api.meta import (
     Column,
     Condition,
     Duration,
+    Generation,
     KindInfo,
     Model,
     Percent,
@@ -27,13 +28,18 @@ from recell.api.meta import (
 
 class Mode(StrEnum):
     OBSERVE = "Observe"
+    """Decisions are shown; no run starts by itself."""
     APPROVE = "Approve"
+    """Runs are made, and each waits for a person's approval before it starts."""
     AUTOMATIC = "Automatic"
+    """Runs start by themselves."""
 
 
 class BuiltinRules(StrEnum):
     APPEND = "Append"
+    """The built-in rows follow the policy's own."""
     NONE = "None"
+    """Only the policy's own rows; what none of them matches is for a person."""
 
 
 class MatrixRule(Model):
@@ -48,6 +54,15 @@ class MatrixRule(Model):
 
 class Detection(Model):
     """When a cell counts as failed, and when as healthy again."""
+
+    model_config = rules(
+        cel("duration(self.window) >= duration('1s')", "window must be at least 1s", fieldPath=".window"),
+        cel(
+            "self.withoutIntegrityChecks != 'Corrupted'",
+            "withoutIntegrityChecks is Unknown or Intact",
+            fieldPath=".withoutIntegrityChecks",
+        ),
+    )
 
     failed_after: Duration = Field(
         default="10s", description="A failing check has to fail this long (not from the runbook)."
@@ -121,10 +136,13 @@ class Steps(Model):
 
 
 class RecoveryPolicySpec(Model):
+    """Who decides, by which rules, with which numbers."""
+
     model_config = rules(
         cel(
-            "self.builtinRules != 'None' || size(self.rules) > 0",
+            "self.builtinRules != 'None' || (has(self.rules) && size(self.rules) > 0)",
             "builtinRules None needs at least one rule, or nothing is ever decided",
+            fieldPath=".rules",
         ),
     )
 
@@ -161,8 +179,14 @@ class RecoveryPolicySpec(Model):
 
 
 class RecoveryPolicyStatus(Model):
-    observed_generation: int | None = Field(default=None, ge=0, json_schema_extra={"format": "int64"})
-    conditions: list[Condition] = Field(default_factory=list, max_length=16, json_schema_extra=list_map("type"))
+    """What the operator found; for reading only."""
+
+    observed_generation: Generation | None = Field(
+        default=None, description="The generation of spec that this is about."
+    )
+    conditions: list[Condition] = Field(
+        default_factory=list, max_length=16, json_schema_extra=list_map("type"), description="Accepted."
+    )
 
 
 class RecoveryPolicy(Resource):
@@ -175,5 +199,7 @@ class RecoveryPolicy(Resource):
         columns=(Column("Mode", ".spec.mode"), AGE),
     )
 
-    spec: RecoveryPolicySpec = Field(default=RecoveryPolicySpec())
-    status: RecoveryPolicyStatus = Field(default_factory=RecoveryPolicyStatus)
+    spec: RecoveryPolicySpec = Field(
+        default=RecoveryPolicySpec(), description="Who decides, by which rules, with which numbers."
+    )
+    status: RecoveryPolicyStatus = Field(default_factory=RecoveryPolicyStatus, description="What the operator found.")

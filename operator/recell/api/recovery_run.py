@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -10,8 +10,11 @@ from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact, Str
 from recell.api.meta import (
     AGE,
     ATOMIC,
+    INT32_MAX,
+    CellName,
     Column,
     Condition,
+    Generation,
     KindInfo,
     Message,
     Model,
@@ -41,17 +44,22 @@ def _immutable(field: str) -> dict[str, Any]:
     return cel(
         f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
         f"{field} is immutable: make a new RecoveryRun instead (only control may change)",
+        fieldPath=f".{field}",
     )
 
 
 class TargetKind(StrEnum):
     CELL = "Cell"
+    """A Cell."""
     ROUTER = "Router"
+    """A Router."""
 
 
 class TargetRef(Model):
+    """What is to be recovered."""
+
     kind: TargetKind = Field(description="Cell or Router.")
-    name: ObjectName = Field(description="Name, in the same namespace.")
+    name: CellName = Field(description="Name, in the same namespace.")
 
 
 class StatedFailure(Model):
@@ -64,21 +72,30 @@ class StatedFailure(Model):
 
 class Urgency(StrEnum):
     GRACEFUL = "Graceful"
+    """Traffic is taken away in increments."""
     IMMEDIATE = "Immediate"
+    """Traffic is taken away at once."""
 
 
 class StartWhen(StrEnum):
     TARGET_UNHEALTHY = "TargetUnhealthy"
+    """A run on a healthy target ends as Skipped."""
     ALWAYS = "Always"
+    """It runs on a healthy target too; needs startBefore."""
 
 
 class Trigger(StrEnum):
     MANUAL = "Manual"
+    """Made by a person."""
     AUTOMATIC = "Automatic"
+    """Made by the operator, by its own decision."""
     CHILD = "Child"
+    """Made by the operator, to go on from a run that escalated."""
 
 
 class Approval(Model):
+    """A gate that a person opened."""
+
     gate: str = Field(min_length=1, max_length=63, description="The gate, from status.awaiting.")
     decision_id: str = Field(
         alias="decisionID", min_length=1, max_length=63, description="The decision, from status.awaiting."
@@ -87,18 +104,6 @@ class Approval(Model):
 
 class Control(Model):
     """What may change while the run works. Never kept in Git, so that nothing reverts a person's word."""
-
-    model_config = rules(
-        cel(
-            "!has(oldSelf.abort) || !oldSelf.abort || (has(self.abort) && self.abort)",
-            "abort cannot be taken back",
-        ),
-        cel(
-            "!has(oldSelf.approvals) || (has(self.approvals) && oldSelf.approvals.all(a, self.approvals.exists("
-            "b, b.gate == a.gate && b.decisionID == a.decisionID)))",
-            "approvals can only be added",
-        ),
-    )
 
     paused: bool | None = Field(default=None, description="No new effect begins while true.")
     abort: bool | None = Field(default=None, description="Ends the run and undoes what is temporary. One way.")
@@ -111,25 +116,45 @@ class Control(Model):
 
 
 class RecoveryRunSpec(Model):
+    """What is to be done, and a person's word on it while it is done."""
+
     model_config = rules(
         *(_immutable(field) for field in SPEC_FIELDS),
         cel(
             "!has(oldSelf.control) || !has(oldSelf.control.abort) || !oldSelf.control.abort"
             " || (has(self.control) && has(self.control.abort) && self.control.abort)",
-            "control.abort cannot be taken back",
+            "abort cannot be taken back",
+            fieldPath=".control.abort",
         ),
-        cel("self.startWhen != 'Always' || has(self.startBefore)", "startWhen Always needs startBefore"),
+        cel(
+            "!has(oldSelf.control) || !has(oldSelf.control.approvals)"
+            " || (has(self.control) && has(self.control.approvals) && oldSelf.control.approvals.all(a,"
+            " self.control.approvals.exists(b, b.gate == a.gate && b.decisionID == a.decisionID)))",
+            "approvals can only be added",
+            fieldPath=".control.approvals",
+        ),
+        cel(
+            "self.startWhen != 'Always' || has(self.startBefore)",
+            "startWhen Always needs startBefore",
+            fieldPath=".startBefore",
+        ),
         cel(
             "self.targetRef.kind != 'Router' || !has(self.strategy) || self.strategy in"
             " ['ActivateFallbackRouting', 'EmergencyScaling']",
             "this strategy is for a Cell, the target is a Router",
+            fieldPath=".strategy",
         ),
         cel(
             "self.targetRef.kind != 'Cell' || !has(self.strategy) || !(self.strategy in"
             " ['ActivateFallbackRouting', 'EmergencyScaling'])",
             "this strategy is for a Router, the target is a Cell",
+            fieldPath=".strategy",
         ),
-        cel("has(self.escalatedFrom) == (self.trigger == 'Child')", "escalatedFrom is for trigger Child only"),
+        cel(
+            "has(self.escalatedFrom) == (self.trigger == 'Child')",
+            "trigger Child needs escalatedFrom, and no other trigger has it",
+            fieldPath=".escalatedFrom",
+        ),
     )
 
     target_ref: TargetRef = Field(description="What is to be recovered.")
@@ -152,20 +177,35 @@ class RecoveryRunSpec(Model):
 
 class RunPhase(StrEnum):
     PENDING = "Pending"
+    """Not started yet."""
     AWAITING_APPROVAL = "AwaitingApproval"
+    """Waits for a person; see status.awaiting."""
     DRAINING = "Draining"
+    """Takes traffic away from the target."""
     RESTORING = "Restoring"
+    """Brings the target back."""
     PROMOTING = "Promoting"
+    """Gives the target its traffic back."""
     VALIDATING = "Validating"
+    """Watches that the target stays well."""
     ABORTING = "Aborting"
+    """Undoes what was temporary."""
     SUCCEEDED = "Succeeded"
+    """Ended: the target is well."""
     PARTIALLY_SUCCEEDED = "PartiallySucceeded"
+    """Ended: the target serves, something is left to do; see status.summary."""
     FAILED = "Failed"
+    """Ended: it did not succeed and went nowhere else."""
     ESCALATED = "Escalated"
+    """Ended: another run goes on; see status.escalation.to."""
     SUPERSEDED = "Superseded"
+    """Ended: another run took its place."""
     ABORTED = "Aborted"
+    """Ended: a person stopped it."""
     SKIPPED = "Skipped"
+    """Ended without having begun: there was nothing to do, or it came too late."""
     MANUAL_INTERVENTION_REQUIRED = "ManualInterventionRequired"
+    """Ended: a person has to act; status.summary says what."""
 
     @property
     def ended(self) -> bool:
@@ -187,89 +227,113 @@ ENDED = frozenset(
 
 
 class DecisionInputs(Model):
-    type: FailureType
-    impact: Impact
-    data_integrity: DataIntegrity
+    """What was decided on."""
+
+    type: FailureType = Field(description="Kind of failure.")
+    impact: Impact = Field(description="How much of the router's customers it touches.")
+    data_integrity: DataIntegrity = Field(description="What was known about the data.")
 
 
 class Decision(Model):
     """Which strategy, by which row, on which evidence."""
 
     id: str = Field(max_length=63, description="Changes whenever the decision does; approvals name it.")
-    strategy: Strategy
+    strategy: Strategy = Field(description="The procedure.")
     row: str = Field(max_length=128, description="Row of the matrix, or stated.")
     message: Message = Field(description="The decision in one sentence.")
     inputs: DecisionInputs | None = Field(default=None, description="What it was decided on.")
-    evidence: list[Evidence] = Field(default_factory=list, max_length=32, json_schema_extra=ATOMIC)
+    evidence: list[Evidence] = Field(
+        default_factory=list, max_length=32, json_schema_extra=ATOMIC, description="What was seen."
+    )
+
+
+StepName = Annotated[str, Field(min_length=1, max_length=63)]
+Number = Annotated[str, Field(max_length=63)]
+"""A number of the policy as text, with its unit."""
 
 
 class Plan(Model):
     """Frozen at the start, so that an upgrade in the middle changes nothing."""
 
-    procedure: str = Field(max_length=63)
-    version: int = Field(ge=1)
-    steps: list[str] = Field(max_length=32, json_schema_extra=ATOMIC, description="Ids of the steps.")
-    numbers: dict[str, str] = Field(
-        default_factory=dict, description="Every number of the policy that the procedure uses."
+    procedure: str = Field(max_length=63, description="Name of the procedure.")
+    version: int = Field(ge=1, le=INT32_MAX, description="Version of the procedure.")
+    steps: list[StepName] = Field(max_length=32, json_schema_extra=ATOMIC, description="Ids of the steps.")
+    numbers: dict[str, Number] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="Every number of the policy that the procedure uses.",
     )
 
 
 class StepState(StrEnum):
     PENDING = "Pending"
+    """Not begun."""
     RUNNING = "Running"
+    """Works or waits."""
     DONE = "Done"
+    """Has done what it promises."""
     SKIPPED = "Skipped"
+    """Was not needed."""
     FAILED = "Failed"
+    """Could not do what it promises."""
 
 
 class StepRecord(Model):
-    name: str = Field(max_length=63, description="Id of the step; never renamed.")
+    """How far a step is."""
+
+    name: StepName = Field(description="Id of the step; never renamed.")
     phase: RunPhase = Field(description="Phase of the run while the step runs.")
-    state: StepState
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    attempts: int = Field(default=0, ge=0, description="Unexpected faults so far.", json_schema_extra={"default": None})
-    message: Message = ""
-    data: dict[str, Any] | None = Field(
-        default=None,
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
-        description="What the step has to remember.",
-    )
+    state: StepState = Field(description="How far it is.")
+    started_at: datetime | None = Field(default=None, description="When it began.")
+    finished_at: datetime | None = Field(default=None, description="When it ended.")
+    attempts: int = Field(default=0, ge=0, le=INT32_MAX, description="Unexpected faults so far.")
+    message: Message = Field(default="", description="What it does, waits for, or has found.")
+    data: dict[str, Any] | None = Field(default=None, max_length=64, description="What the step has to remember.")
 
 
 class Awaiting(Model):
-    gate: str = Field(max_length=63)
-    decision_id: str = Field(alias="decisionID", max_length=63)
-    since: datetime
-    message: Message = ""
+    """What a person has to decide."""
+
+    gate: str = Field(max_length=63, description="The gate; an approval names it.")
+    decision_id: str = Field(alias="decisionID", max_length=63, description="The decision; an approval names it.")
+    since: datetime = Field(description="Since when the run waits.")
+    message: Message = Field(default="", description="What is to be approved.")
 
 
 class Escalation(Model):
+    """The runs before and after this one."""
+
     from_: str | None = Field(default=None, alias="from", max_length=253, description="Run this one goes on from.")
     to: str | None = Field(default=None, max_length=253, description="Run that goes on from this one.")
-    level: int = Field(default=0, ge=0, le=16)
+    level: int = Field(default=0, ge=0, le=16, description="How many runs came before.")
 
 
 class RecoveryRunStatus(Model):
-    observed_generation: int | None = Field(default=None, ge=0, json_schema_extra={"format": "int64"})
-    epoch: int | None = Field(
-        default=None,
-        ge=0,
-        json_schema_extra={"format": "int64"},
-        description="Of the leader that works on it.",
+    """The record of the run; for reading only."""
+
+    observed_generation: Generation | None = Field(
+        default=None, description="The generation of spec that this is about."
     )
+    epoch: Generation | None = Field(default=None, description="Of the leader that works on it.")
     phase: RunPhase | None = Field(default=None, description="Where the run is.")
     step: str | None = Field(default=None, max_length=63, description="Step that runs now, or ran last.")
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
+    started_at: datetime | None = Field(default=None, description="When it left Pending.")
+    finished_at: datetime | None = Field(default=None, description="When it ended.")
     abort_requested: bool | None = Field(default=None, description="Latched from control.abort.")
-    decision: Decision | None = None
-    plan: Plan | None = None
-    steps: list[StepRecord] = Field(default_factory=list, max_length=64, json_schema_extra=ATOMIC)
-    awaiting: Awaiting | None = None
-    escalation: Escalation | None = None
+    decision: Decision | None = Field(default=None, description="Which strategy, and why.")
+    plan: Plan | None = Field(default=None, description="The procedure, frozen at the start.")
+    steps: list[StepRecord] = Field(
+        default_factory=list, max_length=64, json_schema_extra=ATOMIC, description="The steps, in their order."
+    )
+    awaiting: Awaiting | None = Field(default=None, description="Set while AwaitingApproval.")
+    escalation: Escalation | None = Field(default=None, description="The runs before and after this one.")
     summary: str | None = Field(default=None, max_length=4096, description="The result in a few sentences.")
-    conditions: list[Condition] = Field(default_factory=list, max_length=32, json_schema_extra=list_map("type"))
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        max_length=32,
+        json_schema_extra=list_map("type"),
+        description="Ready, Reconciling, Stalled, Succeeded, Failed, Paused, Monitoring.",
+    )
 
 
 class RecoveryRun(Resource):
@@ -290,8 +354,8 @@ class RecoveryRun(Resource):
         selectable=(".status.phase", ".spec.targetRef.name"),
     )
 
-    spec: RecoveryRunSpec
-    status: RecoveryRunStatus = Field(default_factory=RecoveryRunStatus)
+    spec: RecoveryRunSpec = Field(description="What is to be done.")
+    status: RecoveryRunStatus = Field(default_factory=RecoveryRunStatus, description="The record of the run.")
 
     @property
     def phase(self) -> RunPhase:

@@ -8,9 +8,11 @@ from pydantic import Field
 from recell.api.meta import (
     AGE,
     ATOMIC,
+    INT32_MAX,
     CellName,
     Column,
     Condition,
+    Generation,
     KindInfo,
     Model,
     NameRef,
@@ -23,33 +25,46 @@ from recell.api.meta import (
 
 class RouterType(StrEnum):
     HAPROXY = "HAProxy"
+    """The built-in router: HAProxy pods that the operator runs."""
 
 
 class CustomerData(StrEnum):
     SHARED = "Shared"
+    """Any cell can serve any customer."""
     IN_CELL = "InCell"
+    """A customer's data is in the customer's cell; no other cell has it."""
 
 
 class OffHome(StrEnum):
     REJECT = "Reject"
+    """They get 503 until their cell is back."""
     READ_ONLY = "ReadOnly"
+    """Another cell serves them, reading requests only."""
 
 
 class OnUnhealthy(StrEnum):
     IGNORE = "Ignore"
+    """Only runs and people move traffic."""
     SHIFT = "Shift"
+    """Traffic leaves failed cells by itself."""
 
 
 class KeySource(StrEnum):
     HEADER = "Header"
+    """A request header."""
     COOKIE = "Cookie"
+    """A cookie."""
     HOST = "Host"
+    """The whole host name of the request."""
     PATH_SEGMENT = "PathSegment"
+    """A segment of the request's path."""
 
 
 class WhenAbsent(StrEnum):
     REJECT = "Reject"
+    """The request gets 400."""
     CLIENT_ADDRESS = "ClientAddress"
+    """The client's address is the key."""
 
 
 class CustomerKey(Model):
@@ -57,12 +72,14 @@ class CustomerKey(Model):
 
     model_config = rules(
         cel(
-            "self.type in ['Header', 'Cookie'] == has(self.name)",
-            "name is the header's or cookie's name: set it for type Header and Cookie only",
+            "(self.type in ['Header', 'Cookie']) == has(self.name)",
+            "name is the header's or cookie's name: set it for type Header and Cookie, and for these only",
+            fieldPath=".name",
         ),
         cel(
             "(self.type == 'PathSegment') == has(self.segment)",
-            "segment is the number of the path segment: set it for type PathSegment only",
+            "segment is the number of the path segment: set it for type PathSegment, and for this only",
+            fieldPath=".segment",
         ),
     )
 
@@ -93,11 +110,16 @@ class Pin(Model):
 
 class ServiceType(StrEnum):
     CLUSTER_IP = "ClusterIP"
+    """Reachable inside the cluster."""
     NODE_PORT = "NodePort"
+    """Reachable on a port of each node."""
     LOAD_BALANCER = "LoadBalancer"
+    """Reachable through the cloud's load balancer."""
 
 
 class RouterService(Model):
+    """The Service that customers connect to."""
+
     type: ServiceType = Field(default=ServiceType.CLUSTER_IP, description="Type of the Service.")
     port: int = Field(default=80, ge=1, le=65535, description="Port that customers connect to.")
     node_port: int | None = Field(default=None, ge=1, le=65535, description="Fixed node port.")
@@ -107,8 +129,16 @@ class HAProxy(Model):
     """The built-in router, run by the operator."""
 
     model_config = rules(
-        cel("self.slots in [1024, 2048, 4096, 8192, 16384]", "slots must be a power of two from 1024 to 16384"),
-        cel("self.slots == oldSelf.slots || self.slots == oldSelf.slots * 2", "slots may only double"),
+        cel(
+            "self.slots in [1024, 2048, 4096, 8192, 16384]",
+            "slots must be a power of two from 1024 to 16384",
+            fieldPath=".slots",
+        ),
+        cel(
+            "self.slots == oldSelf.slots || self.slots == oldSelf.slots * 2",
+            "slots may only double, one doubling at a time",
+            fieldPath=".slots",
+        ),
     )
 
     customer_key: CustomerKey = Field(description="Where a request says which customer it is from.")
@@ -142,24 +172,33 @@ class HAProxy(Model):
 
 
 class RouterSpec(Model):
+    """How customers reach the cells."""
+
     model_config = rules(
-        cel("self.type == oldSelf.type", "type is immutable: make a new Router instead"),
+        cel("self.type == oldSelf.type", "type is immutable: make a new Router instead", fieldPath=".type"),
         cel(
             "self.customerData == oldSelf.customerData",
             "customerData is immutable: make a new Router instead",
+            fieldPath=".customerData",
         ),
-        cel("self.type != 'HAProxy' || has(self.haproxy)", "type HAProxy needs the block haproxy"),
+        cel(
+            "self.type != 'HAProxy' || has(self.haproxy)", "type HAProxy needs the block haproxy", fieldPath=".haproxy"
+        ),
         cel(
             "self.customerData == 'InCell' || !has(self.offHome)",
             "offHome says what customers get whose cell is out: it is for customerData InCell only",
+            fieldPath=".offHome",
         ),
         cel(
-            "self.customerData != 'InCell' || !has(self.haproxy) || size(self.haproxy.initialCells) > 0",
+            "self.customerData != 'InCell' || !has(self.haproxy)"
+            " || (has(self.haproxy.initialCells) && size(self.haproxy.initialCells) > 0)",
             "customerData InCell needs haproxy.initialCells: say which cells the customers' data is in",
+            fieldPath=".haproxy.initialCells",
         ),
         cel(
             "self.customerData != 'InCell' || self.onUnhealthy == 'Ignore'",
             "onUnhealthy Shift needs customerData Shared: other cells do not have the customers' data",
+            fieldPath=".onUnhealthy",
         ),
     )
 
@@ -187,19 +226,28 @@ class RouterSpec(Model):
 
 class Verification(StrEnum):
     OBSERVED = "Observed"
+    """Traffic is counted: a change is proven by figures."""
     RESOLVED = "Resolved"
+    """The change is seen to be published; traffic is not counted."""
     ELAPSED = "Elapsed"
+    """Nothing is seen; the time that a change takes has passed."""
 
 
 class CellCounts(Model):
-    total: int = Field(ge=0)
-    healthy: int = Field(ge=0)
-    failed: int = Field(ge=0)
-    recovering: int = Field(ge=0)
+    """Cells of the router by state."""
+
+    total: int = Field(ge=0, le=INT32_MAX, description="All cells that name this router.")
+    healthy: int = Field(ge=0, le=INT32_MAX, description="Cells in phase Healthy.")
+    failed: int = Field(ge=0, le=INT32_MAX, description="Cells in phase Failed.")
+    recovering: int = Field(ge=0, le=INT32_MAX, description="Cells in phase Recovering.")
 
 
 class RouterStatus(Model):
-    observed_generation: int | None = Field(default=None, ge=0, json_schema_extra={"format": "int64"})
+    """What the operator found; for reading only."""
+
+    observed_generation: Generation | None = Field(
+        default=None, description="The generation of spec that this is about."
+    )
     mode: str | None = Field(default=None, max_length=16, description="Primary or Fallback.")
     verification: Verification | None = Field(
         default=None, description="What this router can prove about a change of traffic."
@@ -233,8 +281,8 @@ class Router(Resource):
         ),
     )
 
-    spec: RouterSpec
-    status: RouterStatus = Field(default_factory=RouterStatus)
+    spec: RouterSpec = Field(description="How customers reach the cells.")
+    status: RouterStatus = Field(default_factory=RouterStatus, description="What the operator found.")
 
 
 __all__ = ["ATOMIC", "Router", "RouterSpec", "RouterStatus"]
