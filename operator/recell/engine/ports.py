@@ -6,12 +6,16 @@ fresh, and never waits. Writing is asynchronous, may be repeated, and raises `re
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from recell.api import Cell, Placement, RecoveryPolicy, RecoveryRun, Router
-from recell.api.cell import WorkloadRef
+from recell.api import Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
+from recell.api.cell import Failure, WorkloadRef
+from recell.api.failure import DataIntegrity
 from recell.api.placement import PlacementSpec
+from recell.api.recovery_run import RecoveryRunStatus
+from recell.domain.health import HealthState
 from recell.domain.observation import Applied, CellObservation, RouterTraffic, WorkloadState
 
 Key = tuple[str, str]
@@ -70,7 +74,62 @@ class Workloads(Protocol):
 class Observer(Protocol):
     """What is known about cells."""
 
-    def observe(self, cell: Cell) -> CellObservation: ...
+    def observe(self, cell: Cell, *, not_before: datetime | None = None) -> CellObservation:
+        """Everything seen of the cell; no traffic figure older than `not_before`."""
+        ...
+
+    def health(self, cell: Key) -> HealthState | None:
+        """The cell's health with its hysteresis; None before the first full detection period."""
+        ...
+
+    def failure(self, cell: Key) -> Failure | None:
+        """What is wrong, while the cell is Degraded or Failed."""
+        ...
+
+    def integrity(self, cell: Cell) -> DataIntegrity:
+        """What is known about the cell's data now (rule 16)."""
+        ...
+
+
+class Records(Protocol):
+    """The runs' own objects. Each write is fenced and raises `recell.engine.errors`."""
+
+    async def save(self, run: RecoveryRun, status: RecoveryRunStatus) -> RecoveryRun:
+        """Write the status under the run's resourceVersion; raises Conflict if it was changed meanwhile."""
+        ...
+
+    async def claim(self, run: RecoveryRun) -> RecoveryRun:
+        """Finalizer and started-uid on the run, name and spec hash in its target's history. Repeatable."""
+        ...
+
+    async def release(self, run: RecoveryRun) -> None:
+        """Take the finalizer away. Repeatable."""
+        ...
+
+    async def create(self, run: RecoveryRun) -> RecoveryRun:
+        """Create, or return the one of that name if it was made for the same cause; raises Conflict if not."""
+        ...
+
+
+class Announcer(Protocol):
+    """Kubernetes Events and metrics of transitions; never fails and never waits."""
+
+    def announce(self, run: RecoveryRun, reason: str, message: str, *, warning: bool = False) -> None: ...
+
+
+class Leadership(Protocol):
+    """The right to write."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    def check(self) -> None:
+        """Raises Fenced when this process may not write any more."""
+        ...
+
+    def obstacle(self) -> str | None:
+        """Why no effect may begin now although this process leads, for example a skewed clock (rule 30)."""
+        ...
 
 
 class Store(Protocol):
@@ -86,4 +145,27 @@ class Store(Protocol):
 
     def runs_in(self, namespace: str) -> tuple[RecoveryRun, ...]: ...
 
-    def policy_for(self, cell: Cell) -> RecoveryPolicy: ...
+    def policy_for(self, cell: Cell) -> RecoveryPolicy:
+        """Cell.policyRef, else Router.policyRef, else `default`, else built in (mode Observe)."""
+        ...
+
+    def policy_for_namespace(self, namespace: str) -> RecoveryPolicy:
+        """The policy named `default`, else built in."""
+        ...
+
+    def freezes_in(self, namespace: str) -> tuple[RecoveryFreeze, ...]: ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Everything that the engine needs of the world."""
+
+    clock: Clock
+    store: Store
+    records: Records
+    observer: Observer
+    traffic: Traffic
+    switchboard: Switchboard
+    workloads: Workloads
+    announcer: Announcer
+    leadership: Leadership

@@ -1,0 +1,41 @@
+"""Gates: one verdict from many pieces of evidence, and what stands in its way.
+
+Promises: pure. Missing data neither passes nor fails: a gate passes only on what was seen.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from recell.api.failure import Evidence, Vantage, Verdict
+
+INTEGRITY = "data-integrity"
+"""Name of the check of the data, which has gates of its own."""
+
+
+@dataclass(frozen=True)
+class GateResult:
+    verdict: Verdict
+    message: str
+
+
+def health_gate(evidence: Iterable[Evidence]) -> GateResult:
+    """May a cell take traffic again?
+
+    Failed if any check failed. Passed if none failed and the data plane was seen to work from the
+    operator's probe or from the router. Otherwise Inconclusive, with what is missing.
+    """
+    all_evidence = tuple(evidence)
+    failed = [e for e in all_evidence if e.verdict is Verdict.FAILED]
+    if failed:
+        return GateResult(Verdict.FAILED, "; ".join(f"{e.check}: {e.message}" for e in failed))
+    passed = [e for e in all_evidence if e.verdict is Verdict.PASSED]
+    seen = [e for e in passed if e.vantage in (Vantage.OPERATOR, Vantage.ROUTER) and e.check != INTEGRITY]
+    open_cluster = [e for e in all_evidence if e.vantage is Vantage.CLUSTER and e.verdict is Verdict.INCONCLUSIVE]
+    if seen and not open_cluster:
+        return GateResult(Verdict.PASSED, "; ".join(f"{e.check}: {e.message}" for e in passed))
+    missing = open_cluster or [e for e in all_evidence if e.verdict is Verdict.INCONCLUSIVE]
+    return GateResult(
+        Verdict.INCONCLUSIVE,
+        "; ".join(f"{e.check}: {e.message}" for e in missing)
+        or "neither a probe nor the router says how the cell does",
+    )

@@ -1,0 +1,210 @@
+"""Admission: what becomes of a run that has not started. Pure.
+
+The order of the questions is the order of the answers below: a run is ended, kept waiting with a
+reason, asked about, or started with a decision.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from recell.api import Cell, RecoveryFreeze, RecoveryPolicy, RecoveryRun
+from recell.api.cell import Failure
+from recell.api.failure import Strategy
+from recell.api.meta import ANNOTATION_STARTED_UID
+from recell.api.recovery_policy import Mode
+from recell.api.recovery_run import Decision, DecisionInputs, RunPhase, StartWhen, TargetKind, Trigger
+from recell.domain import freeze, matrix, runs
+from recell.domain.health import HealthState, Level
+
+PENDING_LIMIT = timedelta(hours=24)
+"""A run that could not start for so long ends as Skipped; a person's word from yesterday is not today's."""
+MAX_ESCALATIONS = 2
+"""Runbook's practice: after two levels a person decides."""
+
+
+@dataclass(frozen=True)
+class End:
+    phase: RunPhase
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Not yet: the reason is shown on the run."""
+
+    reason: str
+    message: str
+    stalled: bool = False
+    paused: bool = False
+
+
+@dataclass(frozen=True)
+class AskToStart:
+    decision: Decision
+    message: str
+
+
+@dataclass(frozen=True)
+class Start:
+    decision: Decision
+
+
+Answer = End | Hold | AskToStart | Start
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What admission looks at."""
+
+    run: RecoveryRun
+    cell: Cell | None
+    health: HealthState | None
+    failure: Failure | None
+    policy: RecoveryPolicy
+    others: Sequence[RecoveryRun]
+    """Runs of the namespace, this one excepted."""
+    router_cells: frozenset[str]
+    """Names of the cells of the target's router."""
+    freezes: Sequence[RecoveryFreeze]
+    approved: bool
+    """A person opened the gate `start` for the decision that is shown."""
+    now: datetime
+
+
+def admit(s: Situation) -> Answer:
+    meta, spec = s.run.metadata, s.run.spec
+    started = meta.annotations.get(ANNOTATION_STARTED_UID)
+    if started:
+        return End(
+            RunPhase.SKIPPED,
+            "RecordLost",
+            f"This run was started before (UID {started}) and its record is lost, as after a restore or a"
+            " re-creation. Runs are not executed twice: make a new one if it is still needed",
+        )
+    if s.cell is not None and runs.is_replay(s.cell, s.run):
+        return End(
+            RunPhase.SKIPPED,
+            "Replay",
+            f"Cell {s.cell.metadata.name} already had a run {meta.name} with this spec. Use a new name to run it again",
+        )
+    if spec.start_before and s.now >= spec.start_before:
+        return End(RunPhase.SKIPPED, "TooLate", f"It had to start before {spec.start_before.isoformat()}")
+    if meta.creation_timestamp and s.now - meta.creation_timestamp > PENDING_LIMIT:
+        return End(RunPhase.SKIPPED, "Expired", "It could not start for 24 h: make a new one if it is still needed")
+    if spec.control and spec.control.abort:
+        return End(RunPhase.ABORTED, "Aborted", "Aborted before it started: nothing was changed")
+    if spec.target_ref.kind is TargetKind.ROUTER:
+        return End(
+            RunPhase.MANUAL_INTERVENTION_REQUIRED,
+            "NoProcedure",
+            "There is no procedure for Routers yet: recover it by hand and see the runbook's router failover",
+        )
+    if s.cell is None:
+        return Hold(
+            "TargetNotFound",
+            f"Cell {spec.target_ref.name} does not exist in namespace {meta.namespace}: check spec.targetRef.name",
+            stalled=True,
+        )
+    if frozen := freeze.frozen_by(s.freezes, s.cell.metadata.labels, s.now, new_run=True):
+        return Hold("Frozen", freeze.message(frozen), paused=True)
+    if spec.control and spec.control.paused:
+        return Hold("PausedByPerson", "spec.control.paused is true", paused=True)
+    return _busy(s, s.cell) or _unneeded(s, s.cell) or _decided(s, s.cell)
+
+
+def _busy(s: Situation, cell: Cell) -> Answer | None:
+    for other in s.others:
+        same = other.spec.target_ref.kind is TargetKind.CELL and other.spec.target_ref.name == cell.metadata.name
+        if same and started(other):
+            return Hold(
+                "TargetBusy",
+                f"Cell {cell.metadata.name} already has the active run {other.metadata.name} ({other.phase});"
+                " this one starts when it has ended",
+            )
+    limit = s.policy.spec.limits.max_concurrent_runs
+    active = [o for o in s.others if started(o) and o.spec.target_ref.name in s.router_cells]
+    if s.run.spec.trigger is Trigger.AUTOMATIC and len(active) >= limit:
+        names = ", ".join(sorted(o.metadata.name for o in active))
+        return Hold("ConcurrencyLimit", f"{len(active)} of {limit} runs are active ({names}): limits.maxConcurrentRuns")
+    return None
+
+
+def _unneeded(s: Situation, cell: Cell) -> Answer | None:
+    if s.run.spec.start_when is StartWhen.ALWAYS or s.run.spec.trigger is Trigger.CHILD:
+        return None
+    if s.health is None or s.health.level is Level.UNKNOWN:
+        return Hold("HealthUnknown", f"The health of cell {cell.metadata.name} is not known yet")
+    if s.health.level is Level.HEALTHY:
+        return End(
+            RunPhase.SKIPPED,
+            "TargetHealthy",
+            f"Cell {cell.metadata.name} is healthy. Use startWhen: Always to run all the same",
+        )
+    return None
+
+
+def _decided(s: Situation, cell: Cell) -> Answer:
+    decision = decide(s.run, s.failure, s.policy)
+    if decision.strategy is Strategy.MANUAL_INTERVENTION:
+        return End(RunPhase.MANUAL_INTERVENTION_REQUIRED, "ManualIntervention", decision.message)
+    if escalations(s.run, s.others) > MAX_ESCALATIONS:
+        return End(
+            RunPhase.MANUAL_INTERVENTION_REQUIRED,
+            "EscalatedTooOften",
+            f"{MAX_ESCALATIONS} escalations did not bring cell {cell.metadata.name} back: a person has to look",
+        )
+    if s.run.spec.trigger is Trigger.AUTOMATIC and s.policy.spec.mode is not Mode.AUTOMATIC and not s.approved:
+        return AskToStart(
+            decision,
+            f"{decision.message}. Policy {s.policy.metadata.name or 'default'} is in mode {s.policy.spec.mode}",
+        )
+    return Start(decision)
+
+
+def decide(run: RecoveryRun, failure: Failure | None, policy: RecoveryPolicy) -> Decision:
+    """The run's strategy: as it says itself, or by the matrix on what is stated and observed."""
+    stated = run.spec.failure
+    evidence = list(failure.evidence) if failure else []
+    inputs = None
+    kind = (stated and stated.type) or (failure and failure.type)
+    impact = (stated and stated.impact) or (failure and failure.impact)
+    integrity = (stated and stated.data_integrity) or (failure and failure.data_integrity)
+    if kind and impact and integrity:
+        inputs = DecisionInputs(type=kind, impact=impact, data_integrity=integrity)
+    if run.spec.strategy is not None:
+        strategy, row = run.spec.strategy, "stated"
+        message = f"{strategy}, as the run's spec.strategy says"
+    elif inputs is None:
+        strategy, row = Strategy.MANUAL_INTERVENTION, "none"
+        message = "Nothing is known of a failure: state spec.strategy or spec.failure"
+    else:
+        choice = matrix.decide(inputs, policy.spec)
+        strategy, row, message = choice.strategy, choice.row, choice.message
+    return Decision(
+        id=matrix.decision_id(strategy, row, inputs),
+        strategy=strategy,
+        row=row,
+        message=message[:1024],
+        inputs=inputs,
+        evidence=evidence[:32],
+    )
+
+
+def started(run: RecoveryRun) -> bool:
+    """Has it begun and not ended?"""
+    return not run.phase.ended and run.status.started_at is not None
+
+
+def escalations(run: RecoveryRun, others: Sequence[RecoveryRun]) -> int:
+    """How many runs this one goes on from."""
+    by_name = {other.metadata.name: other for other in others}
+    count, current = 0, run
+    while current.spec.escalated_from and count <= MAX_ESCALATIONS:
+        count += 1
+        parent = by_name.get(current.spec.escalated_from)
+        if parent is None:
+            break
+        current = parent
+    return count

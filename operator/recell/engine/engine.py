@@ -1,0 +1,539 @@
+"""The engine: brings one run forward by as much as can be done now.
+
+Promises
+- A step is recorded as Running, with what it has to remember, before its first effect; each record is
+  written under the run's resourceVersion. Doing a step again does nothing twice.
+- Deadline, pause, freeze, abort and approval are looked at before each step's function, in every step.
+- An unexpected fault is counted in the record and retried with backoff until the step's deadline.
+- Nothing is written when nothing changed.
+
+Must not: know a particular procedure, talk to an API, or read a clock other than its port.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from recell.api import Cell, RecoveryRun, Router
+from recell.api.failure import Strategy
+from recell.api.meta import (
+    FINALIZER,
+    LABEL_INCIDENT,
+    LABEL_MADE_BY,
+    LABEL_TARGET,
+    LABEL_TARGET_KIND,
+    ObjectMeta,
+    duration_text,
+    seconds,
+)
+from recell.api.meta import ANNOTATION_STARTED_UID as STARTED
+from recell.api.recovery_policy import RecoveryPolicySpec
+from recell.api.recovery_run import (
+    Escalation,
+    RecoveryRunSpec,
+    RecoveryRunStatus,
+    RunPhase,
+    StepRecord,
+    StepState,
+    Trigger,
+)
+from recell.domain import freeze
+from recell.engine import admission, record
+from recell.engine.dwell import Dwell
+from recell.engine.errors import Conflict, Fenced, NotFound, RecellError, Retryable
+from recell.engine.outcome import Ask, Done, Fail, Outcome, Wait
+from recell.engine.ports import Key, Ports
+from recell.engine.procedure import LOOK_AGAIN, Procedure, Step, StepContext
+
+log = logging.getLogger(__name__)
+
+BACKOFF = (0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds between two tries of a step that met an unexpected fault; the last one repeats."""
+LOOK_AT_PENDING = 5.0
+"""Seconds between two looks at a run whose start depends on time."""
+
+
+@dataclass
+class _Scene:
+    run: RecoveryRun
+    cell: Cell | None
+    router: Router | None
+    approved: frozenset[str] = field(default_factory=frozenset)
+
+
+class Engine:
+    """Brings runs forward. Keeps in memory only what may be lost: stopwatches."""
+
+    def __init__(self, ports: Ports, procedures: Mapping[str, Procedure]) -> None:
+        self._ports = ports
+        self._procedures = procedures
+        self._dwell = Dwell()
+
+    async def advance(self, key: Key) -> float | None:
+        """One look at a run. Returns after how many seconds to look again; None: when something changes.
+
+        Raises Conflict (read again), Retryable and Fenced.
+        """
+        run = self._ports.store.run(key)
+        if run is None:
+            return None
+        if run.phase.ended:
+            return await self._after_end(run)
+        if not admission.started(run):
+            if run.metadata.deletion_timestamp is not None:
+                await self._ports.records.release(run)
+                return None
+            return await self._admit(run)
+        return await self._work(run)
+
+    # --- before the start ------------------------------------------------------------------------
+
+    async def _admit(self, run: RecoveryRun) -> float | None:
+        ports, now = self._ports, self._ports.clock.now()
+        namespace = run.metadata.namespace
+        cell = ports.store.cell((namespace, run.spec.target_ref.name))
+        awaiting = run.status.awaiting
+        policy = ports.store.policy_for(cell) if cell else None
+        if policy is None:
+            policy = ports.store.policy_for_namespace(namespace)
+        situation = admission.Situation(
+            run=run,
+            cell=cell,
+            health=ports.observer.health(cell.key) if cell else None,
+            failure=ports.observer.failure(cell.key) if cell else None,
+            policy=policy,
+            others=[r for r in ports.store.runs_in(namespace) if r.metadata.name != run.metadata.name],
+            router_cells=frozenset(ports.store.cells_of((namespace, cell.spec.router_ref.name)))
+            if cell
+            else frozenset(),
+            freezes=ports.store.freezes_in(namespace),
+            approved=awaiting is not None and record.approved(run, awaiting),
+            now=now,
+        )
+        answer = admission.admit(situation)
+        if isinstance(answer, admission.End):
+            await self._end(run, run.status, answer.phase, answer.reason, answer.message)
+            return None
+        if isinstance(answer, admission.Hold):
+            await self._hold(run, answer)
+            return LOOK_AT_PENDING
+        if isinstance(answer, admission.AskToStart):
+            return await self._ask_to_start(run, answer, seconds(policy.spec.limits.approval_expires))
+        if (
+            isinstance(answer, admission.Start)
+            and situation.approved
+            and (run.status.decision is None or run.status.decision.id != answer.decision.id)
+        ):
+            return await self._ask_to_start(
+                run, admission.AskToStart(answer.decision, f"The decision changed: {answer.decision.message}"), 0.0
+            )
+        return await self._start(run, answer.decision, policy.spec)
+
+    async def _hold(self, run: RecoveryRun, answer: admission.Hold) -> None:
+        now = self._ports.clock.now()
+        status = run.status.model_copy(update={"phase": run.status.phase or RunPhase.PENDING})
+        status = record.progressing(status, run, now, answer.reason, answer.message)
+        if answer.stalled:
+            status = record.stalled(status, run, now, answer.reason, answer.message)
+        status = record.paused(status, run, now, (answer.reason, answer.message) if answer.paused else None)
+        if await self._save(run, status) is not run:
+            self._ports.announcer.announce(run, answer.reason, answer.message)
+
+    async def _ask_to_start(self, run: RecoveryRun, answer: admission.AskToStart, expires: float) -> float:
+        now, awaiting = self._ports.clock.now(), run.status.awaiting
+        known = run.status.decision
+        fresh = (
+            awaiting is not None
+            and known is not None
+            and known.id == answer.decision.id
+            and (now - awaiting.since).total_seconds() < expires
+        )
+        if fresh:
+            return LOOK_AT_PENDING
+        status = run.status.model_copy(update={"decision": answer.decision})
+        status = record.await_gate(status, run, "start", answer.message, now, phase=RunPhase.AWAITING_APPROVAL)
+        await self._save(run, status)
+        self._ports.announcer.announce(
+            run, "AwaitingApproval", f"{answer.message}. Approve with: recell approve {run.metadata.name}"
+        )
+        return LOOK_AT_PENDING
+
+    async def _start(self, run: RecoveryRun, decision: Any, policy: RecoveryPolicySpec) -> float | None:
+        procedure = self._procedures.get(decision.strategy)
+        if procedure is None:
+            await self._end(
+                run,
+                run.status.model_copy(update={"decision": decision}),
+                RunPhase.MANUAL_INTERVENTION_REQUIRED,
+                "NoProcedure",
+                f"{decision.message}. {decision.strategy} cannot be carried out by this version: follow the runbook by"
+                f" hand, then give the cell its traffic back with: recell return {run.spec.target_ref.name}",
+            )
+            return None
+        now = self._ports.clock.now()
+        status = record.begin(run, procedure, decision, policy, epoch=self._ports.leadership.epoch, now=now)
+        if run.spec.escalated_from:
+            level = admission.escalations(run, self._ports.store.runs_in(run.metadata.namespace))
+            status = status.model_copy(update={"escalation": Escalation(from_=run.spec.escalated_from, level=level)})
+        self._ports.announcer.announce(run, "Started", decision.message)
+        scene = self._scene(run)
+        if scene.cell is not None and scene.router is not None:
+            context = self._context(
+                scene, procedure.steps[0], None, record.thaw(status.plan) if status.plan else policy
+            )
+            status = self._start_step(status, procedure.steps[0], context)
+        return await self._work(await self._save(run, status))
+
+    # --- at work ---------------------------------------------------------------------------------
+
+    async def _work(self, run: RecoveryRun) -> float | None:
+        plan = run.status.plan
+        procedure = self._procedures.get(plan.procedure) if plan else None
+        if plan is None or procedure is None or procedure.version != plan.version:
+            wanted = f"{plan.procedure} version {plan.version}" if plan else "no plan"
+            now = self._ports.clock.now()
+            status = record.stalled(
+                run.status,
+                run,
+                now,
+                "UnknownProcedure",
+                f"The run was begun with {wanted}, which this operator does not have. Nothing is done: run the"
+                " operator's former version to its end, or abort",
+            )
+            await self._save(run, status)
+            return None
+        if run.metadata.annotations.get(STARTED) != run.metadata.uid or FINALIZER not in run.metadata.finalizers:
+            run = await self._ports.records.claim(run)
+        if run.status.epoch != self._ports.leadership.epoch:
+            run = await self._save(run, run.status.model_copy(update={"epoch": self._ports.leadership.epoch}))
+        while True:
+            run, again = await self._turn(run, procedure, record.thaw(plan))
+            if run.phase.ended or again is not None:
+                return again
+
+    async def _turn(
+        self, run: RecoveryRun, procedure: Procedure, policy: RecoveryPolicySpec
+    ) -> tuple[RecoveryRun, float | None]:
+        """At most one call of a step's function. Returns a wait, or None to go on at once."""
+        now = self._ports.clock.now()
+        scene = self._scene(run)
+        if scene.cell is None or scene.router is None:
+            gone = "Cell " + run.spec.target_ref.name if scene.cell is None else "The cell's Router"
+            return await self._end(run, run.status, RunPhase.FAILED, "TargetGone", f"{gone} was deleted"), None
+        aborting = bool(run.spec.control and run.spec.control.abort) or run.metadata.deletion_timestamp is not None
+        if aborting and not run.status.abort_requested:
+            self._dwell.drop((run.metadata.uid,))
+            run = await self._save(run, record.abort(run.status, procedure, now))
+            self._ports.announcer.announce(
+                run, "Aborting", "The run is aborted: what is temporary is undone", warning=True
+            )
+        step_record = record.current_step(run.status)
+        if step_record is None:
+            return await self._finish(run), None
+        step = procedure.step(step_record.name)
+        if step is None:
+            raise LookupError(f"procedure {procedure.name} has no step {step_record.name}")
+        pause = self._pause(run, scene.cell)
+        status = record.paused(run.status, run, now, pause)
+        if pause is not None:
+            self._dwell.pause((run.metadata.uid,))
+            await self._save(run, status)
+            return run, LOOK_AGAIN
+        if status is not run.status:
+            run = await self._save(run, status)
+        context = self._context(scene, step, step_record, policy)
+        if step_record.state is StepState.PENDING:
+            run = await self._save(run, self._start_step(run.status, step, context))
+            return run, None
+        if run.spec.dry_run:
+            return await self._step_done(run, procedure, step, Done(step.rehearse(context)), context), None
+        outcome = await self._act(run, step, step_record, context)
+        return await self._take(run, procedure, step, step_record, outcome, context)
+
+    def _start_step(self, status: RecoveryRunStatus, step: Step, context: StepContext) -> RecoveryRunStatus:
+        data = step.prepare(context) if step.prepare and not context.run.spec.dry_run else None
+        return record.start_step(status, step, data, context.now)
+
+    async def _act(self, run: RecoveryRun, step: Step, step_record: StepRecord, context: StepContext) -> Outcome:
+        """The step's function, with its deadline and with unexpected faults turned into waits."""
+        limit = step.within(context.policy)
+        spent = context.elapsed("deadline")
+        if spent >= limit:
+            return Fail(
+                "DeadlineExceeded",
+                f"Step {step.name} did not end within {duration_text(limit)}: {step_record.message}",
+                escalate_to=Strategy.TRAFFIC_DRAIN_AND_REPLACE if step.phase is not RunPhase.ABORTING else None,
+            )
+        if obstacle := self._ports.leadership.obstacle():
+            context.elapsed("deadline", seen=False)
+            return Wait(LOOK_AGAIN, obstacle, reason="Obstacle", observed=False)
+        try:
+            outcome = await step.act(context)
+        except (Conflict, Fenced):
+            raise
+        except Retryable as error:
+            return Wait(error.after or LOOK_AGAIN, str(error), reason="Retrying", observed=False)
+        except RecellError as error:
+            return Wait(BACKOFF[-1], str(error), reason=error.reason)
+        except Exception as error:  # an unexpected fault: counted, retried until the deadline
+            log.exception("unexpected fault", extra={"run": run.metadata.name, "step": step.name})
+            pause = BACKOFF[min(step_record.attempts, len(BACKOFF) - 1)]
+            return Wait(pause, f"Unexpected fault, tried again: {type(error).__name__}: {error}", reason="Fault")
+        if isinstance(outcome, Wait) and not outcome.observed:
+            context.elapsed("deadline", seen=False)
+        return outcome
+
+    async def _take(
+        self,
+        run: RecoveryRun,
+        procedure: Procedure,
+        step: Step,
+        step_record: StepRecord,
+        outcome: Outcome,
+        context: StepContext,
+    ) -> tuple[RecoveryRun, float | None]:
+        now = self._ports.clock.now()
+        if isinstance(outcome, Done):
+            return await self._step_done(run, procedure, step, outcome, context), None
+        if isinstance(outcome, Fail):
+            return await self._step_failed(run, step, outcome), None
+        if isinstance(outcome, Ask):
+            return await self._ask(run, step_record, outcome, context)
+        changes: dict[str, Any] = {}
+        if outcome.data is not None and outcome.data != step_record.data:
+            changes["data"] = _kept(step_record, outcome.data)
+        status = run.status
+        shown = next((c.reason for c in status.conditions if c.type == "Reconciling"), "")
+        if outcome.reason == "Fault":
+            changes["attempts"] = step_record.attempts + 1
+        if (outcome.reason or "Running") != shown:
+            status = record.progressing(status, run, now, outcome.reason or "Running", outcome.message)
+            changes["message"] = outcome.message
+        if changes:
+            status = record.change_step(status, step.name, **changes)
+            if outcome.reason:
+                self._ports.announcer.announce(run, outcome.reason, f"{step.name}: {outcome.message}", warning=True)
+        return await self._save(run, status), outcome.after
+
+    async def _ask(
+        self, run: RecoveryRun, step_record: StepRecord, outcome: Ask, context: StepContext
+    ) -> tuple[RecoveryRun, float | None]:
+        now, awaiting = self._ports.clock.now(), run.status.awaiting
+        expires = seconds(context.policy.limits.approval_expires)
+        if awaiting is not None and awaiting.gate == outcome.gate and (now - awaiting.since).total_seconds() < expires:
+            context.elapsed("deadline", seen=False)
+            if not record.approved(run, awaiting):
+                return run, LOOK_AT_PENDING
+            gates = sorted({outcome.gate, *(step_record.data or {}).get("approved", ())})
+            status = record.change_step(
+                run.status, step_record.name, data={**(step_record.data or {}), "approved": gates}
+            )
+            status = record.progressing(
+                status.model_copy(update={"awaiting": None, "phase": step_record.phase}),
+                run,
+                now,
+                "Running",
+                "Approved",
+            )
+            self._ports.announcer.announce(run, "Approved", f"Gate {outcome.gate} was opened by a person")
+            return await self._save(run, status), None
+        status = record.await_gate(
+            run.status, run, outcome.gate, outcome.message, now, phase=RunPhase.AWAITING_APPROVAL
+        )
+        run = await self._save(run, record.change_step(status, step_record.name, message=outcome.message))
+        self._ports.announcer.announce(
+            run,
+            "AwaitingApproval",
+            f"{outcome.message}. Approve with: recell approve {run.metadata.name}",
+            warning=True,
+        )
+        return run, LOOK_AT_PENDING
+
+    async def _step_done(
+        self, run: RecoveryRun, procedure: Procedure, step: Step, outcome: Done, context: StepContext
+    ) -> RecoveryRun:
+        """The step's end and the next one's beginning are one write."""
+        now = self._ports.clock.now()
+        self._dwell.drop((run.metadata.uid, step.name))
+        status = record.finish_step(run.status, step.name, StepState.DONE, outcome.message, now, outcome.data)
+        self._ports.announcer.announce(run, "StepDone", f"{step.name}: {outcome.message}")
+        following = record.current_step(status)
+        if following is None:
+            return await self._finish(run.model_copy(update={"status": status}), base=run)
+        next_step = procedure.step(following.name)
+        if next_step is None:
+            raise LookupError(f"procedure {procedure.name} has no step {following.name}")
+        next_context = self._context(_Scene(run, context.cell, context.router), next_step, following, context.policy)
+        status = self._start_step(status, next_step, next_context)
+        return await self._save(run, record.progressing(status, run, now, "Running", next_step.does))
+
+    async def _step_failed(self, run: RecoveryRun, step: Step, outcome: Fail) -> RecoveryRun:
+        now = self._ports.clock.now()
+        self._dwell.drop((run.metadata.uid, step.name))
+        status = record.finish_step(run.status, step.name, StepState.FAILED, outcome.message, now)
+        skipped = [
+            s.model_copy(update={"state": StepState.SKIPPED, "message": f"{step.name} failed"})
+            if s.state is StepState.PENDING
+            else s
+            for s in status.steps
+        ]
+        status = status.model_copy(update={"steps": skipped})
+        if run.status.abort_requested:
+            return await self._end(run, status, RunPhase.ABORTED, "AbortIncomplete", outcome.message)
+        if outcome.escalate_to is None or run.spec.dry_run:
+            return await self._end(
+                run,
+                status,
+                RunPhase.MANUAL_INTERVENTION_REQUIRED,
+                outcome.reason,
+                f"{step.name}: {outcome.message}. {self._left_behind(run)}",
+            )
+        child = await self._ports.records.create(_successor(run, outcome.escalate_to, outcome.message))
+        level = run.status.escalation.level if run.status.escalation else 0
+        status = status.model_copy(
+            update={"escalation": Escalation(from_=run.spec.escalated_from, to=child.metadata.name, level=level)}
+        )
+        return await self._end(
+            run,
+            status,
+            RunPhase.ESCALATED,
+            outcome.reason,
+            f"{step.name}: {outcome.message}. {child.metadata.name} goes on with {outcome.escalate_to}",
+        )
+
+    def _left_behind(self, run: RecoveryRun) -> str:
+        """What is still held, for whoever takes over by hand."""
+        cell = self._ports.store.cell((run.metadata.namespace, run.spec.target_ref.name))
+        placement = (
+            self._ports.switchboard.current((run.metadata.namespace, cell.spec.router_ref.name)) if cell else None
+        )
+        holds = [h for h in placement.spec.holds if h.holder.uid == run.metadata.uid] if placement else []
+        if not holds:
+            return "No traffic is held back by this run"
+        name = run.spec.target_ref.name
+        return (
+            f"Cell {name} stays at {holds[0].max_percent} % of its customers;"
+            f" give it its traffic back with: recell return {name}"
+        )
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    async def _finish(self, run: RecoveryRun, base: RecoveryRun | None = None) -> RecoveryRun:
+        target = run.spec.target_ref.name
+        if run.status.abort_requested:
+            last = run.status.steps[-1].message if run.status.steps else ""
+            return await self._end(base or run, run.status, RunPhase.ABORTED, "Aborted", f"Aborted. {last}")
+        if run.spec.dry_run:
+            return await self._end(
+                base or run, run.status, RunPhase.SUCCEEDED, "DryRun", "Dry run: nothing was changed; see the steps"
+            )
+        healed = any((s.data or {}).get("selfRecovered") for s in run.status.steps)
+        reason = "SelfRecovered" if healed else "Recovered"
+        took = (self._ports.clock.now() - run.status.started_at).total_seconds() if run.status.started_at else 0.0
+        done = "recovered by itself" if healed else "was recovered"
+        return await self._end(
+            base or run,
+            run.status,
+            RunPhase.SUCCEEDED,
+            reason,
+            f"Cell {target} {done} in {duration_text(took)}, {len(run.status.steps)} steps",
+        )
+
+    async def _end(
+        self, run: RecoveryRun, status: RecoveryRunStatus, phase: RunPhase, reason: str, message: str
+    ) -> RecoveryRun:
+        self._dwell.drop((run.metadata.uid,))
+        ended = await self._save(run, record.end(status, run, phase, reason, message, self._ports.clock.now()))
+        bad = phase not in (RunPhase.SUCCEEDED, RunPhase.SKIPPED)
+        self._ports.announcer.announce(ended, phase.value, message, warning=bad)
+        if FINALIZER in ended.metadata.finalizers:
+            await self._ports.records.release(ended)
+        return ended
+
+    async def _after_end(self, run: RecoveryRun) -> float | None:
+        """An escalated run repeats its successor's result; a finalizer that a crash left behind goes."""
+        if FINALIZER in run.metadata.finalizers:
+            await self._ports.records.release(run)
+            return None
+        escalation = run.status.escalation
+        if run.phase is RunPhase.ESCALATED and escalation and escalation.to:
+            successor = self._ports.store.run((run.metadata.namespace, escalation.to))
+            if successor is not None and (successor.phase.ended):
+                await self._save(run, record.with_successor(run.status, run, successor, self._ports.clock.now()))
+        return None
+
+    # --- shared ----------------------------------------------------------------------------------
+
+    def _scene(self, run: RecoveryRun) -> _Scene:
+        store = self._ports.store
+        cell = store.cell((run.metadata.namespace, run.spec.target_ref.name))
+        router = store.router((run.metadata.namespace, cell.spec.router_ref.name)) if cell else None
+        return _Scene(run, cell, router)
+
+    def _context(
+        self, scene: _Scene, step: Step, step_record: StepRecord | None, policy: RecoveryPolicySpec
+    ) -> StepContext:
+        if scene.cell is None or scene.router is None:
+            raise NotFound(f"the target of run {scene.run.metadata.name} is gone")
+        data = dict(step_record.data or {}) if step_record else {}
+        return StepContext(
+            run=scene.run,
+            cell=scene.cell,
+            router=scene.router,
+            policy=policy,
+            now=self._ports.clock.now(),
+            step=step.name,
+            data=data,
+            ports=self._ports,
+            dwell=self._dwell,
+            approved=frozenset(data.get("approved", ())),
+        )
+
+    def _pause(self, run: RecoveryRun, cell: Cell) -> tuple[str, str] | None:
+        now = self._ports.clock.now()
+        frozen = freeze.frozen_by(
+            self._ports.store.freezes_in(run.metadata.namespace), cell.metadata.labels, now, new_run=False
+        )
+        if frozen is not None:
+            return ("Frozen", freeze.message(frozen))
+        if run.spec.control and run.spec.control.paused and not run.status.abort_requested:
+            return ("PausedByPerson", "spec.control.paused is true")
+        return None
+
+    async def _save(self, run: RecoveryRun, status: RecoveryRunStatus) -> RecoveryRun:
+        """Write the status if it differs; returns the run as it is now, or the same object."""
+        if status == run.status:
+            return run
+        return await self._ports.records.save(run, status)
+
+
+def _kept(step_record: StepRecord, data: dict[str, Any]) -> dict[str, Any]:
+    """A step's new data; what it prepared and the gates that were opened stay."""
+    return {**(step_record.data or {}), **data}
+
+
+def _successor(run: RecoveryRun, strategy: Strategy, cause: str) -> RecoveryRun:
+    """The run that goes on from here; its name is the same however often it is made."""
+    meta = run.metadata
+    name = f"{meta.name[:240]}-next"
+    return RecoveryRun(
+        metadata=ObjectMeta(
+            name=name,
+            namespace=meta.namespace,
+            labels={
+                LABEL_MADE_BY: "recell",
+                LABEL_TARGET_KIND: run.spec.target_ref.kind,
+                LABEL_TARGET: run.spec.target_ref.name[:63],
+                LABEL_INCIDENT: meta.labels.get(LABEL_INCIDENT, meta.name[:63]),
+            },
+        ),
+        spec=RecoveryRunSpec(
+            target_ref=run.spec.target_ref,
+            strategy=strategy,
+            urgency=run.spec.urgency,
+            trigger=Trigger.CHILD,
+            escalated_from=meta.name,
+            reason=f"{meta.name} escalated: {cause}"[:512],
+        ),
+    )

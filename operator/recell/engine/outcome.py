@@ -1,0 +1,49 @@
+"""What a step says when it returns. Waiting is a value, never an exception."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from recell.api.failure import Strategy
+
+
+@dataclass(frozen=True)
+class Done:
+    """The step has reached what it is for. `message` is kept in the record, with the numbers."""
+
+    message: str
+    data: dict[str, Any] | None = None
+    """What the step remembers beside what it did before; None adds nothing."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do for `after` seconds, or until a watch wakes the run."""
+
+    after: float
+    message: str
+    reason: str = ""
+    """CamelCase; the record is written when it changes, so the ordinary course of a step has none."""
+    data: dict[str, Any] | None = None
+    observed: bool = True
+    """False: nothing could be seen; the time until the next look counts towards no deadline (rule 30)."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A person has to open a gate before the step goes on."""
+
+    gate: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Fail:
+    """The step cannot reach what it is for."""
+
+    reason: str
+    message: str
+    escalate_to: Strategy | None = None
+    """The strategy that goes on from here; None ends in manual intervention."""
+
+
+Outcome = Done | Wait | Ask | Fail

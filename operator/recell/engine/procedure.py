@@ -1,0 +1,158 @@
+"""Step and Procedure: the words in which procedures are written.
+
+A step's function reads through its context, calls idempotent `ensure_*` effects and returns an
+Outcome. It keeps nothing in memory: what it has to remember stands in its record (`prepare` writes it
+before the first effect) or in the world itself.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from recell.api import Cell, Placement, RecoveryRun, Router
+from recell.api.failure import Evidence
+from recell.api.meta import seconds
+from recell.api.placement import Hold, Holder
+from recell.api.recovery_policy import RecoveryPolicySpec
+from recell.api.recovery_run import RunPhase
+from recell.domain import health, placement
+from recell.domain.observation import CellObservation
+from recell.domain.placement import Routing
+from recell.engine.dwell import Dwell
+from recell.engine.errors import Retryable
+from recell.engine.outcome import Outcome
+from recell.engine.ports import Key, Ports
+
+LOOK_AGAIN = 2.0
+"""Seconds between two looks at figures that no watch brings. Time in longer gaps is not counted as seen."""
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a step sees: the run, its target, the frozen policy, the moment, and the ports."""
+
+    run: RecoveryRun
+    cell: Cell
+    router: Router
+    policy: RecoveryPolicySpec
+    """As frozen in the plan, not as it is now."""
+    now: datetime
+    step: str
+    data: dict[str, Any]
+    ports: Ports
+    dwell: Dwell
+    approved: frozenset[str] = field(default_factory=frozenset)
+    """Gates that a person opened for this decision."""
+
+    @property
+    def router_key(self) -> Key:
+        return self.router.key
+
+    @property
+    def routing(self) -> Routing:
+        return Routing.of(self.router)
+
+    @property
+    def holder(self) -> Holder:
+        meta = self.run.metadata
+        return Holder(kind="RecoveryRun", name=meta.name, uid=meta.uid)
+
+    @property
+    def placement(self) -> Placement:
+        """Raises Retryable while the Router has none."""
+        found = self.ports.switchboard.current(self.router_key)
+        if found is None:
+            raise Retryable(f"Placement {self.router.metadata.name} is missing: see the Router's conditions")
+        return found
+
+    @property
+    def own_hold(self) -> Hold | None:
+        return next(
+            (
+                h
+                for h in self.placement.spec.holds
+                if h.cell == self.cell.metadata.name and h.holder.uid == self.run.metadata.uid
+            ),
+            None,
+        )
+
+    def living(self, holder: Holder) -> bool:
+        """Does whoever holds a cell still work on it? An ended or deleted run does not."""
+        if holder.kind != "RecoveryRun":
+            return True
+        run = self.ports.store.run((self.run.metadata.namespace, holder.name))
+        return run is not None and run.metadata.uid == holder.uid and not run.phase.ended
+
+    def others_limit(self) -> int:
+        """The cell's limit by everybody else who still works on it, in percent of its customers."""
+        return placement.limit(
+            self.placement.spec,
+            self.cell.metadata.name,
+            counting=lambda holder: holder.uid != self.run.metadata.uid and self.living(holder),
+        )
+
+    def applied(self) -> bool:
+        """Has every serving router pod applied the Placement as it is now?"""
+        placement = self.placement
+        applied = self.ports.traffic.applied(self.router_key)
+        return applied is not None and applied.covers(
+            placement.metadata.uid, placement.spec.epoch, placement.metadata.generation
+        )
+
+    def observe(self, *, not_before: datetime | None = None) -> CellObservation:
+        """The cell as it is seen now; traffic figures wholly after `not_before`."""
+        return self.ports.observer.observe(self.cell, not_before=not_before)
+
+    def evidence(self, *, not_before: datetime | None = None) -> tuple[Evidence, ...]:
+        return health.assess(self.cell, self.observe(not_before=not_before), self.policy, self.now)
+
+    def elapsed(self, label: str, *, seen: bool = True) -> float:
+        """Seconds for which `label` was looked at without a gap, in this process (rule 30)."""
+        return self.dwell.elapsed((self.run.metadata.uid, self.step, label), self.ports.clock.monotonic(), seen=seen)
+
+    def since(self, label: str) -> datetime:
+        """The moment from which `elapsed(label)` counts."""
+        return self.now - timedelta(seconds=self.elapsed(label))
+
+    def forget(self, label: str) -> None:
+        self.dwell.forget((self.run.metadata.uid, self.step, label))
+
+
+StepFunction = Callable[[StepContext], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a procedure."""
+
+    name: str
+    """Kebab-case; stored in status, never renamed."""
+    phase: RunPhase
+    does: str
+    """One line for people, without numbers."""
+    act: StepFunction
+    within: Callable[[RecoveryPolicySpec], float]
+    """Deadline in seconds of observed time; after it the step fails with DeadlineExceeded."""
+    rehearse: Callable[[StepContext], str]
+    """What it would do now, with numbers: pure. The whole step of a dry run."""
+    prepare: Callable[[StepContext], dict[str, Any]] | None = None
+    """What the step has to remember, computed once and recorded before its first effect: pure."""
+
+
+@dataclass(frozen=True)
+class Procedure:
+    name: str
+    version: int
+    """Raised when steps or their meaning change; runs in flight go on by their frozen plan only."""
+    steps: tuple[Step, ...]
+    on_abort: tuple[Step, ...]
+    """Undo what is temporary."""
+
+    def step(self, name: str) -> Step | None:
+        return next((s for s in (*self.steps, *self.on_abort) if s.name == name), None)
+
+
+def within(name: str) -> Callable[[RecoveryPolicySpec], float]:
+    """A deadline that is one of the policy's step numbers."""
+    return lambda policy: seconds(getattr(policy.steps, name))

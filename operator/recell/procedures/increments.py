@@ -1,0 +1,162 @@
+"""Traffic in increments: down with each increment verified, up with each increment guarded.
+
+What every procedure that moves traffic shares. The durable state of a ramp is the hold in Placement:
+its value says which increment is in force, so that a crash neither loses nor repeats one.
+"""
+
+from recell.api.failure import Evidence, Strategy, Verdict
+from recell.api.meta import duration_text, fraction, seconds
+from recell.api.placement import Hold, HoldState, PlacementSpec
+from recell.api.recovery_policy import RecoveryPolicySpec
+from recell.domain import drain, placement
+from recell.domain.gate import health_gate
+from recell.engine.outcome import Ask, Done, Fail, Outcome, Wait
+from recell.engine.procedure import LOOK_AGAIN, StepContext
+
+
+def time_for_all(policy: RecoveryPolicySpec) -> float:
+    """Deadline of a whole ramp: every increment may wait for the data plane and for its figures."""
+    steps = policy.steps
+    each = seconds(steps.increment_interval) + seconds(steps.apply_timeout) + seconds(steps.inconclusive_timeout)
+    return (steps.drain_increments + 1) * each
+
+
+async def ensure_limit(ctx: StepContext, percent: int, reason: str) -> None:
+    """The run's hold on the cell has this value."""
+    name = ctx.cell.metadata.name
+    hold = Hold(
+        cell=name,
+        max_percent=percent,
+        state=HoldState.DRAINING,
+        holder=ctx.holder,
+        reason=reason,
+        since=ctx.now,
+    )
+
+    def change(spec: PlacementSpec) -> PlacementSpec:
+        if placement.orphan_holds(spec, name, ctx.living) and not placement.held_by(spec, ctx.holder):
+            spec = placement.adopt(spec, ctx.routing, name, ctx.holder, ctx.living)
+        return placement.hold(spec, ctx.routing, hold)
+
+    await ctx.ports.switchboard.change(ctx.router_key, change)
+
+
+async def let_go(ctx: StepContext, *, keep_hold: bool = False) -> None:
+    """Reservations go, and the hold unless it is kept."""
+
+    def change(spec: PlacementSpec) -> PlacementSpec:
+        spec = placement.unreserve(spec, ctx.holder)
+        return spec if keep_hold else placement.release(spec, ctx.routing, holder=ctx.holder)
+
+    await ctx.ports.switchboard.change(ctx.router_key, change)
+
+
+def inconclusive(ctx: StepContext, gate: str, message: str) -> Outcome:
+    """Figures are missing: wait for them, then ask a person."""
+    if gate in ctx.approved:
+        return Done(f"Accepted by a person without figures: {message}")
+    limit = seconds(ctx.policy.steps.inconclusive_timeout)
+    if ctx.elapsed("inconclusive") >= limit:
+        return Ask(gate, f"For {duration_text(limit)} there were no figures: {message}. Approve to go on without them")
+    return Wait(LOOK_AGAIN, message, reason="Inconclusive")
+
+
+def _settled(ctx: StepContext, percent: int) -> Outcome | None:
+    """None once the data plane has applied the limit and the increment's interval has been looked at."""
+    if not ctx.applied():
+        ctx.forget(f"at-{percent}")
+        limit = seconds(ctx.policy.steps.apply_timeout)
+        waited = ctx.elapsed(f"apply-{percent}")
+        if waited >= limit:
+            return Fail(
+                "NotApplied",
+                f"The router's pods did not apply {percent} % for cell {ctx.cell.metadata.name} within"
+                f" {duration_text(limit)}: see the pods of Router {ctx.router.metadata.name}",
+            )
+        return Wait(min(LOOK_AGAIN, limit - waited), "Waiting for the router's pods to apply the change")
+    ctx.forget(f"apply-{percent}")
+    interval = seconds(ctx.policy.steps.increment_interval)
+    passed = ctx.elapsed(f"at-{percent}")
+    if passed < interval:
+        return Wait(min(LOOK_AGAIN, interval - passed), f"{percent} % in force, next increment after {interval:g} s")
+    return None
+
+
+def _window(ctx: StepContext) -> float:
+    return min(seconds(ctx.policy.detection.window), max(seconds(ctx.policy.steps.increment_interval), 2.0))
+
+
+def _drained_as_expected(ctx: StepContext, percent: int) -> Evidence:
+    """Observed traffic against the expected, on a window wholly after the change (rule 28)."""
+    steps = ctx.policy.steps
+    observed = ctx.ports.traffic.observed(ctx.router_key, window=_window(ctx), not_before=ctx.since(f"at-{percent}"))
+    return drain.verify(
+        ctx.placement.spec,
+        ctx.cell.metadata.name,
+        observed,
+        tolerance=fraction(steps.drain_tolerance),
+        floor=steps.drain_floor,
+        now=ctx.now,
+    )
+
+
+async def down(ctx: StepContext, values: tuple[int, ...]) -> Outcome:
+    """Lower the cell's limit through these values; after each the traffic must have left."""
+    name = ctx.cell.metadata.name
+    hold = ctx.own_hold
+    if hold is None or hold.max_percent not in values:
+        await ensure_limit(ctx, values[0], f"increment 1 of {len(values)}")
+        ctx.elapsed(f"apply-{values[0]}")
+        return Wait(LOOK_AGAIN, f"Cell {name} lowered to {values[0]} %")
+    at = values.index(hold.max_percent)
+    if waiting := _settled(ctx, hold.max_percent):
+        return waiting
+    seen = _drained_as_expected(ctx, hold.max_percent)
+    if seen.verdict is Verdict.FAILED:
+        return Fail("TrafficNotDraining", f"Increment {at + 1} of {len(values)} ({hold.max_percent} %): {seen.message}")
+    if seen.verdict is Verdict.INCONCLUSIVE and "unverified-drain" not in ctx.approved:
+        return inconclusive(ctx, "unverified-drain", seen.message)
+    ctx.forget("inconclusive")
+    if at + 1 == len(values):
+        return Done(f"Cell {name} drained to {hold.max_percent} % in {len(values)} increments; {seen.message}")
+    following = values[at + 1]
+    await ensure_limit(ctx, following, f"increment {at + 2} of {len(values)}")
+    ctx.elapsed(f"apply-{following}")
+    return Wait(LOOK_AGAIN, f"Cell {name} lowered to {following} %")
+
+
+async def up(ctx: StepContext, values: tuple[int, ...], *, back_to: int, escalate_to: Strategy | None) -> Outcome:
+    """Raise the cell's limit through these values and let go; each increment is guarded by the checks.
+
+    A bad increment puts the limit back and fails. Before each raise the cell is looked at anew (rule 4).
+    """
+    name = ctx.cell.metadata.name
+    hold = ctx.own_hold
+    if hold is None:
+        await let_go(ctx)
+        return Done(f"Cell {name} has its traffic back")
+    label = f"at-{hold.max_percent}"
+    if hold.max_percent in values and (waiting := _settled(ctx, hold.max_percent)):
+        return waiting
+    if hold.max_percent not in values:
+        ctx.elapsed(label)
+    result = health_gate(ctx.evidence(not_before=ctx.since(label)))
+    if result.verdict is Verdict.FAILED:
+        if hold.max_percent != back_to:
+            await ensure_limit(ctx, back_to, f"put back: {result.message}"[:1024])
+        return Fail(
+            "RestoreFailed",
+            f"At {hold.max_percent} % of its customers cell {name} failed again and was put back to {back_to} %:"
+            f" {result.message}",
+            escalate_to=escalate_to,
+        )
+    if result.verdict is Verdict.INCONCLUSIVE and "unverified-restore" not in ctx.approved:
+        return inconclusive(ctx, "unverified-restore", result.message)
+    ctx.forget("inconclusive")
+    remaining = [value for value in values if value > hold.max_percent]
+    if not remaining:
+        await let_go(ctx)
+        return Done(f"Cell {name} has its traffic back; {result.message}")
+    await ensure_limit(ctx, remaining[0], f"increment {len(values) - len(remaining) + 1} of {len(values)}")
+    ctx.elapsed(f"apply-{remaining[0]}")
+    return Wait(LOOK_AGAIN, f"Cell {name} raised to {remaining[0]} %")
