@@ -1,0 +1,1 @@
+"""Behaving fakes of the ports."""
