@@ -1,0 +1,76 @@
+{{- /*
+The operator's permissions, one block per feature: a feature that is off gives nothing away.
+No wildcards, no Secrets. Verbs are those that the code uses, no more.
+*/}}
+
+{{- /* In a fleet namespace: Recell's own kinds, and events about them. */}}
+{{- define "recell.rules.fleet" -}}
+- apiGroups: [recell.dev]
+  resources: [cells, routers, recoveryruns, recoverypolicies, recoveryfreezes, placements]
+  verbs: [get, list, watch]
+# finalizers, and what has to outlive a status: the history of runs, the UID of the placement
+- apiGroups: [recell.dev]
+  resources: [cells, routers, recoveryruns]
+  verbs: [patch]
+- apiGroups: [recell.dev]
+  resources: [cells/status, routers/status, recoveryruns/status, recoverypolicies/status]
+  verbs: [patch]
+# owner references of what the operator makes for a Cell, a Router or a run
+- apiGroups: [recell.dev]
+  resources: [cells/finalizers, routers/finalizers, recoveryruns/finalizers]
+  verbs: [update]
+# automatic runs, and the history limits of those
+- apiGroups: [recell.dev]
+  resources: [recoveryruns]
+  verbs: [create, delete]
+# never deleted: it is the record of who gets traffic
+- apiGroups: [recell.dev]
+  resources: [placements]
+  verbs: [create, patch, update]
+{{ include "recell.rules.events" . }}
+{{- end }}
+
+{{- define "recell.rules.events" -}}
+- apiGroups: ["", events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}
+
+{{- /* Where cells' workloads live: seeing them, and, if the feature is on, labelling and restarting them. */}}
+{{- define "recell.rules.workloads" -}}
+- apiGroups: [apps]
+  resources: [deployments, statefulsets, daemonsets]
+  verbs: [get, list, watch{{ if .Values.features.workloadRestart }}, patch{{ end }}]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch{{ if .Values.features.workloadRestart }}, patch{{ end }}]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+{{- end }}
+
+{{- /* In a fleet namespace: the built-in router, which the operator runs. */}}
+{{- define "recell.rules.router" -}}
+{{- if .Values.features.haproxyRouter -}}
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [create, patch, delete]
+- apiGroups: [""]
+  resources: [services, serviceaccounts]
+  verbs: [get, list, watch, create, patch, delete]
+# a router pod may read its own Placement and nothing else; the API server lets the operator
+# grant only what it holds itself
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [roles, rolebindings]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+{{- end }}
+{{- end }}
