@@ -1,0 +1,534 @@
+"""Who is served where: from homes, weights, holds and pins to the serving table.
+
+Promises: pure functions from one PlacementSpec to the next; what is passed in is never changed.
+`serving` and `pins` are a function of the rest of the spec and the routing alone, so that every
+path to the same holds gives the same table: moves are few, nested (who left at 90 % is also out at
+80 %) and sticky.
+
+Must not: send anything to a cell that is not listed, serve an Isolated, Retired or Quarantined
+cell beyond its hold, lower an epoch, use an index twice, or leave everybody without a cell because
+all weights are 0 or all cells are draining.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from recell.api.placement import (
+    MAX_INDEX,
+    READ_ONLY,
+    REJECT,
+    Hold,
+    Holder,
+    HoldState,
+    PinnedCustomer,
+    PlacedCell,
+    PlacementSpec,
+    Reservation,
+    decode_table,
+    encode_table,
+)
+from recell.api.router import CustomerData, OffHome, Router
+from recell.domain.wording import listed
+
+MAX_CELLS = 819
+"""Cells of one router: 5 % increments need 20 slots a cell, and 16,384 slots are the most."""
+MAX_HOLDS = 1024
+PERSON = "Person"
+"""Kind of a holder that is no object."""
+
+FIRM = frozenset({HoldState.ISOLATED, HoldState.RETIRED, HoldState.QUARANTINED})
+"""States of holds that bind even when there is nowhere else to go."""
+REMEMBERED = frozenset({HoldState.ISOLATED, HoldState.RETIRED})
+"""States of holds that outlive the cell's entry, so that nothing under its name is trusted (rule 2)."""
+
+
+class UnknownProvenance(ValueError):
+    """A cell came back under a name that was isolated or retired; a person has to return it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Cell {name}: a cell of this name was isolated or retired, and this one is not known to be the same:"
+            f" it gets no traffic until `kubectl recell return {name}`"
+        )
+        self.name = name
+
+
+class StillHome(ValueError):
+    """A cell with home slots cannot go: its customers would have nowhere to be."""
+
+    def __init__(self, name: str, slots: int) -> None:
+        super().__init__(
+            f"Cell {name}: it is still the home of {slots} slots, which no other cell can take over;"
+            f" move its customers first, or set the annotation recell.dev/force to reject them"
+        )
+        self.name = name
+        self.slots = slots
+
+
+class StaleEpoch(ValueError):
+    """A newer leader has written already."""
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What the Router says about where customers may go."""
+
+    customer_data: CustomerData
+    off_home: OffHome
+    pins: tuple[tuple[str, str], ...]
+    """Customer key and name of the cell."""
+    slots: int
+
+    @classmethod
+    def of(cls, router: Router) -> "Routing":
+        block = router.spec.haproxy
+        if block is None:
+            raise ValueError(f"Router {router.metadata.name}: spec.haproxy is missing")
+        return cls(
+            customer_data=router.spec.customer_data,
+            off_home=router.spec.off_home or OffHome.REJECT,
+            pins=tuple((pin.customer, pin.cell) for pin in block.pins),
+            slots=block.slots,
+        )
+
+    @property
+    def shared(self) -> bool:
+        return self.customer_data == CustomerData.SHARED
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A cell that may be admitted."""
+
+    name: str
+    uid: str
+    address: str
+    port: int
+    weight: int
+
+
+# --- customers and hashes
+
+
+def slot_of(customer: str | bytes, slots: int) -> int:
+    """The slot of a customer: the first four bytes of the key's MD5, big-endian, modulo the slots."""
+    key = customer.encode() if isinstance(customer, str) else customer
+    return int.from_bytes(hashlib.md5(key, usedforsecurity=False).digest()[:4], "big") % slots
+
+
+_MASK = (1 << 64) - 1
+
+
+@lru_cache(maxsize=8192)
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _mixed(value: int) -> int:
+    """The finaliser of splitmix64: every bit of the input decides about every bit of the result."""
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+_SMALLEST_TABLE = 1024
+
+
+@lru_cache(maxsize=8)
+def _slot_hashes(slots: int) -> tuple[int, ...]:
+    return tuple(_hash(f"slot {slot}") for slot in range(slots))
+
+
+@lru_cache(maxsize=8)
+def _ranks(slots: int) -> tuple[tuple[int, int], ...]:
+    """The order in which slots leave their home: last in this order leave first.
+
+    A slot and those that it was doubled into stand side by side, so that doubling moves nobody.
+    """
+    roots = [_hash(f"rank {slot}") for slot in range(_SMALLEST_TABLE)]
+    return tuple((roots[slot % _SMALLEST_TABLE], slot) for slot in range(slots))
+
+
+# --- making and changing
+
+
+def initial(routing: Routing, candidates: Iterable[Candidate], *, epoch: int) -> PlacementSpec:
+    """The first Placement: homes striped by weight over the candidates, indices in order of names.
+
+    Raises ValueError when nobody could be served: no candidate, or every weight is 0.
+    """
+    found = sorted(candidates, key=lambda candidate: candidate.name)
+    if not found:
+        raise ValueError("no cell can be admitted yet: a first placement needs at least one Cell with a backend")
+    if len({candidate.name for candidate in found}) < len(found):
+        raise ValueError("two candidates have the same name")
+    if len(found) > MAX_CELLS:
+        raise ValueError(f"{len(found)} cells: a Router takes at most {MAX_CELLS}; use several Routers")
+    if not any(candidate.weight for candidate in found):
+        raise ValueError(
+            f"every cell has weight 0 ({listed(c.name for c in found)}): nobody would be served;"
+            " give at least one Cell a spec.weight above 0"
+        )
+    cells = [_placed(candidate, index) for index, candidate in enumerate(found)]
+    quotas = _quotas({cell.index: cell.weight for cell in cells}, routing.slots, {})
+    spec = PlacementSpec(
+        epoch=epoch,
+        slots=routing.slots,
+        next_index=len(cells),
+        cells=cells,
+        homes=encode_table(_striped(quotas)),
+        serving=encode_table([REJECT] * routing.slots),
+    )
+    return reroute(spec, routing)
+
+
+def admit(spec: PlacementSpec, routing: Routing, candidate: Candidate) -> PlacementSpec:
+    """The candidate is listed, with its present address, port and weight.
+
+    Shared: homes follow the weights, moving as few slots as possible. InCell: a new cell gets no
+    homes. Raises UnknownProvenance when the name was isolated or retired under another UID, and
+    ValueError when the Router is full.
+    """
+    known = _find(spec, candidate.name)
+    if provenance_unknown(spec, candidate.name, candidate.uid):
+        raise UnknownProvenance(candidate.name)
+    if known is not None:
+        entry = _placed(candidate, known.index)
+        if entry == known:
+            return spec
+        cells = [entry if cell.name == candidate.name else cell for cell in spec.cells]
+        changed = _with(spec, cells=cells)
+        if known.weight == entry.weight:
+            return changed
+        return reroute(_rebalanced(changed, routing), routing)
+    if len(spec.cells) >= MAX_CELLS:
+        raise ValueError(f"Cell {candidate.name}: the Router has {MAX_CELLS} cells already; use another Router")
+    if spec.next_index >= MAX_INDEX:
+        raise ValueError(f"Cell {candidate.name}: every index of the Placement was used; use another Router")
+    cells = [*spec.cells, _placed(candidate, spec.next_index)]
+    return reroute(_rebalanced(_with(spec, cells=cells, next_index=spec.next_index + 1), routing), routing)
+
+
+def remove(spec: PlacementSpec, routing: Routing, name: str, *, force: bool = False) -> PlacementSpec:
+    """The cell is no longer listed; its reservations and holds go, save Isolated and Retired ones.
+
+    Shared: its home slots go to the others by weight. Raises StillHome when its home slots can go
+    nowhere (InCell, or no other cell with a weight) unless forced: then they are rejected.
+    """
+    gone = _find(spec, name)
+    if gone is None:
+        return spec
+    homes = decode_table(spec.homes)
+    slots = homes.count(gone.index)
+    cells = [cell for cell in spec.cells if cell.name != name]
+    movable = routing.shared and any(cell.weight for cell in cells)
+    if slots and not movable and not force:
+        raise StillHome(name, slots)
+    rest = _with(
+        spec,
+        cells=cells,
+        homes=encode_table([REJECT if home == gone.index else home for home in homes]),
+        holds=[hold for hold in spec.holds if hold.cell != name or hold.state in REMEMBERED],
+        reservations=[item for item in spec.reservations if item.cell != name],
+    )
+    return reroute(_rebalanced(rest, routing), routing)
+
+
+def hold(spec: PlacementSpec, routing: Routing, wanted: Hold) -> PlacementSpec:
+    """The holder's limit on the cell's share; one per cell and holder.
+
+    `since` stays while `max_percent` does. A cell that is not listed may be held too: the hold then
+    counts from its admission on.
+    """
+    old = next((h for h in spec.holds if h.cell == wanted.cell and h.holder == wanted.holder), None)
+    if old is None:
+        if len(spec.holds) >= MAX_HOLDS:
+            raise ValueError(f"Cell {wanted.cell}: the Placement has {MAX_HOLDS} holds already; release some first")
+        return reroute(_with(spec, holds=[*spec.holds, wanted]), routing)
+    new = wanted.model_copy(update={"since": old.since}) if wanted.max_percent == old.max_percent else wanted
+    if new == old:
+        return spec
+    return reroute(_with(spec, holds=[new if h is old else h for h in spec.holds]), routing)
+
+
+def release(spec: PlacementSpec, routing: Routing, *, holder: Holder, cell: str | None = None) -> PlacementSpec:
+    """The holder's holds are gone, on this cell or on all."""
+    left = [h for h in spec.holds if h.holder != holder or (cell is not None and h.cell != cell)]
+    if len(left) == len(spec.holds):
+        return spec
+    return reroute(_with(spec, holds=left), routing)
+
+
+def reserve(spec: PlacementSpec, holder: Holder, wanted: Mapping[str, int]) -> PlacementSpec:
+    """The holder's reservations become these: cell -> requests per second that it has to bear in addition."""
+    mine = [
+        Reservation(cell=cell, requests_per_second=rate, holder=holder) for cell, rate in sorted(wanted.items()) if rate
+    ]
+    if mine == [item for item in spec.reservations if item.holder == holder]:
+        return spec
+    return _with(spec, reservations=[*(item for item in spec.reservations if item.holder != holder), *mine])
+
+
+def unreserve(spec: PlacementSpec, holder: Holder) -> PlacementSpec:
+    """The holder's reservations are gone."""
+    return reserve(spec, holder, {})
+
+
+def raise_epoch(spec: PlacementSpec, epoch: int) -> PlacementSpec:
+    """The epoch of a new leader. Raises StaleEpoch for a lower one: a newer leader was here."""
+    if epoch < spec.epoch:
+        raise StaleEpoch(f"the Placement has epoch {spec.epoch}, this leader only {epoch}: another leader took over")
+    return spec if epoch == spec.epoch else _with(spec, epoch=epoch)
+
+
+def resize(spec: PlacementSpec, routing: Routing) -> PlacementSpec:
+    """The table grows to the Router's number of slots: slot s becomes s and s + N, so no home changes.
+
+    Raises ValueError for a number that doubling does not reach.
+    """
+    homes = decode_table(spec.homes)
+    if routing.slots == spec.slots:
+        return spec
+    while len(homes) < routing.slots:
+        homes += homes
+    if len(homes) != routing.slots:
+        raise ValueError(f"slots may only double: the Placement has {spec.slots}, the Router asks for {routing.slots}")
+    return reroute(_with(spec, slots=len(homes), homes=encode_table(homes)), routing)
+
+
+def reroute(spec: PlacementSpec, routing: Routing) -> PlacementSpec:
+    """The serving table and the pins, computed anew from everything else."""
+    homes = decode_table(spec.homes)
+    desk = _Desk(spec, routing)
+    serving = encode_table(desk.serve(homes))
+    pins = desk.pins()
+    if serving == spec.serving and pins == spec.pins:
+        return spec
+    return _with(spec, serving=serving, pins=pins)
+
+
+# --- reading
+
+
+def limit(spec: PlacementSpec, cell: str) -> int:
+    """The least of the cell's holds in percent; 100 without any."""
+    return min((h.max_percent for h in spec.holds if h.cell == cell), default=100)
+
+
+def held_by(spec: PlacementSpec, holder: Holder) -> tuple[Hold, ...]:
+    return tuple(h for h in spec.holds if h.holder == holder)
+
+
+def slots_of(spec: PlacementSpec, cell: str) -> tuple[int, ...]:
+    """The slots whose home the cell is."""
+    index = _index(spec, cell)
+    return tuple(slot for slot, home in enumerate(decode_table(spec.homes)) if home == index)
+
+
+def share(spec: PlacementSpec, cell: str) -> float:
+    """Part of all slots that the cell serves now, for reading and writing."""
+    return decode_table(spec.serving).count(_index(spec, cell)) / spec.slots
+
+
+def home_share(spec: PlacementSpec, cell: str) -> float:
+    """Part of all slots whose home the cell is."""
+    return decode_table(spec.homes).count(_index(spec, cell)) / spec.slots
+
+
+def expected_share(spec: PlacementSpec, cell: str) -> float:
+    """Part of the requests that reach any cell which should reach this one, were all slots alike.
+
+    Slots served for reading only count as served; rejected ones reach no cell.
+    """
+    index = _index(spec, cell)
+    counts = Counter(_server(value) for value in decode_table(spec.serving))
+    served = spec.slots - counts[REJECT]
+    return counts[index] / served if served and index != REJECT else 0.0
+
+
+def orphaned(spec: PlacementSpec, living: Callable[[Holder], bool]) -> tuple[Hold, ...]:
+    """Holds whose holder is gone; a person's hold never is orphaned. The share stays as it is (rule 25)."""
+    return tuple(h for h in spec.holds if h.holder.kind != PERSON and not living(h.holder))
+
+
+def provenance_unknown(spec: PlacementSpec, name: str, uid: str) -> bool:
+    """The name was isolated or retired, and the cell that has it now is not the one that was (rule 2)."""
+    known = _find(spec, name)
+    if known is not None and known.uid == uid:
+        return False
+    return any(h.cell == name and h.state in REMEMBERED for h in spec.holds)
+
+
+# --- the table
+
+
+class _Desk:
+    """Decides for one spec who serves a slot or a pinned customer."""
+
+    def __init__(self, spec: PlacementSpec, routing: Routing) -> None:
+        self._routing = routing
+        self._cells = {cell.name: cell for cell in spec.cells}
+        least: dict[str, int] = {}
+        firm: dict[str, int] = {}
+        self._rejected_above: dict[int, int] = {}
+        for h in spec.holds:
+            cell = self._cells.get(h.cell)
+            if cell is None:
+                continue
+            least[h.cell] = min(h.max_percent, least.get(h.cell, 100))
+            if h.state in FIRM:
+                firm[h.cell] = min(h.max_percent, firm.get(h.cell, 100))
+            if h.state == HoldState.QUARANTINED:
+                self._rejected_above[cell.index] = min(h.max_percent, self._rejected_above.get(cell.index, 100))
+        self._receivers = [
+            (_hash(f"cell {cell.name}"), cell.weight, cell.index)
+            for cell in spec.cells
+            if cell.weight > 0 and least.get(cell.name, 100) == 100
+        ]
+        # Without a receiver nobody is moved away from home, only what must not be served is not.
+        binding = least if self._receivers else firm
+        self._limits = {self._cells[name].index: percent for name, percent in binding.items()}
+
+    def serve(self, homes: Sequence[int]) -> list[int]:
+        serving = list(homes)
+        listed_indices = {cell.index for cell in self._cells.values()}
+        limited: dict[int, list[int]] = {index: [] for index, percent in self._limits.items() if percent < 100}
+        hashes = _slot_hashes(len(homes))
+        for slot, home in enumerate(homes):
+            if home in limited:
+                limited[home].append(slot)
+            elif home not in listed_indices:
+                serving[slot] = self._homeless(hashes[slot])
+        ranks = _ranks(len(homes))
+        for index, slots in limited.items():
+            slots.sort(key=ranks.__getitem__)
+            kept = _part(len(slots), self._limits[index])
+            sound = _part(len(slots), self._rejected_above.get(index, 100))
+            for position, slot in enumerate(slots[kept:], start=kept):
+                serving[slot] = self._away(hashes[slot]) if position < sound else REJECT
+        return serving
+
+    def pins(self) -> list[PinnedCustomer]:
+        found = []
+        for customer, name in self._routing.pins:
+            cell = self._cells.get(name)
+            digest = _hash(f"pin {customer}")
+            if cell is None:
+                found.append(PinnedCustomer(customer=customer, home=REJECT, serving=self._homeless(digest)))
+                continue
+            position = (digest >> 11) * 100 / (1 << 53)
+            if position < self._limits.get(cell.index, 100):
+                serving = cell.index
+            elif position < self._rejected_above.get(cell.index, 100):
+                serving = self._away(digest)
+            else:
+                serving = REJECT
+            found.append(PinnedCustomer(customer=customer, home=cell.index, serving=serving))
+        return found
+
+    def _homeless(self, digest: int) -> int:
+        """Nobody has the data of a home that is gone, so with InCell there is nothing to read either."""
+        return self._away(digest) if self._routing.shared else REJECT
+
+    def _away(self, digest: int) -> int:
+        if not self._receivers:
+            return REJECT
+        if self._routing.shared:
+            return self._receiver(digest)
+        if self._routing.off_home == OffHome.READ_ONLY:
+            return READ_ONLY | self._receiver(digest)
+        return REJECT
+
+    def _receiver(self, digest: int) -> int:
+        """Weighted rendezvous: only the slots of a receiver that goes, or that a new one wins, move."""
+        best, chosen = -math.inf, REJECT
+        for salt, weight, index in self._receivers:
+            score = math.log((_mixed(digest ^ salt) + 1) / (_MASK + 2)) / weight
+            if score > best:
+                best, chosen = score, index
+        return chosen
+
+
+def _part(count: int, percent: int) -> int:
+    """So much of the count, to the nearest whole."""
+    return (2 * count * percent + 100) // 200
+
+
+def _server(value: int) -> int:
+    return value if value == REJECT else value & ~READ_ONLY
+
+
+def _quotas(weights: Mapping[int, int], slots: int, present: Mapping[int, int]) -> dict[int, int]:
+    """Slots for each index, exactly by weight: largest remainder; ties go to who has more than its floor now."""
+    total = sum(weights.values())
+    quotas = {index: weight * slots // total for index, weight in weights.items()}
+    left = slots - sum(quotas.values())
+    order = sorted(
+        weights,
+        key=lambda index: (-(weights[index] * slots % total), -(present.get(index, 0) - quotas[index]), index),
+    )
+    for index in order[:left]:
+        quotas[index] += 1
+    return quotas
+
+
+def _striped(quotas: Mapping[int, int]) -> list[int]:
+    """Each cell's slots spread evenly over the table, so that no range of slots belongs to one cell."""
+    places = [((2 * k + 1) / quota, index) for index, quota in quotas.items() for k in range(quota)]
+    return [index for _, index in sorted(places)]
+
+
+def _rebalanced(spec: PlacementSpec, routing: Routing) -> PlacementSpec:
+    """Shared: homes by weight with the fewest moves. Else, or when every weight is 0, as they are."""
+    weights = {cell.index: cell.weight for cell in spec.cells}
+    if not routing.shared or not sum(weights.values()):
+        return spec
+    homes = list(decode_table(spec.homes))
+    present = Counter(homes)
+    quotas = _quotas(weights, spec.slots, present)
+    surplus = {index: count - quotas.get(index, 0) for index, count in present.items()}
+    hashes = _slot_hashes(spec.slots)
+    free = []
+    for slot in sorted(range(spec.slots), key=hashes.__getitem__):
+        if surplus[homes[slot]] > 0:
+            surplus[homes[slot]] -= 1
+            free.append(slot)
+    if not free:
+        return spec
+    wanting = {index: quota - present[index] for index, quota in quotas.items() if quota > present[index]}
+    for slot, index in zip(free, _striped(wanting), strict=True):
+        homes[slot] = index
+    return _with(spec, homes=encode_table(homes))
+
+
+# --- specs
+
+
+def _with(spec: PlacementSpec, **changes: Any) -> PlacementSpec:
+    return spec.model_copy(update=changes)
+
+
+def _placed(candidate: Candidate, index: int) -> PlacedCell:
+    return PlacedCell(
+        name=candidate.name,
+        uid=candidate.uid,
+        index=index,
+        address=candidate.address,
+        port=candidate.port,
+        weight=candidate.weight,
+    )
+
+
+def _find(spec: PlacementSpec, name: str) -> PlacedCell | None:
+    return next((cell for cell in spec.cells if cell.name == name), None)
+
+
+def _index(spec: PlacementSpec, name: str) -> int:
+    """The cell's index; -1, which is in no table, for a cell that is not listed."""
+    found = _find(spec, name)
+    return -1 if found is None else found.index
