@@ -1,0 +1,213 @@
+"""What the operator sees of cells by asking them: HTTP probes and integrity checks.
+
+Promises: GET only, one connection per request, each with the deadline of its check; at most
+`CONCURRENCY` at once; a cell's checks are spread by jitter and go on whatever happens to others.
+A failure that only the operator can have (every probed cell with endpoints refuses it at once) is
+marked as such (rule 12). A listener is told when a result changes, not at each probe.
+Must not decide what a result means for a cell.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import aiohttp
+
+from recell.api.cell import HTTPProbe, IntegrityCheck, ProbeScheme
+from recell.api.meta import seconds
+from recell.domain.observation import IntegrityResult, ProbeResult
+from recell.engine.ports import Clock, Key
+
+logger = logging.getLogger(__name__)
+
+CONCURRENCY = 64
+BODY_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class ProbeTarget:
+    """Where to ask, and what."""
+
+    host: str
+    port: int
+    probe: HTTPProbe | None = None
+    integrity: IntegrityCheck | None = None
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    status: int | None
+    """None: no answer."""
+    message: str
+    connected: bool
+    body: str = ""
+
+
+@dataclass
+class _Watched:
+    target: ProbeTarget
+    tasks: list[asyncio.Task[None]]
+    probe: ProbeResult | None = None
+    refused: bool = False
+    """The last probe did not even get a connection."""
+    integrity: IntegrityResult | None = None
+
+
+class Prober:
+    """`start()`, then `set_targets` whenever they change; read by `probe` and `integrity`."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        has_endpoints: Callable[[Key], bool],
+        on_change: Callable[[Key], None],
+    ) -> None:
+        """`has_endpoints`: whether the cell should be answering, as the cluster sees it."""
+        self._clock = clock
+        self._has_endpoints = has_endpoints
+        self._on_change = on_change
+        self._watched: dict[Key, _Watched] = {}
+        self._limit = asyncio.Semaphore(CONCURRENCY)
+        self._session: aiohttp.ClientSession | None = None
+        self._was_cut_off = False
+
+    # Reading
+
+    def probe(self, cell: Key) -> ProbeResult | None:
+        """The last result; None before the first and for a cell that is not probed."""
+        watched = self._watched.get(cell)
+        if watched is None or watched.probe is None:
+            return None
+        if watched.probe.ok or not self.operator_cut_off:
+            return watched.probe
+        return replace(watched.probe, operator_cut_off=True)
+
+    def integrity(self, cell: Key) -> IntegrityResult | None:
+        watched = self._watched.get(cell)
+        return watched.integrity if watched else None
+
+    @property
+    def operator_cut_off(self) -> bool:
+        """Two or more cells are probed that have endpoints, and none of them gives a connection."""
+        expected = [
+            watched for key, watched in self._watched.items() if watched.probe is not None and self._has_endpoints(key)
+        ]
+        return len(expected) >= 2 and all(watched.refused for watched in expected)
+
+    # Running
+
+    def start(self) -> None:
+        if self._session is not None:
+            return
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_create_end.append(_note_connection)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True, ssl=False),
+            trace_configs=[trace],
+            headers={"User-Agent": "recell-operator"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def stop(self) -> None:
+        self.set_targets({})
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def set_targets(self, targets: Mapping[Key, ProbeTarget]) -> None:
+        """All cells to ask from now on. A cell whose target did not change keeps its results."""
+        for key in [key for key, watched in self._watched.items() if targets.get(key) != watched.target]:
+            for task in self._watched.pop(key).tasks:
+                task.cancel()
+        for key in targets.keys() - self._watched.keys():
+            self._watch(key, targets[key])
+
+    # How
+
+    def _watch(self, key: Key, target: ProbeTarget) -> None:
+        watched = self._watched[key] = _Watched(target, [])
+        if target.probe is not None:
+            watched.tasks.append(asyncio.create_task(self._probe_for_ever(key, watched, target.probe)))
+        if target.integrity is not None:
+            watched.tasks.append(asyncio.create_task(self._check_for_ever(key, watched, target.integrity)))
+
+    async def _probe_for_ever(self, key: Key, watched: _Watched, probe: HTTPProbe) -> None:
+        interval = seconds(probe.interval)
+        await asyncio.sleep(interval * random.random() * 0.2)  # noqa: S311 - jitter
+        while True:
+            began = self._clock.monotonic()
+            outcome = await self._ask(watched.target, probe.scheme, probe.path, seconds(probe.timeout))
+            self._take_probe(key, watched, outcome)
+            await self._rest(began, interval)
+
+    async def _check_for_ever(self, key: Key, watched: _Watched, check: IntegrityCheck) -> None:
+        interval = seconds(check.interval)
+        await asyncio.sleep(interval * random.random() * 0.2)  # noqa: S311 - jitter
+        while True:
+            began = self._clock.monotonic()
+            scheme = watched.target.probe.scheme if watched.target.probe else ProbeScheme.HTTP
+            outcome = await self._ask(watched.target, scheme, check.path, seconds(check.timeout))
+            self._take_integrity(key, watched, outcome)
+            await self._rest(began, interval)
+
+    async def _rest(self, began: float, interval: float) -> None:
+        left = began + interval * random.uniform(0.95, 1.05) - self._clock.monotonic()  # noqa: S311 - jitter
+        await asyncio.sleep(max(0.05, left))
+
+    def _take_probe(self, key: Key, watched: _Watched, outcome: _Outcome) -> None:
+        ok = outcome.status is not None and 200 <= outcome.status < 400
+        old, now = watched.probe, self._clock.now()
+        since = old.since if old is not None and old.ok == ok else now
+        watched.probe = ProbeResult(ok=ok, message=outcome.message, at=now, since=since)
+        watched.refused = not ok and not outcome.connected
+        cut_off = self.operator_cut_off
+        if cut_off != self._was_cut_off:
+            self._was_cut_off = cut_off
+            logger.warning("no probed cell can be reached from the operator" if cut_off else "probes get through again")
+            for other in [*self._watched]:
+                self._on_change(other)
+        elif old is None or old.ok != ok:
+            self._on_change(key)
+
+    def _take_integrity(self, key: Key, watched: _Watched, outcome: _Outcome) -> None:
+        intact: bool | None = None
+        if outcome.status is not None and 200 <= outcome.status < 300:
+            intact = True
+        elif outcome.status in (409, 503):
+            intact = False
+        old = watched.integrity
+        message = f"{outcome.message}: {outcome.body}" if outcome.body and intact is not True else outcome.message
+        watched.integrity = IntegrityResult(intact=intact, message=message, at=self._clock.now())
+        if old is None or old.intact != intact:
+            self._on_change(key)
+
+    async def _ask(self, target: ProbeTarget, scheme: ProbeScheme, path: str, timeout: float) -> _Outcome:
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        url = f"{scheme.value.lower()}://{host}:{target.port}{path}"
+        connection = SimpleNamespace(made=False)
+        async with self._limit:
+            session = self._session
+            if session is None:
+                return _Outcome(None, "the operator is not probing", connected=False)
+            try:
+                async with session.get(
+                    url,
+                    timeout=aiohttp.ClientTimeout(total=timeout),
+                    allow_redirects=False,
+                    trace_request_ctx=connection,
+                ) as response:
+                    body = (await response.content.read(BODY_SHOWN)).decode(errors="replace").strip()
+                    return _Outcome(response.status, f"GET {url}: {response.status}", connected=True, body=body)
+            except TimeoutError:
+                what = "no answer" if connection.made else "no connection"
+                return _Outcome(None, f"GET {url}: {what} within {timeout:g} s", connected=connection.made)
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                return _Outcome(None, f"GET {url}: {error or type(error).__name__}", connected=connection.made)
+
+
+async def _note_connection(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+    context.trace_request_ctx.made = True
