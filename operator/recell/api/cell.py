@@ -287,7 +287,10 @@ class CellStatus(Model):
     )
     phase: CellPhase | None = Field(default=None, description="Summary of the cell's state.")
     conditions: list[Condition] = Field(
-        default_factory=list, max_length=64, json_schema_extra=list_map("type"), description="Conditions."
+        default_factory=list,
+        max_length=64,
+        json_schema_extra=list_map("type"),
+        description="Accepted, Ready, Available, Performing, DataIntact, and those of other controllers.",
     )
     share: Share | None = Field(default=None, description="The cell's part of the router's slots.")
     failure: Failure | None = Field(default=None, description="Set while Degraded or Failed.")

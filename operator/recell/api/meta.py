@@ -83,7 +83,7 @@ def percent_text(value: float) -> str:
 
 def duration_text(value: float) -> str:
     """Seconds for people: 90 -> "1m30s", 0.25 -> "250ms"."""
-    if 0 < value < 1:
+    if 0 < value < 0.9995:
         return f"{round(value * 1000)}ms"
     left = round(value)
     parts = []

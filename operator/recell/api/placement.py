@@ -147,12 +147,19 @@ class Placement(Resource):
 
 
 def encode_table(table: Sequence[int]) -> str:
+    """Raises ValueError for a number that is not one of 16 bits."""
+    for slot, number in enumerate(table):
+        if not 0 <= number <= REJECT:
+            raise ValueError(f"slot {slot}: {number} is not from 0 to {REJECT}")
     return base64.b64encode(struct.pack(f">{len(table)}H", *table)).decode()
 
 
 def decode_table(text: str) -> tuple[int, ...]:
-    """Raises ValueError (spec.homes or spec.serving is not a table) for text that is none."""
-    raw = base64.b64decode(text, validate=True)
+    """Raises ValueError for text that is no table; the caller adds which field it is."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ValueError(f"not a table of slots in base64: {error}") from error
     if len(raw) % 2:
-        raise ValueError("a table of slots has an even number of bytes")
+        raise ValueError("not a table of slots: an odd number of bytes")
     return struct.unpack(f">{len(raw) // 2}H", raw)

@@ -125,12 +125,10 @@ class _Words:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, ...], type[StrEnum]] = {}
-        for module in _MODULES:
-            for _, found in inspect.getmembers(module, inspect.isclass):
-                if issubclass(found, StrEnum) and found is not StrEnum:
-                    values = tuple(member.value for member in found)
-                    if self._known.setdefault(values, found) is not found:
-                        raise ValueError(f"{found.__name__} and {self._known[values].__name__} have the same values")
+        for found in enumerations():
+            same = self._known.setdefault(tuple(member.value for member in found), found)
+            if same is not found:
+                raise ValueError(f"{found.__name__} and {same.__name__} have the same values")
         self._named: dict[str, type[StrEnum]] = {}
 
     def link(self, values: Sequence[str]) -> str:
@@ -148,6 +146,17 @@ class _Words:
             lines += [f"| `{value}` | {_cell(text)} |" for value, text in meanings(self._named[name]).items()]
             lines.append("")
         return "\n".join(lines)
+
+
+def enumerations() -> list[type[StrEnum]]:
+    """All enumerations of the API, by name."""
+    found = {
+        name: member
+        for module in _MODULES
+        for name, member in inspect.getmembers(module, inspect.isclass)
+        if issubclass(member, StrEnum) and member is not StrEnum
+    }
+    return [found[name] for name in sorted(found)]
 
 
 def meanings(words: type[StrEnum]) -> dict[str, str]:

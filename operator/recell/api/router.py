@@ -254,7 +254,10 @@ class RouterStatus(Model):
     )
     cells: CellCounts | None = Field(default=None, description="Cells by state.")
     conditions: list[Condition] = Field(
-        default_factory=list, max_length=32, json_schema_extra=list_map("type"), description="Conditions."
+        default_factory=list,
+        max_length=32,
+        json_schema_extra=list_map("type"),
+        description="Accepted, Ready, Programmed, PlacementStale.",
     )
 
 

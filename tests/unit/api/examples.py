@@ -1,0 +1,309 @@
+"""Well-formed objects, as a user writes them and as the operator records them. Together they set every field.
+
+`tests/unit/api/test_crd.py` proves that nothing is left out, so whatever walks over the examples (bounds, round
+trips) walks over the whole API.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+Object = dict[str, Any]
+
+_TIME = "2026-01-31T12:00:00Z"
+_LATER = "2026-01-31T12:15:00Z"
+
+
+def _condition(type: str, status: str = "True") -> Object:
+    return {
+        "type": type,
+        "status": status,
+        "reason": "AsExpected",
+        "message": "2 of 2 workloads are available",
+        "lastTransitionTime": _TIME,
+        "observedGeneration": 1,
+    }
+
+
+def _evidence(check: str, vantage: str) -> Object:
+    return {
+        "check": check,
+        "vantage": vantage,
+        "verdict": "Failed",
+        "message": "12.5% of 480 requests failed in 10s, at most 5% may",
+        "since": _TIME,
+    }
+
+
+def _resource(kind: str, name: str, spec: Object, status: Object | None = None) -> Object:
+    made: Object = {"apiVersion": "recell.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+    if status is not None:
+        made["status"] = status
+    return made
+
+
+_CELL = _resource(
+    "Cell",
+    "cell-a",
+    {
+        "routerRef": {"name": "shop"},
+        "weight": 100,
+        "backend": {"type": "Service", "service": {"name": "web", "port": 80}},
+        "namespace": "shop-a",
+        "workloads": [
+            {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "database"},
+            {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+        ],
+        "priority": 200,
+        "capacity": {"requestsPerSecond": 500, "customers": 10000},
+        "health": {
+            "probe": {"path": "/ready", "scheme": "HTTPS", "interval": "1s", "timeout": "500ms"},
+            "conditions": [
+                {"type": "DiskFull", "status": "True", "for": "1m"},
+                {"type": "DiskFull", "status": "Unknown", "for": "1h30m"},
+            ],
+        },
+        "data": {"integrity": {"path": "/integrity", "interval": "1m", "timeout": "5s", "maxAge": "2h"}},
+        "policyRef": {"name": "careful"},
+        "paused": True,
+    },
+    {
+        "observedGeneration": 1,
+        "phase": "Failed",
+        "conditions": [_condition("Accepted"), _condition("Ready", "False")],
+        "share": {"asked": "33.3%", "applied": "33.3%"},
+        "failure": {
+            "type": "SingleCell",
+            "impact": "High",
+            "dataIntegrity": "Intact",
+            "since": _TIME,
+            "evidence": [_evidence("http-probe", "Operator"), _evidence("error-rate", "Router")],
+        },
+        "recovery": {
+            "activeRun": "cell-a-x7k2p",
+            "lastRun": "cell-a-b4m9q",
+            "attempts": 1,
+            "nextAllowedAt": _LATER,
+            "blocked": {"reason": "Cooldown", "message": "the last run ended 3m ago; the next may start at 12:15"},
+        },
+    },
+)
+
+_REMOTE_CELL = _resource(
+    "Cell",
+    "cell-b",
+    {
+        "routerRef": {"name": "shop"},
+        "backend": {"type": "Address", "address": {"host": "10.0.0.7", "port": 8080}},
+        "workloads": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "web"}],
+    },
+)
+
+_ROUTER = _resource(
+    "Router",
+    "shop",
+    {
+        "type": "HAProxy",
+        "customerData": "InCell",
+        "offHome": "ReadOnly",
+        "onUnhealthy": "Ignore",
+        "policyRef": {"name": "careful"},
+        "haproxy": {
+            "customerKey": {"type": "Header", "name": "X-Customer-ID", "whenAbsent": "ClientAddress"},
+            "slots": 2048,
+            "pins": [{"customer": "vip-1", "cell": "cell-a"}, {"customer": "vip-2", "cell": "cell-b"}],
+            "initialCells": ["cell-a", "cell-b"],
+            "image": "registry.example.com/recell-router:1.2.3",
+            "replicas": 3,
+            "service": {"type": "NodePort", "port": 8080, "nodePort": 30080},
+        },
+    },
+    {
+        "observedGeneration": 1,
+        "mode": "Primary",
+        "verification": "Observed",
+        "cells": {"total": 3, "healthy": 1, "failed": 1, "recovering": 1},
+        "conditions": [_condition("Ready"), _condition("Programmed")],
+    },
+)
+
+_PATH_ROUTER = _resource(
+    "Router",
+    "tenants",
+    {"type": "HAProxy", "customerData": "Shared", "haproxy": {"customerKey": {"type": "PathSegment", "segment": 2}}},
+)
+
+_PLACEMENT = _resource(
+    "Placement",
+    "shop",
+    {
+        "epoch": 7,
+        "slots": 1024,
+        "mode": "Primary",
+        "nextIndex": 2,
+        "cells": [
+            {"name": "cell-a", "uid": "0b9c", "index": 0, "address": "10.0.0.7", "port": 80, "weight": 100},
+            {"name": "cell-b", "uid": "1c8d", "index": 1, "address": "10.0.0.8", "port": 80, "weight": 50},
+        ],
+        "homes": "AAAAAQ==",
+        "serving": "AAEAAQ==",
+        "pins": [{"customer": "vip-1", "home": 0, "serving": 1}],
+        "holds": [
+            {
+                "cell": "cell-a",
+                "maxPercent": 50,
+                "state": "Draining",
+                "holder": {"kind": "RecoveryRun", "name": "cell-a-x7k2p", "uid": "2d7e"},
+                "reason": "drain-traffic",
+                "since": _TIME,
+            }
+        ],
+        "reservations": [
+            {
+                "cell": "cell-b",
+                "requestsPerSecond": 250,
+                "holder": {"kind": "RecoveryRun", "name": "cell-a-x7k2p", "uid": "2d7e"},
+            }
+        ],
+    },
+)
+
+_RUN = _resource(
+    "RecoveryRun",
+    "cell-a-x7k2p",
+    {
+        "targetRef": {"kind": "Cell", "name": "cell-a"},
+        "strategy": "CellRestart",
+        "failure": {"type": "SingleCell", "impact": "High", "dataIntegrity": "Intact"},
+        "urgency": "Immediate",
+        "startWhen": "Always",
+        "startBefore": _LATER,
+        "dryRun": True,
+        "reason": "goes on from cell-a-b4m9q",
+        "trigger": "Child",
+        "escalatedFrom": "cell-a-b4m9q",
+        "control": {
+            "paused": True,
+            "abort": False,
+            "approvals": [{"gate": "start", "decisionID": "d-1"}, {"gate": "start", "decisionID": "d-2"}],
+        },
+    },
+    {
+        "observedGeneration": 2,
+        "epoch": 7,
+        "phase": "AwaitingApproval",
+        "step": "drain-traffic",
+        "startedAt": _TIME,
+        "finishedAt": _LATER,
+        "abortRequested": False,
+        "decision": {
+            "id": "d-2",
+            "strategy": "CellRestart",
+            "row": "single-cell-intact",
+            "message": "SingleCell, High, Intact: CellRestart by row single-cell-intact",
+            "inputs": {"type": "SingleCell", "impact": "High", "dataIntegrity": "Intact"},
+            "evidence": [_evidence("http-probe", "Operator")],
+        },
+        "plan": {
+            "procedure": "CellRestart",
+            "version": 1,
+            "steps": ["check-eligibility", "drain-traffic"],
+            "numbers": {"drainPercent": "50%", "incrementInterval": "30s"},
+        },
+        "steps": [
+            {
+                "name": "check-eligibility",
+                "phase": "Draining",
+                "state": "Done",
+                "startedAt": _TIME,
+                "finishedAt": _TIME,
+                "attempts": 0,
+                "message": "eligible",
+                "data": {"cells": ["cell-b"], "share": {"before": "33.3%"}, "checked": True, "count": 3},
+            },
+            {"name": "drain-traffic", "phase": "Draining", "state": "Pending", "attempts": 0, "message": ""},
+        ],
+        "awaiting": {"gate": "start", "decisionID": "d-2", "since": _TIME, "message": "approve the restart of cell-a"},
+        "escalation": {"from": "cell-a-b4m9q", "to": "cell-a-c5n8r", "level": 1},
+        "summary": "cell-a was restarted; no request of another cell failed.",
+        "conditions": [_condition("Ready", "Unknown"), _condition("Reconciling")],
+    },
+)
+
+_POLICY = _resource(
+    "RecoveryPolicy",
+    "careful",
+    {
+        "mode": "Automatic",
+        "rules": [
+            {
+                "name": "corrupted",
+                "failure": "SingleCell",
+                "impact": "Critical",
+                "dataIntegrity": "Corrupted",
+                "strategy": "ManualIntervention",
+            },
+            {"name": "else", "strategy": "CellRestart"},
+        ],
+        "builtinRules": "None",
+        "detection": {
+            "failedAfter": "15s",
+            "healthyAfter": "1m",
+            "errorRate": "2.5%",
+            "latency": "750ms",
+            "minimumRequests": 50,
+            "window": "20s",
+            "multipleCellWindow": "10m",
+            "flappingTransitions": 4,
+            "flappingWindow": "30m",
+            "withoutIntegrityChecks": "Intact",
+        },
+        "limits": {
+            "maxConcurrentRuns": 2,
+            "cooldown": "30m",
+            "maxAttempts": 2,
+            "attemptsWindow": "12h",
+            "capacityHeadroom": "30%",
+            "requireCapacity": True,
+            "approvalExpires": "2h",
+            "successfulRunsKept": 10,
+            "failedRunsKept": 30,
+        },
+        "steps": {
+            "drainPercent": "100%",
+            "drainIncrements": 5,
+            "incrementInterval": "10s",
+            "drainTolerance": "10%",
+            "drainFloor": 0,
+            "applyTimeout": "30s",
+            "restartTimeout": "5m",
+            "healthCheckTimeout": "3m",
+            "inconclusiveTimeout": "2m",
+            "stabilityDuration": "10m",
+            "stabilityTolerance": "5s",
+        },
+    },
+    {"observedGeneration": 1, "conditions": [_condition("Accepted")]},
+)
+
+_FREEZE = _resource(
+    "RecoveryFreeze",
+    "release-night",
+    {
+        "selector": {"matchLabels": {"tier": "gold", "empty": ""}},
+        "scope": "NewRuns",
+        "until": _LATER,
+        "reason": "release night",
+    },
+)
+
+_ALL = (_CELL, _REMOTE_CELL, _ROUTER, _PATH_ROUTER, _PLACEMENT, _RUN, _POLICY, _FREEZE)
+
+
+def examples() -> list[Object]:
+    """Fresh copies of all; the first of a kind is the fullest."""
+    return deepcopy(list(_ALL))
+
+
+def full(kind: str) -> Object:
+    """A fresh copy of the fullest of a kind."""
+    return next(example for example in examples() if example["kind"] == kind)
