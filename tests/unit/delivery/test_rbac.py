@@ -1,0 +1,148 @@
+"""The operator may do what its features need, and nothing else."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.unit.delivery.conftest import VARIANTS, Document, Render, named, of_kind
+
+Right = tuple[str, str, str]
+"""Verb, group, resource."""
+
+OPERATOR_ROLES = ("recell", "recell-namespaces", "recell-leadership")
+ROUTER_RIGHTS = {
+    ("create", "apps", "deployments"),
+    ("create", "", "services"),
+    ("create", "", "serviceaccounts"),
+    ("create", "rbac.authorization.k8s.io", "roles"),
+    ("create", "rbac.authorization.k8s.io", "rolebindings"),
+    ("create", "policy", "poddisruptionbudgets"),
+    ("create", "networking.k8s.io", "networkpolicies"),
+}
+RESTART_RIGHTS = {("patch", "apps", kind) for kind in ("deployments", "statefulsets", "daemonsets")}
+
+
+def roles(documents: list[Document]) -> list[Document]:
+    return of_kind(documents, "Role", "ClusterRole")
+
+
+def operator_roles(documents: list[Document]) -> list[Document]:
+    return [role for role in roles(documents) if role["metadata"]["name"] in OPERATOR_ROLES]
+
+
+def rights(role: Document) -> Iterator[Right]:
+    for rule in role["rules"]:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                for verb in rule["verbs"]:
+                    yield verb, group, resource
+
+
+def test_no_role_has_a_wildcard(installed: list[Document]) -> None:
+    for role in roles(installed):
+        for right in rights(role):
+            assert "*" not in "".join(right), f"{role['metadata']['name']}: {right}"
+
+
+def test_no_role_reaches_secrets_or_into_pods(installed: list[Document]) -> None:
+    forbidden = {"secrets", "pods/exec", "pods/attach", "pods/portforward", "pods/eviction", "serviceaccounts/token"}
+    for role in roles(installed):
+        assert not {resource for _, _, resource in rights(role)} & forbidden, role["metadata"]["name"]
+
+
+def test_the_operator_cannot_raise_its_own_rights(installed: list[Document]) -> None:
+    for role in operator_roles(installed):
+        for verb, group, resource in rights(role):
+            assert verb not in ("bind", "escalate", "impersonate"), resource
+            assert not (group == "rbac.authorization.k8s.io" and resource.startswith("cluster"))
+
+
+def test_the_operator_never_deletes_what_holds_value(installed: list[Document]) -> None:
+    """Rule 7: no Cell, Router or Placement is deleted, no claim and no workload but the router's own Deployment."""
+    for role in operator_roles(installed):
+        deleted = {resource for verb, _, resource in rights(role) if verb.startswith("delete")}
+        assert not deleted & {
+            *("cells", "routers", "placements", "recoverypolicies", "recoveryfreezes"),
+            *("persistentvolumeclaims", "statefulsets", "daemonsets", "namespaces"),
+        }
+
+
+def test_named_namespaces_get_roles_and_no_cluster_wide_rights(render: Render) -> None:
+    documents = render(VARIANTS["named-namespaces"])
+    bound = {each["roleRef"]["name"] for each in of_kind(documents, "ClusterRoleBinding")}
+    assert bound == {"recell-namespaces"}
+    cluster = named(documents, "ClusterRole", "recell-namespaces")
+    assert cluster["rules"] == [
+        {
+            "apiGroups": [""],
+            "resources": ["namespaces"],
+            "resourceNames": ["billing", "shop", "shop-data"],
+            "verbs": ["get"],
+        }
+    ]
+    placed = {role["metadata"]["namespace"] for role in of_kind(documents, "Role")}
+    assert placed == {"recell-system", "shop", "billing", "shop-data"}
+
+
+def test_a_workload_namespace_gets_rights_on_workloads_only(render: Render) -> None:
+    documents = render(VARIANTS["named-namespaces"])
+    role = next(role for role in of_kind(documents, "Role") if role["metadata"]["namespace"] == "shop-data")
+    assert RESTART_RIGHTS < set(rights(role))
+    assert not [right for right in rights(role) if right[1] == "recell.dev" or right[0] in ("create", "delete")]
+
+
+@pytest.mark.parametrize(
+    ("feature", "belonging"), [("haproxyRouter", ROUTER_RIGHTS), ("workloadRestart", RESTART_RIGHTS)]
+)
+def test_a_feature_brings_its_rights_and_takes_them_away(render: Render, feature: str, belonging: set[Right]) -> None:
+    def granted(on: bool) -> set[Right]:
+        # the router's own Deployments are patched too
+        others = {name: False for name in ("haproxyRouter", "workloadRestart") if name != feature}
+        documents = render({"features": {feature: on, **others}})
+        return set(rights(named(documents, "ClusterRole", "recell")))
+
+    assert belonging <= granted(True)
+    assert not belonging & granted(False)
+
+
+def test_every_operator_role_is_bound_to_the_operator_alone(installed: list[Document]) -> None:
+    accounts = {
+        each["spec"]["template"]["spec"]["serviceAccountName"] for each in of_kind(installed, "Deployment")
+    }
+    for binding in of_kind(installed, "RoleBinding", "ClusterRoleBinding"):
+        subjects = {(each["kind"], each["namespace"], each["name"]) for each in binding["subjects"]}
+        assert subjects == {("ServiceAccount", "recell-system", account) for account in accounts}
+
+
+def test_the_lease_role_is_for_its_own_lease(installed: list[Document]) -> None:
+    role = named(installed, "Role", "recell-leadership")
+    for rule in role["rules"]:
+        if rule["resources"] == ["leases"] and rule["verbs"] != ["create"]:
+            assert rule["resourceNames"] == ["recell"]
+
+
+def test_approving_and_moving_traffic_are_apart_from_editing(render: Render) -> None:
+    documents = render({})
+    edit = set(rights(named(documents, "ClusterRole", "recell-edit")))
+    admin = set(rights(named(documents, "ClusterRole", "recell-admin")))
+    for right in (
+        ("update", "recell.dev", "recoveryruns/approval"),
+        ("update", "recell.dev", "placements/switch"),
+        ("patch", "recell.dev", "placements"),
+    ):
+        assert right in admin
+        assert right not in edit
+
+
+def test_people_are_given_no_status(installed: list[Document]) -> None:
+    """A forged status would be believed: it is the record of a run."""
+    for name in ("recell-view", "recell-edit", "recell-oncall", "recell-admin"):
+        for role in roles(installed):
+            if role["metadata"]["name"] == name:
+                assert not [right for right in rights(role) if right[2].endswith("/status")]
+
+
+def test_aggregation_can_be_switched_off(render: Render) -> None:
+    for documents, expected in ((render({}), True), (render({"rbac": {"aggregate": False}}), False)):
+        labels = named(documents, "ClusterRole", "recell-view")["metadata"]["labels"]
+        assert ("rbac.authorization.k8s.io/aggregate-to-view" in labels) is expected

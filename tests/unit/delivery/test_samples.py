@@ -1,0 +1,69 @@
+"""What the documentation tells people to apply fits the CRDs to the letter."""
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.unit.delivery.conftest import ROOT, Document
+
+FOLDERS = ("examples/quickstart", "examples/shop/recell")
+
+
+def documents() -> list[tuple[Path, Document]]:
+    return [
+        (path.relative_to(ROOT), document)
+        for folder in FOLDERS
+        for path in sorted((ROOT / folder).glob("*.yaml"))
+        for document in yaml.safe_load_all(path.read_text())
+        if document["apiVersion"].startswith("recell.dev/")
+    ]
+
+
+def strict(schema: Any) -> Any:
+    """The API server drops unknown fields; here they are errors, as `--validate=strict` has it."""
+    if isinstance(schema, list):
+        return [strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {name: strict(value) for name, value in schema.items()}
+    if "properties" in made and "additionalProperties" not in made and schema.get("type") == "object":
+        made["additionalProperties"] = False
+    return made
+
+
+def schema_of(kind: str) -> dict[str, Any]:
+    for path in (ROOT / "crds").glob("*.yaml"):
+        crd = yaml.safe_load(path.read_text())
+        if crd["spec"]["names"]["kind"] == kind:
+            schema: dict[str, Any] = strict(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
+            schema["properties"]["metadata"] = {"type": "object"}
+            return schema
+    raise AssertionError(f"no CRD of kind {kind}")
+
+
+@pytest.mark.parametrize(
+    ("path", "document"), documents(), ids=lambda value: str(value) if isinstance(value, Path) else value["kind"]
+)
+def test_a_sample_fits_its_crd(path: Path, document: Document) -> None:
+    jsonschema.validate(document, schema_of(document["kind"]))
+
+
+def test_each_kind_that_people_write_has_a_sample() -> None:
+    quickstart = {document["kind"] for path, document in documents() if path.parts[1] == "quickstart"}
+    assert quickstart == {"Cell", "Router", "RecoveryPolicy", "RecoveryRun", "RecoveryFreeze"}
+
+
+def test_samples_survive_a_mistake_in_git() -> None:
+    for path, document in documents():
+        if document["kind"] in ("Cell", "Router"):
+            options = document["metadata"]["annotations"]["argocd.argoproj.io/sync-options"]
+            assert options == "Prune=false,Delete=false", path
+
+
+def test_samples_keep_control_out_of_git() -> None:
+    for path, document in documents():
+        if document["kind"] == "RecoveryRun":
+            assert "control" not in document["spec"], path
