@@ -1,0 +1,55 @@
+"""Fixtures of the shop's tests: one PostgreSQL for all of them, a database and web processes for each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.shop.processes import SHOP, Postgres, Web
+
+# The example is no part of the product's package; its tests import it from where it lies.
+sys.path[:0] = [str(SHOP / "web"), str(SHOP / "load")]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    server = Postgres()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Iterator[dict[str, str]]:
+    """A new, empty database, as the environment that leads there."""
+    environment = postgres.create_database()
+    yield environment
+    postgres.sql("postgres", f"DROP DATABASE {environment['PGDATABASE']} WITH (FORCE)")
+
+
+StartWeb = Callable[..., Web]
+
+
+@pytest.fixture
+def start_web(database: dict[str, str], tmp_path: Path) -> Iterator[StartWeb]:
+    """Starts web processes on the test's database: start_web(cell, **settings)."""
+    started: list[Web] = []
+
+    def start(cell: str = "cell-a", **settings: str) -> Web:
+        web = Web(cell, {**database, **settings}, tmp_path)
+        started.append(web)
+        return web
+
+    yield start
+    for web in started:
+        if web.process.poll() is None:
+            web.process.kill()
+        web.process.wait(10)
+
+
+@pytest.fixture
+def web(start_web: StartWeb) -> Web:
+    """One web process of cell-a that is ready."""
+    return start_web("cell-a").wait_ready()
