@@ -17,6 +17,7 @@ from typing import Any
 
 from recell.api import Cell, RecoveryRun, Router
 from recell.api.failure import Strategy
+from recell.api.meta import ANNOTATION_STARTED_UID as STARTED
 from recell.api.meta import (
     FINALIZER,
     LABEL_INCIDENT,
@@ -27,7 +28,6 @@ from recell.api.meta import (
     duration_text,
     seconds,
 )
-from recell.api.meta import ANNOTATION_STARTED_UID as STARTED
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.recovery_run import (
     Escalation,

@@ -16,7 +16,7 @@ from recell.api.meta import seconds
 from recell.api.placement import Hold, Holder
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.recovery_run import RunPhase
-from recell.domain import health, placement
+from recell.domain import health
 from recell.domain.observation import CellObservation
 from recell.domain.placement import Routing
 from recell.engine.dwell import Dwell
@@ -86,10 +86,15 @@ class StepContext:
 
     def others_limit(self) -> int:
         """The cell's limit by everybody else who still works on it, in percent of its customers."""
-        return placement.limit(
-            self.placement.spec,
-            self.cell.metadata.name,
-            counting=lambda holder: holder.uid != self.run.metadata.uid and self.living(holder),
+        return min(
+            (
+                hold.max_percent
+                for hold in self.placement.spec.holds
+                if hold.cell == self.cell.metadata.name
+                and hold.holder.uid != self.run.metadata.uid
+                and self.living(hold.holder)
+            ),
+            default=100,
         )
 
     def applied(self) -> bool:

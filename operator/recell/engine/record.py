@@ -4,7 +4,6 @@ import hashlib
 from datetime import datetime
 from typing import Any
 
-from recell.api.failure import Strategy
 from recell.api.meta import Condition, set_condition, timestamp
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.recovery_run import (

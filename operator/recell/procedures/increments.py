@@ -34,8 +34,10 @@ async def ensure_limit(ctx: StepContext, percent: int, reason: str) -> None:
     )
 
     def change(spec: PlacementSpec) -> PlacementSpec:
-        if placement.orphan_holds(spec, name, ctx.living) and not placement.held_by(spec, ctx.holder):
-            spec = placement.adopt(spec, ctx.routing, name, ctx.holder, ctx.living)
+        """What an ended run left held is taken over: the cell has one hold by runs, not two."""
+        for left in placement.orphaned(spec, ctx.living):
+            if left.cell == name and left.state is HoldState.DRAINING:
+                spec = placement.release(spec, ctx.routing, holder=left.holder, cell=name)
         return placement.hold(spec, ctx.routing, hold)
 
     await ctx.ports.switchboard.change(ctx.router_key, change)

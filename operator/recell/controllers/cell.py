@@ -1,0 +1,295 @@
+"""The Cell controller: looks at a cell, shows what it sees, and starts a run where the policy says so.
+
+Promises: one status write at most, and none when nothing changed; measured numbers never cause a write.
+It moves no traffic and touches no workload except for their label. Automatic runs have names that follow
+from the cell and the onset of its failure, so making one twice makes one.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from recell.api import Cell, RecoveryRun
+from recell.api.cell import Blocked, CellPhase, CellRecovery, CellStatus, Failure, Share
+from recell.api.failure import Evidence, Strategy
+from recell.api.meta import (
+    LABEL_INCIDENT,
+    LABEL_MADE_BY,
+    LABEL_TARGET,
+    LABEL_TARGET_KIND,
+    ObjectMeta,
+    percent_text,
+)
+from recell.api.placement import HoldState, PlacementSpec
+from recell.api.recovery_policy import Mode
+from recell.api.recovery_run import DecisionInputs, RecoveryRunSpec, TargetKind, TargetRef, Trigger
+from recell.controllers import status
+from recell.controllers.observer import CellObserver, router_of
+from recell.domain import limits, matrix, placement, runs
+from recell.domain.health import HealthState, Level
+from recell.engine.admission import started
+from recell.engine.errors import BadInput, Forbidden, NotFound
+from recell.engine.ports import Clock, Key, Records, Switchboard, Traffic
+from recell.providers.kube.api import Api, Object
+from recell.providers.kube.paths import CELLS
+from recell.providers.kube.store import KubeStore
+
+log = logging.getLogger(__name__)
+
+LOOK_AT_FIGURES = 2.0
+"""Seconds between two looks at a cell with traffic: the router's figures come as a stream, not as a watch."""
+
+
+class Cluster(Protocol):
+    async def ensure_labels(self, cell: Cell) -> None: ...
+
+    def address_of(self, cell: Cell) -> tuple[str, int]: ...
+
+
+class Probes(Protocol):
+    def set_target(self, cell: Cell, address: tuple[str, int] | None) -> None: ...
+
+    def drop(self, cell: Key) -> None: ...
+
+
+class Events(Protocol):
+    def emit(self, obj: Object, reason: str, message: str, *, warning: bool = False) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Acceptance:
+    ok: bool
+    reason: str
+    message: str
+
+
+class CellController:
+    def __init__(
+        self,
+        clock: Clock,
+        api: Api,
+        store: KubeStore,
+        cluster: Cluster,
+        probes: Probes,
+        observer: CellObserver,
+        traffic: Traffic,
+        switchboard: Switchboard,
+        records: Records,
+        events: Events,
+    ) -> None:
+        self._clock = clock
+        self._api = api
+        self._store = store
+        self._cluster = cluster
+        self._probes = probes
+        self._observer = observer
+        self._traffic = traffic
+        self._switchboard = switchboard
+        self._records = records
+        self._events = events
+
+    async def reconcile(self, key: Key) -> float | None:
+        cell = self._store.cell(key)
+        if cell is None:
+            self._observer.forget(key)
+            self._probes.drop(key)
+            return None
+        accepted = await self._accept(cell)
+        state, evidence, again = self._observer.look(cell)
+        wanted = self._status(cell, accepted, state)
+        await self._start_run(cell, state, evidence, wanted)
+        await self._show(cell, wanted)
+        return min(again, LOOK_AT_FIGURES) if again is not None else LOOK_AT_FIGURES
+
+    async def _accept(self, cell: Cell) -> _Acceptance:
+        """Can this cell work at all? Also labels its workloads and points the probes at it."""
+        if self._store.router(router_of(cell)) is None:
+            self._probes.set_target(cell, None)
+            name = cell.spec.router_ref.name
+            return _Acceptance(False, "RouterNotFound", f"spec.routerRef: there is no Router {name} in this namespace")
+        try:
+            await self._cluster.ensure_labels(cell)
+            address = self._cluster.address_of(cell)
+        except (BadInput, NotFound, Forbidden) as error:
+            self._probes.set_target(cell, None)
+            return _Acceptance(False, error.reason, str(error))
+        self._probes.set_target(cell, address)
+        return _Acceptance(True, "Accepted", f"Reached at {address[0]}:{address[1]}")
+
+    # --- what is shown ---------------------------------------------------------------------------
+
+    def _status(self, cell: Cell, accepted: _Acceptance, state: HealthState) -> CellStatus:
+        now = self._clock.now()
+        placed = self._switchboard.current(router_of(cell))
+        active, last = self._runs(cell)
+        failure = self._stable(cell, self._observer.failure(cell.key))
+        phase = _phase(cell, accepted, state, placed.spec if placed else None, active)
+        wanted: dict[str, status.Wanted] = {
+            "Accepted": (accepted.ok, accepted.reason, accepted.message),
+            "Available": (state.level is not Level.FAILED, state.level.value, _why(failure)),
+            "Ready": (phase is CellPhase.HEALTHY, phase.value, _why(failure) or accepted.message),
+            "Reconciling": (phase is CellPhase.RECOVERING, phase.value, ""),
+            "Stalled": (not accepted.ok, accepted.reason, "" if accepted.ok else accepted.message),
+        }
+        return CellStatus(
+            observed_generation=cell.metadata.generation,
+            phase=phase,
+            share=self._share(cell),
+            failure=failure,
+            recovery=self._recovery(cell, active, last),
+            conditions=status.conditions(cell.status.conditions, wanted, cell.metadata.generation, now),
+        )
+
+    def _share(self, cell: Cell) -> Share | None:
+        placed = self._switchboard.current(router_of(cell))
+        name = cell.metadata.name
+        if placed is None or all(c.name != name for c in placed.spec.cells):
+            return None
+        asked = percent_text(placement.share(placed.spec, name))
+        applied = self._traffic.applied(router_of(cell))
+        meta = placed.metadata
+        if applied is not None and applied.covers(meta.uid, placed.spec.epoch, meta.generation):
+            return Share(asked=asked, applied=asked)
+        return Share(asked=asked, applied=cell.status.share.applied if cell.status.share else None)
+
+    @staticmethod
+    def _stable(cell: Cell, failure: Failure | None) -> Failure | None:
+        """The failure as it was written first, as long as no verdict changed: figures alone cause no write."""
+        old = cell.status.failure
+        if old is None or failure is None:
+            return failure
+        same = (old.type, old.impact, old.data_integrity) == (failure.type, failure.impact, failure.data_integrity)
+        if same and _verdicts(old.evidence) == _verdicts(failure.evidence):
+            return old
+        return failure
+
+    def _runs(self, cell: Cell) -> tuple[RecoveryRun | None, RecoveryRun | None]:
+        """The active run and the one that ended last."""
+        own = self._store.runs_of(TargetKind.CELL, cell.key)
+        active = next((run for run in own if started(run)), None)
+        ended = [run for run in own if run.phase.ended and run.status.finished_at is not None]
+        last = max(ended, key=lambda run: (run.status.finished_at, run.metadata.name), default=None)
+        return active, last
+
+    def _recovery(self, cell: Cell, active: RecoveryRun | None, last: RecoveryRun | None) -> CellRecovery | None:
+        known = self._limits(cell)
+        if active is None and last is None and known.blocked is None:
+            return None
+        return CellRecovery(
+            active_run=active.metadata.name if active else None,
+            last_run=last.metadata.name if last else None,
+            attempts=known.attempts,
+            next_allowed_at=known.next_allowed_at,
+            blocked=known.blocked,
+        )
+
+    async def _show(self, cell: Cell, wanted: CellStatus) -> None:
+        if not status.differs(cell.status, wanted):
+            return
+        namespace, name = cell.key
+        body = {
+            "apiVersion": CELLS.api_version,
+            "kind": CELLS.kind,
+            "metadata": {"name": name, "namespace": namespace},
+            "status": wanted.to_dict(),
+        }
+        self._store.put(Cell, await self._api.apply(CELLS.status(namespace, name), body))
+        if wanted.phase is not cell.status.phase and wanted.phase is not None:
+            bad = wanted.phase in (CellPhase.FAILED, CellPhase.DEGRADED, CellPhase.UNKNOWN)
+            raw = self._store.raw(Cell, cell.key)
+            if raw is not None:
+                self._events.emit(raw, wanted.phase.value, _why(wanted.failure) or wanted.phase.value, warning=bad)
+
+    # --- starting a run --------------------------------------------------------------------------
+
+    def _limits(self, cell: Cell) -> limits.Standing:
+        return limits.standing(
+            cell,
+            self._store.policy_for(cell),
+            self._store.router_policy(router_of(cell)),
+            self._observer.health(cell.key),
+            self._store.runs_in(cell.metadata.namespace),
+            frozenset(self._store.cells_of(router_of(cell))),
+            self._store.freezes_in(cell.metadata.namespace),
+            self._switchboard.current(router_of(cell)),
+            self._clock.now(),
+        )
+
+    async def _start_run(
+        self, cell: Cell, state: HealthState, evidence: tuple[Evidence, ...], wanted: CellStatus
+    ) -> None:
+        failure = self._observer.failure(cell.key)
+        if state.level is not Level.FAILED or failure is None or not self._observer.settled(cell):
+            return
+        policy = self._store.policy_for(cell)
+        inputs = DecisionInputs(type=failure.type, impact=failure.impact, data_integrity=failure.data_integrity)
+        choice = matrix.decide(inputs, policy.spec)
+        recovery = wanted.recovery
+        if recovery is not None and (recovery.blocked is not None or recovery.active_run is not None):
+            blocked = recovery.blocked
+            if blocked is not None and policy.spec.mode is Mode.OBSERVE and blocked.reason == "ObserveMode":
+                said = f"{choice.strategy} would be started ({choice.message}). {blocked.message}"
+                recovery.blocked = Blocked(reason=blocked.reason, message=said[:1024])
+            return
+        name = runs.automatic_run_name(cell.metadata.name, state.failing_since or state.since)
+        if self._store.run((cell.metadata.namespace, name)) is not None:
+            return
+        run = _automatic(cell, name, choice.strategy, failure)
+        made = await self._records.create(run)
+        log.info("started %s for %s", made.metadata.name, cell.metadata.name, extra={"run": made.metadata.name})
+
+
+def _automatic(cell: Cell, name: str, strategy: Strategy, failure: Failure) -> RecoveryRun:
+    return RecoveryRun(
+        metadata=ObjectMeta(
+            name=name,
+            namespace=cell.metadata.namespace,
+            labels={
+                LABEL_MADE_BY: "recell",
+                LABEL_TARGET_KIND: TargetKind.CELL,
+                LABEL_TARGET: cell.metadata.name,
+                LABEL_INCIDENT: name,
+            },
+        ),
+        spec=RecoveryRunSpec(
+            target_ref=TargetRef(kind=TargetKind.CELL, name=cell.metadata.name),
+            trigger=Trigger.AUTOMATIC,
+            reason=f"{failure.type}, impact {failure.impact}, data {failure.data_integrity}: {_why(failure)}"[:512],
+        ),
+    )
+
+
+def _phase(
+    cell: Cell, accepted: _Acceptance, state: HealthState, placed: PlacementSpec | None, active: RecoveryRun | None
+) -> CellPhase:
+    name = cell.metadata.name
+    states = {h.state for h in placed.holds if h.cell == name} if placed else set()
+    if HoldState.RETIRED in states:
+        return CellPhase.RETIRED
+    if active is not None:
+        return CellPhase.RECOVERING
+    if HoldState.ISOLATED in states or HoldState.QUARANTINED in states:
+        return CellPhase.ISOLATED
+    if not accepted.ok:
+        return CellPhase.UNKNOWN
+    if state.level is Level.FAILED:
+        return CellPhase.FAILED
+    if placed is None or all(c.name != name for c in placed.cells):
+        return CellPhase.JOINING
+    return {
+        Level.HEALTHY: CellPhase.HEALTHY,
+        Level.DEGRADED: CellPhase.DEGRADED,
+        Level.UNKNOWN: CellPhase.UNKNOWN,
+    }[state.level]
+
+
+def _why(failure: Failure | None) -> str:
+    if failure is None:
+        return ""
+    failed = [e for e in failure.evidence if e.verdict == "Failed"]
+    return "; ".join(f"{e.check}: {e.message}" for e in failed)[:1024]
+
+
+def _verdicts(evidence: list[Evidence]) -> Mapping[str, str]:
+    return {e.check: e.verdict for e in evidence}

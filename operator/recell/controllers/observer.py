@@ -1,0 +1,119 @@
+"""What is known about the cells, put together from watches, probes and the router: the `Observer` port.
+
+Promises: reading never waits; health has its hysteresis, which lives in memory: after a take-over it is
+built anew, and until one detection period has passed nothing is said (rule 12).
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Protocol
+
+from recell.api import Cell
+from recell.api.cell import Failure
+from recell.api.failure import DataIntegrity, Evidence
+from recell.api.meta import seconds
+from recell.domain import failure as failures
+from recell.domain import health
+from recell.domain.observation import CellObservation, Endpoints, IntegrityResult, ProbeResult, WorkloadState
+from recell.engine.ports import Clock, Key, Switchboard, Traffic
+from recell.providers.kube.store import KubeStore
+
+
+class Cluster(Protocol):
+    """The workloads' side of a cell, as the API server tells."""
+
+    def states(self, cell: Cell) -> tuple[WorkloadState, ...]: ...
+
+    def endpoints(self, cell: Cell) -> Endpoints | None: ...
+
+
+class Probes(Protocol):
+    """The operator's own requests to the cells."""
+
+    def probe(self, cell: Key) -> ProbeResult | None: ...
+
+    def integrity(self, cell: Key) -> IntegrityResult | None: ...
+
+
+class CellObserver:
+    def __init__(
+        self,
+        clock: Clock,
+        store: KubeStore,
+        cluster: Cluster,
+        probes: Probes,
+        traffic: Traffic,
+        switchboard: Switchboard,
+    ) -> None:
+        self._clock = clock
+        self._store = store
+        self._cluster = cluster
+        self._probes = probes
+        self._traffic = traffic
+        self._switchboard = switchboard
+        self._states: dict[Key, health.HealthState] = {}
+        self._failures: dict[Key, Failure] = {}
+        self._first_look: dict[Key, float] = {}
+
+    def observe(self, cell: Cell, *, not_before: datetime | None = None) -> CellObservation:
+        policy = self._store.policy_for(cell).spec
+        seen = self._traffic.observed(router_of(cell), window=seconds(policy.detection.window), not_before=not_before)
+        return CellObservation(
+            workloads=self._cluster.states(cell),
+            endpoints=self._cluster.endpoints(cell),
+            probe=self._probes.probe(cell.key),
+            integrity=self._probes.integrity(cell.key),
+            traffic=seen.cells.get(cell.metadata.name) if seen else None,
+        )
+
+    def look(self, cell: Cell) -> tuple[health.HealthState, tuple[Evidence, ...], float | None]:
+        """Look at a cell: its health by now, the evidence, and after how many seconds time alone changes it."""
+        policy, now = self._store.policy_for(cell).spec, self._clock.now()
+        self._first_look.setdefault(cell.key, self._clock.monotonic())
+        evidence = health.assess(cell, self.observe(cell), policy, now)
+        state = health.advance(self._states.get(cell.key), evidence, policy, now)
+        self._states[cell.key] = state
+        placement = self._switchboard.current(router_of(cell))
+        failure = failures.derive(
+            cell,
+            self._states_of(cell),
+            evidence,
+            placement.spec if placement else None,
+            self._traffic.observed(router_of(cell), window=seconds(policy.detection.window)),
+            policy,
+            now,
+        )
+        if failure is None:
+            self._failures.pop(cell.key, None)
+        else:
+            self._failures[cell.key] = failure
+        return state, evidence, health.next_look(state, policy, now)
+
+    def settled(self, cell: Cell) -> bool:
+        """Has the cell been looked at for one detection period? Nothing is started before (rule 12)."""
+        first = self._first_look.get(cell.key)
+        period = seconds(self._store.policy_for(cell).spec.detection.window)
+        return first is not None and self._clock.monotonic() - first >= period
+
+    def health(self, cell: Key) -> health.HealthState | None:
+        return self._states.get(cell)
+
+    def failure(self, cell: Key) -> Failure | None:
+        return self._failures.get(cell)
+
+    def integrity(self, cell: Cell) -> DataIntegrity:
+        policy, now = self._store.policy_for(cell).spec, self._clock.now()
+        return failures.integrity(cell, self.observe(cell), self._states.get(cell.key), policy, now)
+
+    def forget(self, cell: Key) -> None:
+        for known in (self._states, self._failures, self._first_look):
+            known.pop(cell, None)  # type: ignore[attr-defined]
+
+    def _states_of(self, cell: Cell) -> Mapping[str, health.HealthState]:
+        """The health of all cells of the cell's router, as last looked at."""
+        cells = self._store.cells_of(router_of(cell))
+        return {name: self._states[other.key] for name, other in cells.items() if other.key in self._states}
+
+
+def router_of(cell: Cell) -> Key:
+    return (cell.metadata.namespace, cell.spec.router_ref.name)

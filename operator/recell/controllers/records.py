@@ -1,0 +1,102 @@
+"""The runs' own objects on the API server: the `Records` port made real.
+
+Promises: each status write is a merge patch of what differs, under the run's resourceVersion; the answer
+is in the store at once, so that the next look sees it. Claim and release may be repeated.
+"""
+
+from recell.api import Cell, RecoveryRun
+from recell.api.meta import ANNOTATION_RUN_HISTORY, ANNOTATION_STARTED_UID, FINALIZER
+from recell.api.recovery_run import RecoveryRunStatus, TargetKind
+from recell.controllers.patch import merge_patch
+from recell.domain import runs
+from recell.engine.errors import Conflict, NotFound
+from recell.providers.kube.api import Api, Object
+from recell.providers.kube.paths import CELLS, RUNS
+from recell.providers.kube.store import KubeStore
+
+
+class RunRecords:
+    def __init__(self, api: Api, store: KubeStore) -> None:
+        self._api = api
+        self._store = store
+
+    async def save(self, run: RecoveryRun, status: RecoveryRunStatus) -> RecoveryRun:
+        patch = merge_patch(run.status.to_dict(), status.to_dict())
+        body = {"metadata": {"resourceVersion": run.metadata.resource_version}, "status": patch}
+        return self._keep(await self._patched(run, body, "status"))
+
+    async def claim(self, run: RecoveryRun) -> RecoveryRun:
+        if run.spec.target_ref.kind is TargetKind.CELL:
+            await self._remember(run)
+        meta = run.metadata
+        body = {
+            "metadata": {
+                "resourceVersion": meta.resource_version,
+                "annotations": {ANNOTATION_STARTED_UID: meta.uid},
+                "finalizers": sorted({*meta.finalizers, FINALIZER}),
+            }
+        }
+        return self._keep(await self._patched(run, body))
+
+    async def release(self, run: RecoveryRun) -> None:
+        if FINALIZER not in run.metadata.finalizers:
+            return
+        finalizers = [name for name in run.metadata.finalizers if name != FINALIZER]
+        body = {"metadata": {"resourceVersion": run.metadata.resource_version, "finalizers": finalizers}}
+        try:
+            answer = await self._patched(run, body)
+        except NotFound:
+            return
+        if finalizers or run.metadata.deletion_timestamp is None:
+            self._keep(answer)
+
+    async def create(self, run: RecoveryRun) -> RecoveryRun:
+        body = {
+            "apiVersion": RUNS.api_version,
+            "kind": RUNS.kind,
+            "metadata": {
+                "name": run.metadata.name,
+                "namespace": run.metadata.namespace,
+                "labels": run.metadata.labels,
+            },
+            "spec": run.spec.to_dict(),
+        }
+        try:
+            return self._keep(await self._api.create(RUNS.collection(run.metadata.namespace), body))
+        except Conflict:
+            known = await self._api.get(RUNS.path(run.metadata.namespace, run.metadata.name))
+            found = RecoveryRun.model_validate(known)
+            if runs.spec_hash(found) != runs.spec_hash(run):
+                raise Conflict(
+                    f"RecoveryRun {run.metadata.name} exists already and was made for something else: delete it"
+                ) from None
+            return self._keep(known)
+
+    async def _remember(self, run: RecoveryRun) -> None:
+        """The run's name and spec in its cell's history: what is deleted and made anew is not run again."""
+        key = (run.metadata.namespace, run.spec.target_ref.name)
+        cell = self._store.cell(key)
+        if cell is None:
+            return
+        known = cell.metadata.annotations.get(ANNOTATION_RUN_HISTORY, "")
+        history = runs.remember(known, run)
+        if history != known:
+            body = {
+                "metadata": {
+                    "uid": cell.metadata.uid,  # never another Cell of this name
+                    "annotations": {ANNOTATION_RUN_HISTORY: history},
+                }
+            }
+            self._store.put(Cell, await self._api.merge_patch(CELLS.path(*key), body))
+
+    async def _patched(self, run: RecoveryRun, body: Object, subresource: str = "") -> Object:
+        path = RUNS.path(run.metadata.namespace, run.metadata.name, subresource)
+        try:
+            return await self._api.merge_patch(path, body)
+        except Conflict:
+            self._store.put(RecoveryRun, await self._api.get(RUNS.path(run.metadata.namespace, run.metadata.name)))
+            raise
+
+    def _keep(self, answer: Object) -> RecoveryRun:
+        self._store.put(RecoveryRun, answer)
+        return RecoveryRun.model_validate(answer)

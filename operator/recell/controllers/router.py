@@ -1,0 +1,432 @@
+"""The Router controller: keeps the data plane running and Placement true to the cells that there are.
+
+Promises
+- Cells join, change and leave in one write; a cell is admitted only with an address and, after the very
+  start, only once it was healthy (rule 2).
+- A Placement that is missing although it was made before is not invented anew: the Router waits for a
+  person. One that came back from a backup is put above everything that its pods have seen.
+- Health alone moves no traffic unless the Router says `onUnhealthy: Shift` (rule 11).
+- Deleting a Router or a Cell never drops customers silently (rule 25).
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from recell.api import Cell, Placement, Router
+from recell.api.cell import CellPhase
+from recell.api.meta import ANNOTATION_FORCE, ANNOTATION_PLACEMENT_UID, FINALIZER
+from recell.api.placement import REJECT, Hold, Holder, HoldState, PlacementSpec, decode_table
+from recell.api.router import CellCounts, OnUnhealthy, RouterStatus, Verification
+from recell.controllers import status
+from recell.controllers.observer import CellObserver
+from recell.controllers.switchboard import PlacementSwitchboard
+from recell.domain import placement
+from recell.domain.health import Level
+from recell.domain.placement import Candidate, Routing
+from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound
+from recell.engine.ports import Clock, Key, Leadership, Traffic
+from recell.providers.kube.api import Api, Object
+from recell.providers.kube.paths import CELLS, NAMESPACES, ROUTERS
+from recell.providers.kube.store import KubeStore
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN = 5.0
+"""Seconds until something is looked at that no watch brings."""
+
+
+class Cluster(Protocol):
+    def address_of(self, cell: Cell) -> tuple[str, int]: ...
+
+
+class DataPlane(Protocol):
+    """The pods that route."""
+
+    async def ensure(self, router: Router) -> None:
+        """The router's objects are as its spec says; no write when they are."""
+        ...
+
+    def tell(self, router: Key, placement: Placement | None) -> None:
+        """What the pods should have; None when the Router is gone."""
+        ...
+
+    def serving(self, router: Key) -> int:
+        """Pods that customers' requests may reach."""
+        ...
+
+    def complaint(self, router: Key) -> str:
+        """What the pods refuse, and why; empty when they have what they should."""
+        ...
+
+
+class Outranking(Leadership, Protocol):
+    def outrank(self, epoch: int) -> None: ...
+
+
+class Events(Protocol):
+    def emit(self, obj: Object, reason: str, message: str, *, warning: bool = False) -> None: ...
+
+
+class RouterController:
+    def __init__(
+        self,
+        clock: Clock,
+        api: Api,
+        store: KubeStore,
+        cluster: Cluster,
+        data_plane: DataPlane,
+        observer: CellObserver,
+        traffic: Traffic,
+        switchboard: PlacementSwitchboard,
+        leadership: Outranking,
+        events: Events,
+    ) -> None:
+        self._clock = clock
+        self._api = api
+        self._store = store
+        self._cluster = cluster
+        self._data_plane = data_plane
+        self._observer = observer
+        self._traffic = traffic
+        self._switchboard = switchboard
+        self._leadership = leadership
+        self._events = events
+
+    async def reconcile(self, key: Key) -> float | None:
+        router = self._store.router(key)
+        if router is None:
+            self._data_plane.tell(key, None)
+            return None
+        cells = self._store.cells_of(key)
+        if router.metadata.deletion_timestamp is not None:
+            return await self._leave(router, cells)
+        await self._ensure_finalizer(ROUTERS.path(*key), router)
+        await self._data_plane.ensure(router)
+        trouble = await self._ensure_placement(router, cells)
+        placed = self._switchboard.current(key)
+        if placed is not None:
+            self._data_plane.tell(key, placed)
+            await self._let_cells_go(router, cells, placed)
+        await self._show(router, cells, placed, trouble)
+        return LOOK_AGAIN
+
+    # --- placement -------------------------------------------------------------------------------
+
+    async def _ensure_placement(self, router: Router, cells: Mapping[str, Cell]) -> tuple[str, str] | None:
+        """Placement says what the cells are now. Returns reason and message of what keeps it from that."""
+        placed = self._switchboard.current(router.key)
+        known = router.metadata.annotations.get(ANNOTATION_PLACEMENT_UID)
+        if placed is None:
+            if known:
+                return (
+                    "PlacementMissing",
+                    f"Placement {router.metadata.name} (UID {known}) is gone, and with it which customers are where."
+                    f" Restore it from a backup, or start anew with: recell placement init {router.metadata.name}",
+                )
+            return await self._first_placement(router, cells)
+        if placed.metadata.uid != known:
+            if known:
+                self._leadership.outrank(max(placed.spec.epoch, self._leadership.epoch))
+            await self._remember(router, placed.metadata.uid)
+        elif placed.spec.epoch > self._leadership.epoch:
+            self._leadership.outrank(placed.spec.epoch)
+        refused: list[str] = []
+
+        def change(spec: PlacementSpec) -> PlacementSpec:
+            refused.clear()
+            return self._true_to(placement.raise_epoch(spec, self._leadership.epoch), router, cells, refused)
+
+        try:
+            await self._switchboard.change(router.key, change)
+        except BadInput as error:
+            return ("BadInput", str(error))
+        if refused:
+            return ("CellsRefused", "; ".join(refused))
+        return None
+
+    async def _first_placement(self, router: Router, cells: Mapping[str, Cell]) -> tuple[str, str] | None:
+        wanted = router.spec.haproxy.initial_cells if router.spec.haproxy else []
+        missing = sorted(set(wanted) - set(cells))
+        if missing:
+            return ("WaitingForCells", f"spec.haproxy.initialCells: there are no Cells {', '.join(missing)} yet")
+        candidates, unreachable = [], []
+        for name in wanted or sorted(cells):
+            candidate = self._candidate(cells[name])
+            if isinstance(candidate, str):
+                unreachable.append(candidate)
+            else:
+                candidates.append(candidate)
+        if unreachable and (wanted or not candidates):
+            return ("WaitingForCells", "; ".join(unreachable))
+        if not candidates:
+            return ("NoCells", f"No Cell names this Router in spec.routerRef ({router.metadata.name})")
+        for candidate in candidates:
+            await self._ensure_finalizer(CELLS.path(router.metadata.namespace, candidate.name), cells[candidate.name])
+        try:
+            spec = placement.initial(Routing.of(router), candidates, epoch=self._leadership.epoch)
+        except ValueError as error:
+            return ("NoWeight", str(error))
+        try:
+            made = await self._switchboard.create(router.key, spec)
+        except Conflict:
+            return ("WaitingForPlacement", "The Placement was made by somebody else just now")
+        await self._remember(router, made.metadata.uid)
+        return None
+
+    def _true_to(
+        self, spec: PlacementSpec, router: Router, cells: Mapping[str, Cell], refused: list[str]
+    ) -> PlacementSpec:
+        """Pure but for what is known of the cells: the Placement that fits them."""
+        routing = Routing.of(router)
+        spec = placement.resize(spec, routing)
+        listed = {placed.name: placed for placed in spec.cells}
+        for name in sorted(listed):
+            cell = cells.get(name)
+            if cell is None or cell.metadata.deletion_timestamp is not None:
+                force = cell is None or cell.metadata.annotations.get(ANNOTATION_FORCE) == "true"
+                try:
+                    spec = placement.remove(spec, routing, name, force=force)
+                except placement.StillHome as error:
+                    refused.append(str(error))
+        for name, cell in sorted(cells.items()):
+            if cell.metadata.deletion_timestamp is not None:
+                continue
+            if name not in listed and not self._may_join(cell):
+                continue
+            candidate = self._candidate(cell)
+            if isinstance(candidate, str):
+                refused.append(candidate)
+                continue
+            try:
+                spec = placement.admit(spec, routing, candidate)
+            except placement.UnknownProvenance as error:
+                refused.append(str(error))
+        spec = self._shifted(spec, routing, router, cells)
+        return placement.reroute(spec, routing)
+
+    def _may_join(self, cell: Cell) -> bool:
+        """After the start, only a cell that was seen healthy, and that has its finalizer, gets customers."""
+        state = self._observer.health(cell.key)
+        return state is not None and state.level is Level.HEALTHY and FINALIZER in cell.metadata.finalizers
+
+    def _candidate(self, cell: Cell) -> Candidate | str:
+        try:
+            address, port = self._cluster.address_of(cell)
+        except (BadInput, NotFound, Forbidden) as error:
+            return str(error)
+        return Candidate(
+            name=cell.metadata.name, uid=cell.metadata.uid, address=address, port=port, weight=cell.spec.weight
+        )
+
+    def _shifted(
+        self, spec: PlacementSpec, routing: Routing, router: Router, cells: Mapping[str, Cell]
+    ) -> PlacementSpec:
+        """With `onUnhealthy: Shift`, failed cells are held at 0 by the Router until they are healthy."""
+        holder = Holder(kind="Router", name=router.metadata.name, uid=router.metadata.uid)
+        shift = router.spec.on_unhealthy is OnUnhealthy.SHIFT
+        for name, cell in cells.items():
+            state = self._observer.health(cell.key)
+            if state is None:
+                continue
+            if shift and state.level is Level.FAILED:
+                reason = "failed, and the Router says onUnhealthy: Shift"
+                wanted = Hold(
+                    cell=name, max_percent=0, state=HoldState.DRAINING, holder=holder, reason=reason,
+                    since=self._clock.now().replace(microsecond=0),
+                )  # fmt: skip
+                spec = placement.hold(spec, routing, wanted)
+            elif state.level is Level.HEALTHY or not shift:
+                spec = placement.release(spec, routing, holder=holder, cell=name)
+        return spec
+
+    async def _remember(self, router: Router, uid: str) -> None:
+        body = {"metadata": {"uid": router.metadata.uid, "annotations": {ANNOTATION_PLACEMENT_UID: uid}}}
+        self._store.put(Router, await self._api.merge_patch(ROUTERS.path(*router.key), body))
+
+    # --- leaving ---------------------------------------------------------------------------------
+
+    async def _ensure_finalizer(self, path: str, obj: Router | Cell) -> None:
+        if FINALIZER in obj.metadata.finalizers or obj.metadata.deletion_timestamp is not None:
+            return
+        body = {
+            "metadata": {
+                "resourceVersion": obj.metadata.resource_version,
+                "finalizers": [*obj.metadata.finalizers, FINALIZER],
+            }
+        }
+        self._store.put(type(obj), await self._api.merge_patch(path, body))
+
+    async def _drop_finalizer(self, path: str, obj: Router | Cell) -> None:
+        if FINALIZER not in obj.metadata.finalizers:
+            return
+        left = [name for name in obj.metadata.finalizers if name != FINALIZER]
+        body = {"metadata": {"resourceVersion": obj.metadata.resource_version, "finalizers": left}}
+        try:
+            await self._api.merge_patch(path, body)
+        except NotFound:
+            return
+
+    async def _let_cells_go(self, router: Router, cells: Mapping[str, Cell], placed: Placement) -> None:
+        """Cells that are new get their finalizer; deleted ones lose it once no pod sends them anything."""
+        namespace = router.metadata.namespace
+        applied = self._traffic.applied(router.key)
+        meta = placed.metadata
+        in_force = applied is not None and applied.covers(meta.uid, placed.spec.epoch, meta.generation)
+        listed = {c.name for c in placed.spec.cells}
+        for name, cell in cells.items():
+            path = CELLS.path(namespace, name)
+            if cell.metadata.deletion_timestamp is None:
+                await self._ensure_finalizer(path, cell)
+            elif (name not in listed and (in_force or self._data_plane.serving(router.key) == 0)) or (
+                name in listed and await self._namespace_ends(namespace)
+            ):
+                await self._drop_finalizer(path, cell)
+
+    async def _leave(self, router: Router, cells: Mapping[str, Cell]) -> float | None:
+        """A deleted Router stays as long as customers depend on it. Its Placement stays in any case."""
+        path = ROUTERS.path(*router.key)
+        forced = router.metadata.annotations.get(ANNOTATION_FORCE) == "true"
+        placed = self._switchboard.current(router.key)
+        homes = any(home != REJECT for home in decode_table(placed.spec.homes)) if placed else False
+        if forced or not homes or not cells or await self._namespace_ends(router.metadata.namespace):
+            for name, cell in cells.items():
+                if cell.metadata.deletion_timestamp is not None:
+                    await self._drop_finalizer(CELLS.path(router.metadata.namespace, name), cell)
+            await self._drop_finalizer(path, router)
+            return None
+        trouble = (
+            "StillHome",
+            f"Customers of {len(cells)} cells are served by this Router. Delete its Cells first, or set the"
+            f" annotation {ANNOTATION_FORCE}=true to cut them off",
+        )
+        await self._show(router, cells, placed, trouble)
+        return LOOK_AGAIN
+
+    async def _namespace_ends(self, namespace: str) -> bool:
+        found = await self._api.get(NAMESPACES.path("", namespace))
+        return found["metadata"].get("deletionTimestamp") is not None
+
+    # --- what is shown ---------------------------------------------------------------------------
+
+    async def _show(
+        self,
+        router: Router,
+        cells: Mapping[str, Cell],
+        placed: Placement | None,
+        trouble: tuple[str, str] | None,
+    ) -> None:
+        generation = router.metadata.generation
+        wanted = RouterStatus(
+            observed_generation=generation,
+            mode=placed.spec.mode.value if placed else None,
+            verification=Verification.OBSERVED,
+            cells=self._counts(cells.values()),
+            conditions=status.conditions(
+                router.status.conditions,
+                self._conditions(router, cells, placed, trouble),
+                generation,
+                self._clock.now(),
+            ),
+        )
+        if not status.differs(router.status, wanted):
+            return
+        namespace, name = router.key
+        body = {
+            "apiVersion": ROUTERS.api_version,
+            "kind": ROUTERS.kind,
+            "metadata": {"name": name, "namespace": namespace},
+            "status": wanted.to_dict(),
+        }
+        before = {c.type: c.status for c in router.status.conditions}
+        answer = await self._api.apply(ROUTERS.status(namespace, name), body)
+        self._store.put(Router, answer)
+        for condition in wanted.conditions:
+            if condition.type in ("Ready", "Stalled") and before.get(condition.type) != condition.status:
+                bad = (condition.type == "Ready") != (condition.status == "True")
+                if condition.type == "Ready" or condition.status == "True":
+                    self._events.emit(answer, condition.reason, condition.message or condition.reason, warning=bad)
+
+    def _conditions(
+        self,
+        router: Router,
+        cells: Mapping[str, Cell],
+        placed: Placement | None,
+        trouble: tuple[str, str] | None,
+    ) -> dict[str, status.Wanted]:
+        applied = self._traffic.applied(router.key)
+        pods = self._data_plane.serving(router.key)
+        meta = placed.metadata if placed else None
+        programmed = (
+            placed is not None
+            and meta is not None
+            and applied is not None
+            and applied.covers(meta.uid, placed.spec.epoch, meta.generation)
+        )
+        complaint = self._data_plane.complaint(router.key)
+        ready, reason, message = self._ready(cells, placed, trouble, pods)
+        orphans = self._orphans(router, placed)
+        lost = trouble is not None and trouble[0] in ("PlacementMissing", "NoWeight", "BadInput", "StillHome")
+        return {
+            "Accepted": (trouble is None, trouble[0] if trouble else "Accepted", trouble[1] if trouble else ""),
+            "Ready": (ready, reason, message),
+            "Programmed": (
+                programmed,
+                "Programmed" if programmed else "Pending",
+                "" if programmed else f"{pods} pods serve; the newest Placement is not in force in all of them",
+            ),
+            "PlacementStale": (bool(complaint), "Refused" if complaint else "UpToDate", complaint),
+            "OrphanedHold": (bool(orphans), "HolderGone" if orphans else "None", orphans),
+            "Stalled": (lost, trouble[0] if trouble and lost else "None", trouble[1] if trouble and lost else ""),
+            "Reconciling": (not programmed and not lost, "Programming" if not programmed else "Done", ""),
+        }
+
+    def _ready(
+        self,
+        cells: Mapping[str, Cell],
+        placed: Placement | None,
+        trouble: tuple[str, str] | None,
+        pods: int,
+    ) -> tuple[bool, str, str]:
+        if placed is None:
+            return (False, *(trouble or ("NoPlacement", "There is no Placement yet")))
+        if pods == 0:
+            return (False, "NoRouterPods", "No router pod is ready: no customer is served")
+        healthy = [name for name, cell in cells.items() if self._level(cell) is not Level.FAILED]
+        if not healthy:
+            return (False, "NoHealthyCell", "Every cell has failed; everyone is served at home, as far as cells answer")
+        if cells and all(cell.spec.weight == 0 for cell in cells.values()):
+            return (True, "AllWeightsZero", "Every Cell has spec.weight 0: the table stays as it was")
+        return (True, "Serving", f"{pods} pods serve {len(placed.spec.cells)} cells")
+
+    def _orphans(self, router: Router, placed: Placement | None) -> str:
+        """Holds that nobody works on any more: the share stays (rule 25), and is said."""
+        if placed is None:
+            return ""
+
+        def living(holder: Holder) -> bool:
+            if holder.kind == "Router":
+                return holder.uid == router.metadata.uid
+            run = self._store.run((router.metadata.namespace, holder.name))
+            return run is not None and run.metadata.uid == holder.uid and not run.phase.ended
+
+        left = placement.orphaned(placed.spec, living)
+        return "; ".join(
+            f"cell {h.cell} is held at {h.max_percent} % by the ended {h.holder.kind} {h.holder.name}:"
+            f" recell return {h.cell}"
+            for h in left
+        )
+
+    def _level(self, cell: Cell) -> Level | None:
+        state = self._observer.health(cell.key)
+        return state.level if state else None
+
+    @staticmethod
+    def _counts(cells: Iterable[Cell]) -> CellCounts:
+        phases = [cell.status.phase for cell in cells]
+        return CellCounts(
+            total=len(phases),
+            healthy=phases.count(CellPhase.HEALTHY),
+            failed=phases.count(CellPhase.FAILED),
+            recovering=phases.count(CellPhase.RECOVERING),
+        )

@@ -1,0 +1,489 @@
+"""A whole fleet in virtual time: the engine's ports as behaving fakes, with a log of every write.
+
+`World.crash_after = n` makes the process die right after its n-th write has landed (`Crash`), as a
+killed operator does; what is in memory is lost by building a new Engine. Writers conflict as they do
+on a real API server: by resourceVersion and epoch.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+from recell.api import Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
+from recell.api.cell import Failure, WorkloadRef
+from recell.api.failure import DataIntegrity, Evidence
+from recell.api.meta import ANNOTATION_RUN_HISTORY, ANNOTATION_STARTED_UID, FINALIZER, ObjectMeta, seconds
+from recell.api.placement import PlacementSpec
+from recell.api.recovery_run import RecoveryRunStatus
+from recell.domain import failure as failures
+from recell.domain import health, placement, runs
+from recell.domain.observation import (
+    CellObservation,
+    Endpoints,
+    IntegrityResult,
+    ProbeResult,
+    WorkloadPhase,
+    WorkloadState,
+)
+from recell.engine.errors import Conflict, Fenced, NotFound
+from recell.engine.ports import Key, Ports
+from tests.fakes.traffic import FakeTraffic
+
+NAMESPACE = "fleet"
+START = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
+
+
+class Crash(BaseException):
+    """The process was killed."""
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self._now = START
+        self._monotonic = 1000.0
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    def advance(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+        self._monotonic += seconds
+
+
+@dataclass
+class Write:
+    """One write that landed."""
+
+    kind: str
+    """status, metadata, create, placement or restart."""
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.what}"
+
+
+@dataclass
+class FakeWorkload:
+    ref: WorkloadRef
+    takes: float = 5.0
+    """Seconds from a restart until it is Available again."""
+    broken: bool = False
+    """It does not come up after a restart."""
+    missing: bool = False
+    token: str | None = None
+    restarts: int = 0
+    restarted_at: datetime | None = None
+    heals: bool = True
+    """A restart mends the cell's behaviour."""
+
+
+@dataclass
+class World:
+    """Everything outside of the engine."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    routers: dict[Key, Router] = field(default_factory=dict)
+    cells: dict[Key, Cell] = field(default_factory=dict)
+    runs: dict[Key, RecoveryRun] = field(default_factory=dict)
+    policies: dict[Key, RecoveryPolicy] = field(default_factory=dict)
+    freezes: list[RecoveryFreeze] = field(default_factory=list)
+    placements: dict[Key, Placement] = field(default_factory=dict)
+    workloads: dict[str, list[FakeWorkload]] = field(default_factory=dict)
+    integrities: dict[str, bool | None] = field(default_factory=dict)
+    health_states: dict[str, health.HealthState] = field(default_factory=dict)
+    writes: list[Write] = field(default_factory=list)
+    announced: list[str] = field(default_factory=list)
+    crash_after: int | None = None
+    epoch: int = 1
+    fenced: bool = False
+    obstacle: str | None = None
+    _versions: Any = field(default_factory=lambda: count(100))
+
+    def __post_init__(self) -> None:
+        self.traffic = FakeTraffic(self.clock)
+
+    # --- what a test builds ----------------------------------------------------------------------
+
+    def fleet(self, *names: str, router: dict[str, Any] | None = None, policy: dict[str, Any] | None = None) -> None:
+        """A Router `shop` with these cells, all admitted and serving."""
+        spec = {
+            "type": "HAProxy",
+            "customerData": "Shared",
+            "haproxy": {"customerKey": {"type": "Header", "name": "x-customer-id"}, "initialCells": list(names)},
+            **(router or {}),
+        }
+        self.routers[NAMESPACE, "shop"] = Router.model_validate({"metadata": self._meta("shop"), "spec": spec})
+        self.policies[NAMESPACE, "default"] = RecoveryPolicy.model_validate(
+            {"metadata": self._meta("default"), "spec": policy or {}}
+        )
+        for name in names:
+            self.cells[NAMESPACE, name] = Cell.model_validate(
+                {
+                    "metadata": self._meta(name),
+                    "spec": {
+                        "routerRef": {"name": "shop"},
+                        "backend": {"type": "Service", "service": {"name": name, "port": 80}},
+                        "workloads": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": f"{name}-web"}],
+                        "health": {"probe": {}},
+                        "data": {"integrity": {"path": "/integrity"}},
+                    },
+                }
+            )
+            self.workloads[name] = [FakeWorkload(self.cells[NAMESPACE, name].spec.workloads[0])]
+            self.integrities[name] = True
+        self.place(*names)
+
+    def place(self, *names: str) -> None:
+        routing = placement.Routing.of(self.routers[NAMESPACE, "shop"])
+        candidates = [
+            placement.Candidate(
+                name=name,
+                uid=self.cells[NAMESPACE, name].metadata.uid,
+                address=f"10.0.0.{i + 1}",
+                port=80,
+                weight=self.cells[NAMESPACE, name].spec.weight,
+            )
+            for i, name in enumerate(names)
+        ]
+        spec = placement.initial(routing, candidates, epoch=self.epoch)
+        placed = Placement(
+            metadata=ObjectMeta(name="shop", namespace=NAMESPACE, uid="placement-uid", generation=1), spec=spec
+        )
+        self.placements[NAMESPACE, "shop"] = placed
+        self.traffic.apply(placed)
+
+    def run(self, name: str, cell: str, **spec: Any) -> Key:
+        key = (NAMESPACE, name)
+        self.runs[key] = RecoveryRun.model_validate(
+            {"metadata": self._meta(name), "spec": {"targetRef": {"kind": "Cell", "name": cell}, **spec}}
+        )
+        return key
+
+    def control(self, key: Key, **control: Any) -> None:
+        """A person edits spec.control."""
+        run = self.runs[key]
+        spec = run.spec.to_dict()
+        spec["control"] = {**spec.get("control", {}), **control}
+        self._store(RecoveryRun.model_validate({"metadata": run.metadata, "spec": spec, "status": run.status}))
+
+    def _meta(self, name: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "namespace": NAMESPACE,
+            "uid": f"uid-{name}",
+            "generation": 1,
+            "resourceVersion": str(next(self._versions)),
+            "creationTimestamp": self.clock.now().isoformat(),
+        }
+
+    # --- the passing of time ---------------------------------------------------------------------
+
+    def tick(self, seconds: float = 1.0) -> None:
+        """Time passes; workloads come up; health is looked at, as the Cell controller does."""
+        left = seconds
+        while left > 0:
+            step = min(1.0, left)
+            self.clock.advance(step)
+            left -= step
+            self._heal()
+            self.look()
+
+    def look(self) -> None:
+        for (_, name), cell in self.cells.items():
+            policy = FakeStore(self).policy_for(cell).spec
+            evidence = health.assess(cell, FakeObserver(self).observe(cell), policy, self.clock.now())
+            self.health_states[name] = health.advance(
+                self.health_states.get(name), evidence, policy, self.clock.now()
+            )
+
+    def _heal(self) -> None:
+        for name, workloads in self.workloads.items():
+            for workload in workloads:
+                if workload.heals and workload.restarted_at and self._up(workload):
+                    behaviour = self.traffic.cells[name]
+                    if behaviour.error_rate or behaviour.hung or behaviour.down:
+                        behaviour.error_rate, behaviour.hung, behaviour.down = 0.0, False, False
+
+    def _up(self, workload: FakeWorkload) -> bool:
+        if workload.restarted_at is None:
+            return True
+        return not workload.broken and (self.clock.now() - workload.restarted_at).total_seconds() >= workload.takes
+
+    # --- writes ----------------------------------------------------------------------------------
+
+    def wrote(self, kind: str, what: str) -> None:
+        self.writes.append(Write(kind, what))
+        if self.crash_after is not None:
+            self.crash_after -= 1
+            if self.crash_after <= 0:
+                self.crash_after = None
+                raise Crash(f"after {kind} {what}")
+
+    def guard(self) -> None:
+        if self.fenced:
+            raise Fenced("not the leader any more")
+
+    def version(self) -> str:
+        return str(next(self._versions))
+
+    def _store(self, run: RecoveryRun) -> RecoveryRun:
+        meta = run.metadata.model_copy(update={"resource_version": self.version()})
+        saved = run.model_copy(update={"metadata": meta})
+        self.runs[saved.key] = saved
+        return saved
+
+    def effects(self) -> list[str]:
+        """What was done to the world: moves of traffic, restarts and created runs, in order."""
+        return [str(w) for w in self.writes if w.kind in ("placement", "restart", "create")]
+
+    def ports(self) -> Ports:
+        return Ports(
+            clock=self.clock,
+            store=FakeStore(self),
+            records=FakeRecords(self),
+            observer=FakeObserver(self),
+            traffic=self.traffic,
+            switchboard=FakeSwitchboard(self),
+            workloads=FakeWorkloads(self),
+            announcer=FakeAnnouncer(self),
+            leadership=FakeLeadership(self),
+        )
+
+
+@dataclass
+class FakeStore:
+    world: World
+
+    def cell(self, key: Key) -> Cell | None:
+        return self.world.cells.get(key)
+
+    def router(self, key: Key) -> Router | None:
+        return self.world.routers.get(key)
+
+    def cells_of(self, router: Key) -> Mapping[str, Cell]:
+        return {
+            name: cell
+            for (namespace, name), cell in self.world.cells.items()
+            if (namespace, cell.spec.router_ref.name) == router
+        }
+
+    def run(self, key: Key) -> RecoveryRun | None:
+        return self.world.runs.get(key)
+
+    def runs_in(self, namespace: str) -> tuple[RecoveryRun, ...]:
+        return tuple(run for (where, _), run in self.world.runs.items() if where == namespace)
+
+    def policy_for(self, cell: Cell) -> RecoveryPolicy:
+        return self.policy_for_namespace(cell.metadata.namespace)
+
+    def policy_for_namespace(self, namespace: str) -> RecoveryPolicy:
+        return self.world.policies[namespace, "default"]
+
+    def freezes_in(self, namespace: str) -> tuple[RecoveryFreeze, ...]:
+        return tuple(self.world.freezes)
+
+
+@dataclass
+class FakeRecords:
+    world: World
+
+    def _fresh(self, run: RecoveryRun) -> RecoveryRun:
+        self.world.guard()
+        current = self.world.runs.get(run.key)
+        if current is None:
+            raise NotFound(f"RecoveryRun {run.metadata.name} is gone")
+        if current.metadata.resource_version != run.metadata.resource_version:
+            raise Conflict(f"RecoveryRun {run.metadata.name} was changed meanwhile")
+        return current
+
+    async def save(self, run: RecoveryRun, status: RecoveryRunStatus) -> RecoveryRun:
+        current = self._fresh(run)
+        saved = self.world._store(current.model_copy(update={"status": status}))
+        self.world.wrote("status", f"{run.metadata.name} {status.phase} {status.step or ''}".strip())
+        return saved
+
+    async def claim(self, run: RecoveryRun) -> RecoveryRun:
+        current = self._fresh(run)
+        meta = current.metadata
+        changed = meta.model_copy(
+            update={
+                "annotations": {**meta.annotations, ANNOTATION_STARTED_UID: meta.uid},
+                "finalizers": sorted({*meta.finalizers, FINALIZER}),
+            }
+        )
+        cell = self.world.cells[meta.namespace, run.spec.target_ref.name]
+        history = runs.remember(cell.metadata.annotations.get(ANNOTATION_RUN_HISTORY, ""), run)
+        annotations = {**cell.metadata.annotations, ANNOTATION_RUN_HISTORY: history}
+        self.world.cells[cell.key] = cell.model_copy(
+            update={"metadata": cell.metadata.model_copy(update={"annotations": annotations})}
+        )
+        saved = self.world._store(current.model_copy(update={"metadata": changed}))
+        self.world.wrote("metadata", f"{meta.name} claimed")
+        return saved
+
+    async def release(self, run: RecoveryRun) -> None:
+        self.world.guard()
+        current = self.world.runs.get(run.key)
+        if current is None or FINALIZER not in current.metadata.finalizers:
+            return
+        finalizers = [f for f in current.metadata.finalizers if f != FINALIZER]
+        if current.metadata.deletion_timestamp is not None and not finalizers:
+            del self.world.runs[run.key]
+        else:
+            meta = current.metadata.model_copy(update={"finalizers": finalizers})
+            self.world._store(current.model_copy(update={"metadata": meta}))
+        self.world.wrote("metadata", f"{run.metadata.name} released")
+
+    async def create(self, run: RecoveryRun) -> RecoveryRun:
+        self.world.guard()
+        if known := self.world.runs.get(run.key):
+            if known.spec.escalated_from != run.spec.escalated_from:
+                raise Conflict(f"RecoveryRun {run.metadata.name} exists and is another one")
+            return known
+        meta = ObjectMeta.model_validate({**self.world._meta(run.metadata.name), "labels": run.metadata.labels})
+        created = self.world._store(run.model_copy(update={"metadata": meta}))
+        self.world.wrote("create", f"{run.metadata.name} {run.spec.strategy}")
+        return created
+
+
+@dataclass
+class FakeObserver:
+    world: World
+
+    def observe(self, cell: Cell, *, not_before: datetime | None = None) -> CellObservation:
+        world, name, now = self.world, cell.metadata.name, self.world.clock.now()
+        policy = FakeStore(world).policy_for(cell).spec
+        seen = world.traffic.observed(
+            (cell.metadata.namespace, cell.spec.router_ref.name),
+            window=seconds(policy.detection.window),
+            not_before=not_before,
+        )
+        behaviour = world.traffic.cells[name]
+        bad = behaviour.down or behaviour.hung
+        states = FakeWorkloads(world).states(cell)
+        return CellObservation(
+            workloads=states,
+            endpoints=Endpoints(service_found=True, port_found=True, ready=0 if behaviour.down else 1, total=1),
+            probe=ProbeResult(ok=not bad, message="HTTP 200" if not bad else "no answer", at=now, since=START),
+            integrity=IntegrityResult(intact=world.integrities.get(name), message="checked", at=now),
+            traffic=seen.cells.get(name) if seen else None,
+        )
+
+    def health(self, cell: Key) -> health.HealthState | None:
+        return self.world.health_states.get(cell[1])
+
+    def failure(self, cell: Key) -> Failure | None:
+        world = self.world
+        found = world.cells.get(cell)
+        if found is None:
+            return None
+        policy = FakeStore(world).policy_for(found).spec
+        placed = world.placements.get((NAMESPACE, "shop"))
+        return failures.derive(
+            found,
+            world.health_states,
+            health.assess(found, self.observe(found), policy, world.clock.now()),
+            placed.spec if placed else None,
+            world.traffic.observed((NAMESPACE, "shop"), window=10),
+            policy,
+            world.clock.now(),
+        )
+
+    def evidence(self, cell: Cell) -> tuple[Evidence, ...]:
+        policy = FakeStore(self.world).policy_for(cell).spec
+        return health.assess(cell, self.observe(cell), policy, self.world.clock.now())
+
+    def integrity(self, cell: Cell) -> DataIntegrity:
+        intact = self.world.integrities.get(cell.metadata.name)
+        if intact is None:
+            return DataIntegrity.UNKNOWN
+        return DataIntegrity.INTACT if intact else DataIntegrity.CORRUPTED
+
+
+@dataclass
+class FakeSwitchboard:
+    world: World
+
+    def current(self, router: Key) -> Placement | None:
+        return self.world.placements.get(router)
+
+    async def change(self, router: Key, change: Callable[[PlacementSpec], PlacementSpec]) -> Placement:
+        self.world.guard()
+        current = self.world.placements.get(router)
+        if current is None:
+            raise NotFound(f"Placement {router[1]} is missing")
+        if current.spec.epoch > self.world.epoch:
+            raise Fenced(f"Placement {router[1]} has epoch {current.spec.epoch}")
+        spec = change(current.spec)
+        if spec == current.spec:
+            return current
+        meta = current.metadata.model_copy(update={"generation": current.metadata.generation + 1})
+        changed = current.model_copy(update={"metadata": meta, "spec": spec})
+        self.world.placements[router] = changed
+        self.world.traffic.apply(changed)
+        limits = ", ".join(f"{h.cell} {h.max_percent} %" for h in spec.holds) or "no holds"
+        extra = f", {len(spec.reservations)} reservations" if spec.reservations else ""
+        self.world.wrote("placement", limits + extra)
+        return changed
+
+
+@dataclass
+class FakeWorkloads:
+    world: World
+
+    def states(self, cell: Cell) -> tuple[WorkloadState, ...]:
+        return tuple(self._state(w) for w in self.world.workloads.get(cell.metadata.name, ()))
+
+    def _state(self, workload: FakeWorkload) -> WorkloadState:
+        if workload.missing:
+            return WorkloadState(ref=workload.ref, phase=WorkloadPhase.NOT_FOUND, message="not found")
+        up = self.world._up(workload)
+        phase = WorkloadPhase.CURRENT if up else WorkloadPhase.FAILED if workload.broken else WorkloadPhase.IN_PROGRESS
+        return WorkloadState(
+            ref=workload.ref,
+            phase=phase,
+            message="2 of 2 pods ready" if up else "1 of 2 pods ready",
+            desired=2,
+            ready=2 if up else 1,
+            updated=up,
+            restart_token=workload.token,
+        )
+
+    async def restart(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
+        self.world.guard()
+        workload = next(w for w in self.world.workloads[cell.metadata.name] if w.ref == ref)
+        if workload.missing:
+            raise NotFound(f"{ref} does not exist")
+        if workload.token == token:
+            return
+        workload.token, workload.restarted_at = token, self.world.clock.now()
+        workload.restarts += 1
+        self.world.wrote("restart", str(ref))
+
+
+@dataclass
+class FakeAnnouncer:
+    world: World
+
+    def announce(self, run: RecoveryRun, reason: str, message: str, *, warning: bool = False) -> None:
+        self.world.announced.append(f"{run.metadata.name} {reason}: {message}")
+
+
+@dataclass
+class FakeLeadership:
+    world: World
+
+    @property
+    def epoch(self) -> int:
+        return self.world.epoch
+
+    def check(self) -> None:
+        self.world.guard()
+
+    def obstacle(self) -> str | None:
+        return self.world.obstacle
