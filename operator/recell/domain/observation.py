@@ -66,10 +66,10 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class IntegrityResult:
-    """The last verdict about the cell's data."""
+    """The last verdict about the cell's data; a check that cannot tell does not replace an earlier one (rule 16)."""
 
     intact: bool | None
-    """None: the check could not tell."""
+    """None: no check could tell yet."""
     message: str
     at: datetime
 

@@ -315,6 +315,12 @@ def reroute(spec: PlacementSpec, routing: Routing) -> PlacementSpec:
 # --- reading
 
 
+def index_of(spec: PlacementSpec, cell: str) -> int:
+    """The cell's index in the tables; -1, which is in no table, for a cell that is not listed."""
+    found = _find(spec, cell)
+    return -1 if found is None else found.index
+
+
 def limit(spec: PlacementSpec, cell: str) -> int:
     """The least of the cell's holds in percent; 100 without any."""
     return min((h.max_percent for h in spec.holds if h.cell == cell), default=100)
@@ -326,18 +332,18 @@ def held_by(spec: PlacementSpec, holder: Holder) -> tuple[Hold, ...]:
 
 def slots_of(spec: PlacementSpec, cell: str) -> tuple[int, ...]:
     """The slots whose home the cell is."""
-    index = _index(spec, cell)
+    index = index_of(spec, cell)
     return tuple(slot for slot, home in enumerate(decode_table(spec.homes)) if home == index)
 
 
 def share(spec: PlacementSpec, cell: str) -> float:
     """Part of all slots that the cell serves now, for reading and writing."""
-    return decode_table(spec.serving).count(_index(spec, cell)) / spec.slots
+    return decode_table(spec.serving).count(index_of(spec, cell)) / spec.slots
 
 
 def home_share(spec: PlacementSpec, cell: str) -> float:
     """Part of all slots whose home the cell is."""
-    return decode_table(spec.homes).count(_index(spec, cell)) / spec.slots
+    return decode_table(spec.homes).count(index_of(spec, cell)) / spec.slots
 
 
 def expected_share(spec: PlacementSpec, cell: str) -> float:
@@ -345,10 +351,15 @@ def expected_share(spec: PlacementSpec, cell: str) -> float:
 
     Slots served for reading only count as served; rejected ones reach no cell.
     """
-    index = _index(spec, cell)
+    index = index_of(spec, cell)
     counts = Counter(_server(value) for value in decode_table(spec.serving))
     served = spec.slots - counts[REJECT]
-    return counts[index] / served if served and index != REJECT else 0.0
+    return counts[index] / served if served else 0.0
+
+
+def served_share(spec: PlacementSpec) -> float:
+    """Part of all slots that any cell serves for reading and writing."""
+    return sum(value < READ_ONLY for value in decode_table(spec.serving)) / spec.slots
 
 
 def orphaned(spec: PlacementSpec, living: Callable[[Holder], bool]) -> tuple[Hold, ...]:
@@ -526,9 +537,3 @@ def _placed(candidate: Candidate, index: int) -> PlacedCell:
 
 def _find(spec: PlacementSpec, name: str) -> PlacedCell | None:
     return next((cell for cell in spec.cells if cell.name == name), None)
-
-
-def _index(spec: PlacementSpec, name: str) -> int:
-    """The cell's index; -1, which is in no table, for a cell that is not listed."""
-    found = _find(spec, name)
-    return -1 if found is None else found.index

@@ -1,0 +1,114 @@
+"""Can the others bear what a drain moves to them (rule 17)?
+
+Promises: pure; the answer is worked out on the table that the drain would really make, with the
+greater of the load before the failure and now, what is promised to other runs, and the headroom.
+
+Must not: pass on figures that are missing: an unset capacity or no fresh load is Inconclusive.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from recell.api.failure import Verdict
+from recell.api.placement import READ_ONLY, REJECT, Hold, Holder, HoldState, PlacementSpec, decode_table
+from recell.api.router import OffHome
+from recell.domain import placement
+from recell.domain.observation import RouterTraffic
+from recell.domain.placement import Routing
+from recell.domain.wording import clipped, percent
+
+_PROBE = Holder(kind="CapacityCheck", name="drain")
+_AT = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Bearing:
+    """Whether the others can bear it, and what to reserve before it begins."""
+
+    verdict: Verdict
+    message: str
+    reservations: Mapping[str, int] = field(default_factory=dict)
+    """Cell -> requests per second that it has to bear in addition."""
+
+
+def can_bear(
+    spec: PlacementSpec,
+    routing: Routing,
+    load: RouterTraffic | None,
+    capacities: Mapping[str, int | None],
+    cell: str,
+    drop_to_percent: int,
+    headroom: float,
+    *,
+    before: RouterTraffic | None = None,
+    holder: Holder | None = None,
+) -> Bearing:
+    """Whether the other cells can bear what leaves when the cell keeps `drop_to_percent` of its homes.
+
+    `load` is fresh or None, `before` is the load from before the failure, `capacities` are in requests
+    per second, `headroom` is the part of each capacity to be left free. Reservations of `holder`
+    itself are not counted against it.
+    """
+    gains = _gains(spec, routing, cell, drop_to_percent)
+    moves = routing.shared or routing.off_home == OffHome.READ_ONLY
+    if moves and not any(c.name != cell and _receives(spec, c.name, c.weight) for c in spec.cells):
+        return Bearing(Verdict.FAILED, f"no other cell can take customers of {cell}")
+    if not gains:
+        return Bearing(Verdict.PASSED, f"draining {cell} to {drop_to_percent} % moves no request to another cell")
+    leaving = _rate(cell, load, before)
+    served = _counts(spec)[placement.index_of(spec, cell)]
+    if leaving is None or not served:
+        return Bearing(
+            Verdict.INCONCLUSIVE,
+            f"how many requests {cell} gets is not known: no fresh figures from the router",
+        )
+    extra = {name: leaving * slots / served for name, slots in gains.items()}
+    promised: Counter[str] = Counter()
+    for item in spec.reservations:
+        if item.holder != holder:
+            promised[item.cell] += item.requests_per_second
+    short: list[str] = []
+    unknown: list[str] = []
+    fine: list[str] = []
+    for name, more in sorted(extra.items()):
+        capacity, rate = capacities.get(name), _rate(name, load, before)
+        if capacity is None:
+            unknown.append(f"{name} has no spec.capacity.requestsPerSecond")
+            continue
+        if rate is None:
+            unknown.append(f"how many requests {name} gets is not known")
+            continue
+        total, allowed = rate + promised[name] + more, capacity * (1 - headroom)
+        told = f"{name} would get {total:.0f} of at most {allowed:.0f} requests/s"
+        (fine if total <= allowed else short).append(told)
+    reservations = {name: math.ceil(more) for name, more in extra.items() if more > 0}
+    free = f"(capacity less {percent(headroom)} headroom)"
+    if short:
+        return Bearing(Verdict.FAILED, clipped(f"too little room {free}: {'; '.join(short)}"), reservations)
+    if unknown:
+        return Bearing(Verdict.INCONCLUSIVE, clipped("; ".join(unknown)), reservations)
+    return Bearing(Verdict.PASSED, clipped(f"the others can bear it {free}: {'; '.join(fine)}"), reservations)
+
+
+def _gains(spec: PlacementSpec, routing: Routing, cell: str, drop_to_percent: int) -> dict[str, int]:
+    """Slots that each other cell would serve in addition."""
+    limit = Hold(cell=cell, max_percent=drop_to_percent, state=HoldState.DRAINING, holder=_PROBE, reason="", since=_AT)
+    now, then = _counts(spec), _counts(placement.hold(spec, routing, limit))
+    return {c.name: then[c.index] - now[c.index] for c in spec.cells if c.name != cell and then[c.index] > now[c.index]}
+
+
+def _counts(spec: PlacementSpec) -> Counter[int]:
+    return Counter(value & ~READ_ONLY for value in decode_table(spec.serving) if value != REJECT)
+
+
+def _receives(spec: PlacementSpec, name: str, weight: int) -> bool:
+    return weight > 0 and placement.limit(spec, name) == 100
+
+
+def _rate(cell: str, *seen: RouterTraffic | None) -> float | None:
+    """The greatest rate that was seen; None where none was."""
+    rates = [traffic.cells[cell].requests_per_second for traffic in seen if traffic and cell in traffic.cells]
+    return max(rates, default=None)

@@ -1,0 +1,120 @@
+"""Is a drain worth it, and did the traffic really leave?
+
+Promises: pure; what was expected, what was seen and the bound stand in the message. A window that
+began before the change proves nothing about it.
+
+Must not: pass on missing figures, or fail a drain on a difference that chance explains.
+"""
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from recell.api.failure import Evidence, Vantage, Verdict
+from recell.api.placement import Hold, Holder, HoldState, PlacementSpec
+from recell.domain import placement
+from recell.domain.observation import RouterTraffic
+from recell.domain.placement import Routing
+from recell.domain.wording import clipped, percent
+
+DRAINED = "drained"
+"""Name of the check in evidence."""
+
+AT_ONCE_ABOVE = 0.5
+"""A cell that serves less than half of its requests loses its share at once (rule 14)."""
+
+_CHANCE = 2.0
+"""Standard errors of the measured share within which a difference may be chance."""
+
+_PROBE = Holder(kind="DrainCheck", name="drain")
+_AT = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def verify(
+    cell: str,
+    *,
+    expected_before: float,
+    expected_after: float,
+    observed: RouterTraffic | None,
+    tolerance: float,
+    floor: float,
+    changed_at: datetime,
+    baseline: float | None = None,
+) -> Evidence:
+    """Whether the cell gets at most what it should after a change of its share (rule 28).
+
+    `expected_before` and `expected_after` are `placement.expected_share` of the tables before the drain
+    and now; `baseline` is the measured share before it, since not all slots weigh the same;
+    `tolerance` is 0.2 for the runbook's 1.2 x; `floor` is in requests per second; `changed_at` is when
+    the last serving pod had the change.
+    """
+    if observed is None:
+        return _said(Verdict.INCONCLUSIVE, f"no fresh figures from the router about {cell}")
+    if observed.since < changed_at:
+        return _said(
+            Verdict.INCONCLUSIVE, "the figures began before the change: waiting for a whole window after it"
+        )
+    seen = observed.cells.get(cell)
+    if seen is None:
+        return _said(Verdict.INCONCLUSIVE, f"the router tells no figures about {cell}")
+    expected = expected_after
+    if baseline is not None and expected_before > 0:
+        expected = min(1.0, baseline * expected_after / expected_before)
+    if expected == 0 and seen.in_flight:
+        return _said(Verdict.FAILED, f"{seen.in_flight} requests are still in flight at {cell}, which should get none")
+    rate = seen.requests_per_second
+    if rate <= floor:
+        return _said(Verdict.PASSED, f"{cell} gets {rate:.1f} requests/s, at most {floor:g} are never held against it")
+    part, bound = rate / observed.requests_per_second, expected * (1 + tolerance)
+    told = (
+        f"{cell} gets {percent(part)} of {observed.requests_per_second:.0f} requests/s,"
+        f" expected {percent(expected)}, allowed {percent(bound)} ({1 + tolerance:g} x)"
+    )
+    if part <= bound:
+        return _said(Verdict.PASSED, told)
+    if part <= bound + _CHANCE * math.sqrt(bound * (1 - min(bound, 1.0)) / max(1, observed.requests)):
+        message = f"{told}; {observed.requests} requests are too few to tell this from chance"
+        return _said(Verdict.INCONCLUSIVE, message)
+    return _said(Verdict.FAILED, told)
+
+
+def _said(verdict: Verdict, message: str) -> Evidence:
+    return Evidence(check=DRAINED, vantage=Vantage.ROUTER, verdict=verdict, message=clipped(message))
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Whether a drain is better than the fault, with both numbers as parts of the router's customers."""
+
+    worth: bool
+    message: str
+    drain: float
+    """Customers that the drain itself would turn away, or leave with reading only."""
+    present: float
+    """Customers that get no good answer now."""
+
+
+def worth_draining(spec: PlacementSpec, routing: Routing, cell: str, to_percent: int, not_served: float) -> Worth:
+    """Rule 14: a drain whose impact is at least the present one is skipped, or a person is asked.
+
+    `not_served` is the part of the cell's requests that fail now.
+    """
+    limit = Hold(cell=cell, max_percent=to_percent, state=HoldState.DRAINING, holder=_PROBE, reason="", since=_AT)
+    drained = placement.hold(spec, routing, limit)
+    now, then = placement.served_share(spec), placement.served_share(drained)
+    lost = max(0.0, now - then)
+    present = placement.share(spec, cell) * not_served
+    told = (
+        f"draining {cell} to {to_percent} % costs {percent(lost)} of the customers,"
+        f" its fault costs {percent(present)} now"
+    )
+    if lost > 0:
+        return Worth(lost < present, told, lost, present)
+    if drained.serving == spec.serving and placement.limit(spec, cell) > to_percent:
+        return Worth(False, f"no other cell can take customers of {cell}: a drain would change nothing", 0.0, present)
+    return Worth(True, told, lost, present)
+
+
+def drain_at_once(not_served: float | None) -> bool:
+    """Whether the cell serves less than half of its requests, so that its whole share goes at once; None: unknown."""
+    return not_served is not None and not_served > AT_ONCE_ABOVE

@@ -1,0 +1,148 @@
+"""What kind of failure a cell has, how many customers it touches, and what is known about its data.
+
+Promises: pure functions of the cells' health and of what was measured; the evidence goes with the
+result. Impact is the sum over the failed cells of their share of the customers times the part not
+served.
+
+Must not: call data intact that nobody has checked, or several failures at once a series of single
+ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from recell.api.cell import Cell, Failure
+from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact, Verdict
+from recell.api.meta import ConditionStatus, find_condition, seconds
+from recell.api.placement import HoldState, PlacementSpec
+from recell.api.recovery_policy import RecoveryPolicySpec
+from recell.domain import placement
+from recell.domain.health import DATA_INTACT, ENDPOINTS, INTEGRITY, ROUTER_CHECK, HealthState, Level
+from recell.domain.observation import IntegrityResult, RouterTraffic
+
+HIGH_FROM = 0.05
+"""Part of the router's customers not served from which the impact is High."""
+CRITICAL_FROM = 0.5
+
+MOST_EVIDENCE = 32
+"""As many as a Cell's status holds."""
+
+
+def derive(
+    cell: Cell,
+    states: Mapping[str, HealthState],
+    evidence: Sequence[Evidence],
+    spec: PlacementSpec | None,
+    traffic: RouterTraffic | None,
+    policy: RecoveryPolicySpec,
+    now: datetime,
+    *,
+    integrity: IntegrityResult | None = None,
+) -> Failure | None:
+    """The cell's failure; None while it is Healthy or nothing is known about it.
+
+    `states` has every cell of the router by name, `evidence` is this cell's. `integrity` is the last
+    verdict about its data, so that a verdict from before the onset still counts when the cell is
+    long dead (rule 16); without it only the evidence of this moment does.
+    """
+    name = cell.metadata.name
+    state = states.get(name)
+    if state is None or state.level not in (Level.DEGRADED, Level.FAILED):
+        return None
+    since = min(state.failing_since or state.since, now)
+    data = data_integrity(cell, evidence, policy, onset=since, now=now, last=integrity)
+    kind, failed = _kind(name, states, data, spec, policy)
+    parts = {other: _not_served(other, traffic, states[other]) for other in failed if other != name}
+    parts[name] = not_served(name, evidence, traffic, state)
+    share = sum(_customers(other, states, spec) * part for other, part in parts.items())
+    order = (Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.PASSED)
+    return Failure(
+        type=kind,
+        impact=impact(share),
+        data_integrity=data,
+        since=since,
+        evidence=sorted(evidence, key=lambda e: order.index(e.verdict))[:MOST_EVIDENCE],
+    )
+
+
+def impact(part: float) -> Impact:
+    """Of a part (0..1) of the router's customers that is not served: Low < 5 %, High, Critical >= 50 %."""
+    if part >= CRITICAL_FROM:
+        return Impact.CRITICAL
+    return Impact.HIGH if part >= HIGH_FROM else Impact.LOW
+
+
+def not_served(name: str, evidence: Sequence[Evidence], traffic: RouterTraffic | None, state: HealthState) -> float:
+    """Part (0..1) of the cell's requests that get no good answer: all when it is down, else its error rate."""
+    down = any(e.check in (ENDPOINTS, ROUTER_CHECK) and e.verdict == Verdict.FAILED for e in evidence)
+    return 1.0 if down else _not_served(name, traffic, state)
+
+
+def _not_served(name: str, traffic: RouterTraffic | None, state: HealthState) -> float:
+    seen = traffic.cells.get(name) if traffic else None
+    if seen is not None and seen.check_up is False:
+        return 1.0
+    if seen is not None and seen.error_rate is not None:
+        return seen.error_rate
+    return 1.0 if state.level == Level.FAILED else 0.0
+
+
+def data_integrity(
+    cell: Cell,
+    evidence: Sequence[Evidence],
+    policy: RecoveryPolicySpec,
+    *,
+    onset: datetime,
+    now: datetime,
+    last: IntegrityResult | None = None,
+) -> DataIntegrity:
+    """What is known about the cell's data: intact only by a verdict that was young enough at the onset (rule 16)."""
+    check = cell.spec.data.integrity
+    told = find_condition(cell.status.conditions, DATA_INTACT)
+    if check is None:
+        if told is None:
+            return policy.detection.without_integrity_checks
+        verdicts = {ConditionStatus.TRUE: DataIntegrity.INTACT, ConditionStatus.FALSE: DataIntegrity.CORRUPTED}
+        return verdicts.get(told.status, DataIntegrity.UNKNOWN)
+    if last is not None and last.intact is not None:
+        age = min(onset, now) - min(last.at, now)
+        if not last.intact:
+            return DataIntegrity.CORRUPTED
+        return DataIntegrity.INTACT if age <= timedelta(seconds=seconds(check.max_age)) else DataIntegrity.UNKNOWN
+    found = {e.verdict for e in evidence if e.check == INTEGRITY}
+    if Verdict.FAILED in found:
+        return DataIntegrity.CORRUPTED
+    return DataIntegrity.INTACT if Verdict.PASSED in found else DataIntegrity.UNKNOWN
+
+
+def _kind(
+    name: str,
+    states: Mapping[str, HealthState],
+    data: DataIntegrity,
+    spec: PlacementSpec | None,
+    policy: RecoveryPolicySpec,
+) -> tuple[FailureType, list[str]]:
+    """The type, and the failed cells that count towards the impact."""
+    mine = states[name]
+    if mine.level != Level.FAILED:
+        kind = FailureType.DATA_CORRUPTION if data == DataIntegrity.CORRUPTED else FailureType.SINGLE_CELL
+        return kind, [name]
+    counted = {other for other in states if other == name or not _out_of_service(spec, other)}
+    failed = sorted(other for other in counted if states[other].level == Level.FAILED)
+    if len(counted) >= 2 and 2 * len(failed) > len(counted):
+        return FailureType.SYSTEMIC, failed
+    window = timedelta(seconds=seconds(policy.detection.multiple_cell_window))
+    together = [other for other in failed if abs(states[other].since - mine.since) <= window]
+    return (FailureType.MULTIPLE_CELL if len(together) > 1 else FailureType.SINGLE_CELL), together
+
+
+def _out_of_service(spec: PlacementSpec | None, name: str) -> bool:
+    """Taken out by decision: it is no news that such a cell is not well."""
+    return spec is not None and any(
+        h.cell == name and h.max_percent == 0 and h.state in (HoldState.ISOLATED, HoldState.RETIRED) for h in spec.holds
+    )
+
+
+def _customers(name: str, states: Mapping[str, HealthState], spec: PlacementSpec | None) -> float:
+    """The cell's part of the customers; without a Placement every cell counts the same."""
+    return placement.home_share(spec, name) if spec is not None else 1 / max(1, len(states))

@@ -1,0 +1,260 @@
+"""Why no automatic run is started for a cell: everything that holds the automation back.
+
+Promises: pure; the first reason that applies, in the order in which a person would want to know,
+with what has to change and who can change it, and when the next run is allowed where time alone
+lifts the block.
+
+Must not: hold back a run that a person made.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from recell.api.cell import Blocked, Cell, Failure
+from recell.api.failure import FailureType
+from recell.api.meta import ANNOTATION_ACKNOWLEDGE, duration_text, seconds, timestamp
+from recell.api.placement import HoldState, PlacementSpec
+from recell.api.recovery_freeze import FreezeScope, RecoveryFreeze
+from recell.api.recovery_policy import Mode, RecoveryPolicySpec
+from recell.api.recovery_run import RecoveryRun, RunPhase, Trigger
+from recell.domain import placement
+from recell.domain.health import STEADY, HealthState, Level, flapping
+from recell.domain.wording import clipped, listed
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """Whether an automatic run may start now."""
+
+    blocked: Blocked | None
+    next_allowed_at: datetime | None
+    """When time alone lifts the block; None when it does not, or there is none."""
+    attempts: int
+    """Automatic runs of the lineage within the policy's window."""
+
+
+def blocked(
+    cell: Cell,
+    policy: RecoveryPolicySpec,
+    now: datetime,
+    *,
+    lineage: Iterable[RecoveryRun] = (),
+    active: Iterable[RecoveryRun] = (),
+    freezes: Iterable[RecoveryFreeze] = (),
+    state: HealthState | None = None,
+    failure: Failure | None = None,
+    spec: PlacementSpec | None = None,
+    policy_name: str = "default",
+    router_labels: Mapping[str, str] | None = None,
+    max_concurrent_runs: int | None = None,
+) -> Allowance:
+    """The first reason why no automatic run may start for the cell.
+
+    `lineage` are the runs for the cell and those that it descends from (rule 26), `active` the runs of
+    the router that have not ended, `state` and `failure` the cell's, `spec` its router's Placement;
+    `max_concurrent_runs` is the Router's policy's where that is another one.
+    """
+    runs = [run for run in lineage if not run.spec.dry_run and run.phase != RunPhase.SKIPPED]
+    attempts = _attempts(runs, policy, now)
+    most = policy.limits.max_concurrent_runs if max_concurrent_runs is None else max_concurrent_runs
+    checks = (
+        _provenance(cell, spec),
+        _paused(cell),
+        _frozen(cell, freezes, now, router_labels),
+        _mode(cell, policy, policy_name),
+        _out_of_service(cell, spec),
+        _aborted(cell, runs, state, now),
+        _systemic(failure),
+        _flapping(state, policy, now),
+        _busy(cell, active, most),
+        _exhausted(cell, attempts, policy, policy_name),
+        _cooldown(cell, runs, policy, now),
+    )
+    for check in checks:
+        if check is not None:
+            reason, message, until = check
+            return Allowance(Blocked(reason=reason, message=clipped(message)), until, len(attempts))
+    return Allowance(None, None, len(attempts))
+
+
+def frozen(
+    freezes: Iterable[RecoveryFreeze], labels: Sequence[Mapping[str, str]], now: datetime, *, running: bool
+) -> RecoveryFreeze | None:
+    """A freeze that is in force for a target with any of these sets of labels (its own, its router's).
+
+    `running`: for a run that has begun; scope NewRuns does not stop it.
+    """
+    for freeze in freezes:
+        over = freeze.spec.until is not None and freeze.spec.until <= now
+        if over or (running and freeze.spec.scope == FreezeScope.NEW_RUNS):
+            continue
+        wanted = freeze.spec.selector.match_labels.items()
+        if not wanted or any(wanted <= found.items() for found in labels):
+            return freeze
+    return None
+
+
+Check = tuple[str, str, datetime | None] | None
+"""Reason, message, and when time lifts it."""
+
+
+def _provenance(cell: Cell, spec: PlacementSpec | None) -> Check:
+    name = cell.metadata.name
+    if spec is None or not placement.provenance_unknown(spec, name, cell.metadata.uid):
+        return None
+    return "UnknownProvenance", str(placement.UnknownProvenance(name)), None
+
+
+def _paused(cell: Cell) -> Check:
+    if not cell.spec.paused:
+        return None
+    return "Paused", f"Cell {cell.metadata.name} has spec.paused: set it to false to let runs start by themselves", None
+
+
+def _frozen(
+    cell: Cell, freezes: Iterable[RecoveryFreeze], now: datetime, router_labels: Mapping[str, str] | None
+) -> Check:
+    found = frozen(freezes, [cell.metadata.labels, router_labels or {}], now, running=False)
+    if found is None:
+        return None
+    until = f"until {timestamp(found.spec.until)}" if found.spec.until else "until it is deleted"
+    message = f"RecoveryFreeze {found.metadata.name} stops every new run {until}: {found.spec.reason}"
+    return "Frozen", message, found.spec.until
+
+
+def _mode(cell: Cell, policy: RecoveryPolicySpec, name: str) -> Check:
+    if policy.mode != Mode.OBSERVE:
+        return None
+    return (
+        "Observe",
+        f"RecoveryPolicy {name} is in mode Observe: decisions are shown, nothing moves. Set its spec.mode to Approve"
+        f" or Automatic, or start a run yourself: kubectl recell recover {cell.metadata.name}",
+        None,
+    )
+
+
+def _out_of_service(cell: Cell, spec: PlacementSpec | None) -> Check:
+    name = cell.metadata.name
+    held = next(
+        (h for h in spec.holds if h.cell == name and h.state in (HoldState.ISOLATED, HoldState.RETIRED))
+        if spec
+        else (),
+        None,
+    )
+    if held is None:
+        return None
+    return (
+        str(held.state),
+        f"Cell {name} was {held.state.lower()} by {held.holder.kind} {held.holder.name} ({held.reason}):"
+        f" automation leaves it alone until `kubectl recell return {name}`",
+        None,
+    )
+
+
+def _aborted(cell: Cell, runs: Sequence[RecoveryRun], state: HealthState | None, now: datetime) -> Check:
+    last = max((run for run in runs if run.phase.ended), key=_ended_at, default=None)
+    if last is None or last.phase != RunPhase.ABORTED:
+        return None
+    name = last.metadata.name
+    if cell.metadata.annotations.get(ANNOTATION_ACKNOWLEDGE) == name:
+        return None
+    ended = min(_ended_at(last), now)
+    well_since = None
+    if state is not None:
+        well_since = max(min(state.since, now), ended) if state.level == Level.HEALTHY else None
+        over = state.steady is not None and state.steady[1] - max(state.steady[0], ended) >= STEADY
+        if over or (well_since is not None and now - well_since >= STEADY):
+            return None
+    return (
+        "AbortedByPerson",
+        f"run {name} was aborted, so no run starts by itself until the cell was Healthy for an hour or somebody says"
+        f" go on: kubectl annotate cell {cell.metadata.name} {ANNOTATION_ACKNOWLEDGE}={name} --overwrite",
+        well_since + STEADY if well_since else None,
+    )
+
+
+def _systemic(failure: Failure | None) -> Check:
+    if failure is None or failure.type != FailureType.SYSTEMIC:
+        return None
+    return (
+        "Systemic",
+        "more than half of the router's cells fail at once, so the cause is likely shared (network, DNS, a common"
+        " dependency, a bad release): look there first; nothing is done unasked",
+        None,
+    )
+
+
+def _flapping(state: HealthState | None, policy: RecoveryPolicySpec, now: datetime) -> Check:
+    if state is None or not flapping(state, policy, now):
+        return None
+    detection = policy.detection
+    return (
+        "Flapping",
+        f"the cell failed and came back: {detection.flapping_transitions} changes within {detection.flapping_window};"
+        " it counts as failed until it is stable; find the cause, or start a run yourself",
+        state.transitions[-detection.flapping_transitions] + timedelta(seconds=seconds(detection.flapping_window)),
+    )
+
+
+def _busy(cell: Cell, active: Iterable[RecoveryRun], most: int) -> Check:
+    runs = [run for run in active if not run.phase.ended and not run.spec.dry_run]
+    for run in runs:
+        if run.spec.target_ref.kind == "Cell" and run.spec.target_ref.name == cell.metadata.name:
+            return "RunActive", f"run {run.metadata.name} works on this cell already ({run.phase})", None
+    if len(runs) < most:
+        return None
+    names = listed(sorted(run.metadata.name for run in runs))
+    return (
+        "Concurrency",
+        f"{names} {'is' if len(runs) == 1 else 'are'} active and the policy's spec.limits.maxConcurrentRuns is {most}:"
+        " this cell's turn comes when one has ended",
+        None,
+    )
+
+
+def _exhausted(cell: Cell, attempts: Sequence[datetime], policy: RecoveryPolicySpec, name: str) -> Check:
+    limits = policy.limits
+    if len(attempts) < limits.max_attempts:
+        return None
+    return (
+        "AttemptsExhausted",
+        f"{len(attempts)} automatic runs within {limits.attempts_window} did not keep the cell well, and RecoveryPolicy"
+        f" {name} allows {limits.max_attempts}: find the cause, then kubectl recell recover {cell.metadata.name}",
+        attempts[-limits.max_attempts] + timedelta(seconds=seconds(limits.attempts_window)),
+    )
+
+
+def _cooldown(cell: Cell, runs: Sequence[RecoveryRun], policy: RecoveryPolicySpec, now: datetime) -> Check:
+    ended = [run for run in runs if run.phase.ended and run.spec.trigger != Trigger.MANUAL]
+    last = max(ended, key=_ended_at, default=None)
+    if last is None:
+        return None
+    until = min(_ended_at(last), now) + timedelta(seconds=seconds(policy.limits.cooldown))
+    if until <= now:
+        return None
+    return (
+        "Cooldown",
+        f"run {last.metadata.name} ended {duration_text((now - min(_ended_at(last), now)).total_seconds())} ago"
+        f" ({last.phase}); the next automatic run is allowed at {timestamp(until)}, a run of yours at once:"
+        f" kubectl recell recover {cell.metadata.name}",
+        until,
+    )
+
+
+def _attempts(runs: Sequence[RecoveryRun], policy: RecoveryPolicySpec, now: datetime) -> list[datetime]:
+    """Starts of the automatic runs within the window, oldest first; a child goes on with its parent's attempt."""
+    begin = now - timedelta(seconds=seconds(policy.limits.attempts_window))
+    starts = (_started_at(run) for run in runs if run.spec.trigger == Trigger.AUTOMATIC)
+    return sorted(min(start, now) for start in starts if start is not None and start > begin)
+
+
+def _started_at(run: RecoveryRun) -> datetime | None:
+    return run.status.started_at or run.metadata.creation_timestamp
+
+
+def _ended_at(run: RecoveryRun) -> datetime:
+    moment = run.status.finished_at or _started_at(run)
+    if moment is None:
+        raise ValueError(f"run {run.metadata.name}: it has neither a time in its status nor a creation time")
+    return moment

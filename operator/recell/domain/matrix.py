@@ -1,0 +1,220 @@
+"""Which strategy answers which failure: the policy's rules, then the runbook's matrix.
+
+Promises: an answer for every input, with the row that gave it and why the rows before did not.
+The built-in rows are the runbook's; an impact above a row's is covered by it, so that a worse
+failure never gets less of an answer. What nothing covers is work for a person.
+
+Must not: count unknown data integrity as intact, or answer a Systemic failure by a rule that does
+not name it (rule 10).
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from recell.api.failure import DataIntegrity, FailureType, Impact, Strategy
+from recell.api.recovery_policy import BuiltinRules, MatrixRule, RecoveryPolicySpec
+from recell.api.recovery_run import DecisionInputs, TargetRef
+from recell.domain.wording import clipped, listed
+
+_SEVERITY = {Impact.LOW: 0, Impact.HIGH: 1, Impact.CRITICAL: 2}
+
+OTHERWISE = "otherwise"
+"""Name of the row for what no other row covers."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the matrix; None matches anything."""
+
+    name: str
+    failure: FailureType | None
+    impact: Impact | None
+    data_integrity: DataIntegrity | None
+    strategy: Strategy
+    and_above: bool = False
+    """The row covers a worse impact than its own too."""
+    note: str = ""
+    """What a person should know about the row, beside its columns."""
+
+    def mismatch(self, inputs: DecisionInputs) -> str:
+        """What of the inputs the row does not cover; empty when it matches."""
+        if self.failure is None and inputs.type == FailureType.SYSTEMIC:
+            return "does not name Systemic"
+        if self.failure not in (None, inputs.type):
+            return f"is for failure {self.failure}"
+        if self.impact is not None and not self._covers(inputs.impact):
+            return f"is for impact {self.impact}{' and above' if self.and_above else ''}"
+        if self.data_integrity not in (None, inputs.data_integrity):
+            return f"needs data {self.data_integrity}"
+        return ""
+
+    def _covers(self, impact: Impact) -> bool:
+        if self.and_above:
+            return _SEVERITY[impact] >= _SEVERITY[Impact(self.impact or Impact.LOW)]
+        return impact == self.impact
+
+
+BUILTIN: tuple[Row, ...] = (
+    Row(
+        "single-cell-low-intact",
+        FailureType.SINGLE_CELL,
+        Impact.LOW,
+        DataIntegrity.INTACT,
+        Strategy.CELL_RESTART,
+    ),
+    Row(
+        "single-cell-high-intact",
+        FailureType.SINGLE_CELL,
+        Impact.HIGH,
+        DataIntegrity.INTACT,
+        Strategy.TRAFFIC_DRAIN_AND_REPLACE,
+        and_above=True,
+    ),
+    Row(
+        "single-cell-corrupted",
+        FailureType.SINGLE_CELL,
+        None,
+        DataIntegrity.CORRUPTED,
+        Strategy.ISOLATE_AND_RESTORE_FROM_BACKUP,
+    ),
+    Row(
+        "multiple-cell-high-intact",
+        FailureType.MULTIPLE_CELL,
+        Impact.HIGH,
+        DataIntegrity.INTACT,
+        Strategy.EMERGENCY_SCALING,
+        and_above=True,
+    ),
+    Row(
+        "multiple-cell-low-intact",
+        FailureType.MULTIPLE_CELL,
+        Impact.LOW,
+        DataIntegrity.INTACT,
+        Strategy.CELL_RESTART,
+        note="the cells are restarted one by one",
+    ),
+    Row(
+        "router-high",
+        FailureType.ROUTER,
+        Impact.HIGH,
+        None,
+        Strategy.ACTIVATE_FALLBACK_ROUTING,
+        and_above=True,
+    ),
+    Row(
+        "data-corruption",
+        FailureType.DATA_CORRUPTION,
+        None,
+        DataIntegrity.CORRUPTED,
+        Strategy.POINT_IN_TIME_RECOVERY,
+    ),
+    Row(
+        "systemic",
+        FailureType.SYSTEMIC,
+        None,
+        None,
+        Strategy.MANUAL_INTERVENTION,
+        note="most cells fail at once, so the cause is likely shared, and nothing is done unasked",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A strategy and why."""
+
+    strategy: Strategy
+    row: str
+    message: str
+    """One sentence or two for people, at most 1,024 characters."""
+
+
+def decide(inputs: DecisionInputs, policy: RecoveryPolicySpec) -> Choice:
+    """The first row that matches decides; there is always an answer."""
+    passed: list[str] = []
+    for row in _rows(policy):
+        mismatch = row.mismatch(inputs)
+        if not mismatch:
+            return Choice(row.strategy, row.name, clipped(_reason(inputs, row, passed)))
+        passed.append(f"{row.name} {mismatch}")
+    return Choice(Strategy.MANUAL_INTERVENTION, OTHERWISE, clipped(_unanswered(inputs, policy, passed)))
+
+
+def decision_id(choice: Choice, inputs: DecisionInputs | None, target: TargetRef) -> str:
+    """A stable name of the decision: another strategy, row, input or target is another decision."""
+    facts = [
+        choice.strategy,
+        choice.row,
+        [inputs.type, inputs.impact, inputs.data_integrity] if inputs else None,
+        [target.kind, target.name],
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def validate_policy(policy: RecoveryPolicySpec) -> list[str]:
+    """What is wrong with the policy's rules: each that can never decide, and what stands before it."""
+    problems = []
+    taken: dict[tuple[FailureType, Impact, DataIntegrity], str] = {}
+    for rule in policy.rules:
+        row = _row(rule)
+        mine = [key for key in _every_input() if not row.mismatch(_inputs(key))]
+        new = [key for key in mine if key not in taken]
+        if not new:
+            before = dict.fromkeys(taken[key] for key in mine)
+            problems.append(
+                f"spec.rules: rule {rule.name!r} never decides: {listed(map(repr, before))} before it"
+                f" {'matches' if len(before) == 1 else 'match'} everything that it matches;"
+                " move it up or delete it"
+            )
+        taken.update(dict.fromkeys(new, rule.name))
+    return problems
+
+
+def _rows(policy: RecoveryPolicySpec) -> Iterator[Row]:
+    yield from map(_row, policy.rules)
+    if policy.builtin_rules == BuiltinRules.APPEND:
+        yield from BUILTIN
+
+
+def _row(rule: MatrixRule) -> Row:
+    return Row(rule.name, rule.failure, rule.impact, rule.data_integrity, rule.strategy)
+
+
+def _every_input() -> Iterator[tuple[FailureType, Impact, DataIntegrity]]:
+    return itertools.product(FailureType, Impact, DataIntegrity)
+
+
+def _inputs(key: tuple[FailureType, Impact, DataIntegrity]) -> DecisionInputs:
+    return DecisionInputs(type=key[0], impact=key[1], data_integrity=key[2])
+
+
+def _told(inputs: DecisionInputs) -> str:
+    return f"{inputs.type} failure, impact {inputs.impact}, data {inputs.data_integrity}"
+
+
+def _reason(inputs: DecisionInputs, row: Row, passed: Sequence[str]) -> str:
+    text = f"{_told(inputs)}: row {row.name} says {row.strategy}"
+    if row.note:
+        text += f" ({row.note})"
+    if row.and_above and inputs.impact != row.impact:
+        text += f" (made for impact {row.impact}, it covers what is worse)"
+    return f"{text}. {_before(passed)}".rstrip()
+
+
+def _before(passed: Sequence[str]) -> str:
+    return f"Rows before it: {'; '.join(passed)}." if passed else ""
+
+
+def _unanswered(inputs: DecisionInputs, policy: RecoveryPolicySpec, passed: Sequence[str]) -> str:
+    text = f"{_told(inputs)}: no row covers it, so a person has to decide."
+    if inputs.data_integrity == DataIntegrity.UNKNOWN:
+        text += (
+            " The data is not known to be intact: give the Cell spec.data.integrity, or, if its data cannot be"
+            " damaged, set the policy's spec.detection.withoutIntegrityChecks to Intact."
+        )
+    elif policy.builtin_rules == BuiltinRules.NONE:
+        text += " The policy's spec.builtinRules is None: the built-in rows are not asked."
+    return f"{text} {'Rows: ' + '; '.join(passed) + '.' if passed else ''}".rstrip()
