@@ -51,9 +51,7 @@ def verify(
     if observed is None:
         return _said(Verdict.INCONCLUSIVE, f"no fresh figures from the router about {cell}")
     if observed.since < changed_at:
-        return _said(
-            Verdict.INCONCLUSIVE, "the figures began before the change: waiting for a whole window after it"
-        )
+        return _said(Verdict.INCONCLUSIVE, "the figures began before the change: waiting for a whole window after it")
     seen = observed.cells.get(cell)
     if seen is None:
         return _said(Verdict.INCONCLUSIVE, f"the router tells no figures about {cell}")

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from recell.api.cell import Blocked, Cell, Failure
 from recell.api.failure import FailureType
 from recell.api.meta import ANNOTATION_ACKNOWLEDGE, duration_text, seconds, timestamp
-from recell.api.placement import HoldState, PlacementSpec
+from recell.api.placement import PlacementSpec
 from recell.api.recovery_freeze import FreezeScope, RecoveryFreeze
 from recell.api.recovery_policy import Mode, RecoveryPolicySpec
 from recell.api.recovery_run import RecoveryRun, RunPhase, Trigger
@@ -136,12 +136,8 @@ def _mode(cell: Cell, policy: RecoveryPolicySpec, name: str) -> Check:
 
 def _out_of_service(cell: Cell, spec: PlacementSpec | None) -> Check:
     name = cell.metadata.name
-    held = next(
-        (h for h in spec.holds if h.cell == name and h.state in (HoldState.ISOLATED, HoldState.RETIRED))
-        if spec
-        else (),
-        None,
-    )
+    holds = spec.holds if spec is not None else []
+    held = next((h for h in holds if h.cell == name and h.state in placement.REMEMBERED), None)
     if held is None:
         return None
     return (
