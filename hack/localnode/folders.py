@@ -1,0 +1,49 @@
+"""Where things are kept: the cache (by version, shared) and the state (by cluster, removed with it).
+
+Must not: put anything into the source tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def cache() -> Path:
+    """The folder of built binaries and images, kept across clusters."""
+    return _folder("RECELL_CACHE", Path.home() / ".cache" / "recell")
+
+
+def clusters() -> Path:
+    """The folder with one folder for each cluster."""
+    return _folder("RECELL_STATE", Path.home() / ".local" / "state" / "recell") / "clusters"
+
+
+def sources() -> Path:
+    """The Go programs that belong to this package."""
+    return Path(__file__).resolve().parent / "go"
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; whoever comes second waits, for the first one ends within its own deadlines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def write(path: Path, content: str, mode: int = 0o644) -> None:
+    """Write a whole file or nothing: a reader, or a crash, never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(content)
+    partial.chmod(mode)
+    partial.replace(path)
+
+
+def _folder(variable: str, default: Path) -> Path:
+    return Path(os.environ.get(variable) or default).expanduser().resolve()

@@ -1,0 +1,216 @@
+"""Go programs, compiled from the Go module proxy at pinned versions and kept in the cache.
+
+Every module builds with its own go.mod and go.sum, so what is compiled is what its authors locked. A finished
+binary appears in the cache whole or not at all; its folder is named after version and recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import folders, packages, versions
+from .command import Failure, run
+from .progress import Progress
+
+COMPILE_WITHIN = 1800.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """How one binary is made: the package `package` of `module` at `version`, or our own `source` on top of it."""
+
+    name: str
+    module: str
+    version: str
+    package: str = "."
+    ldflags: str = ""
+    source: str = ""
+    """A folder beside this package holding main.go; compiled in the module's dependency graph."""
+
+    @property
+    def binary(self) -> Path:
+        """Where the cache holds it, built or not."""
+        recipe = repr(self).encode()
+        if self.source:
+            recipe += (folders.sources() / self.source / "main.go").read_bytes()
+        digest = hashlib.sha256(recipe).hexdigest()[:8]
+        return folders.cache() / "bin" / f"{self.name}-{self.version or 'own'}-{digest}" / self.name
+
+
+def kubernetes(version: str) -> Program:
+    """Every Kubernetes component, etcd and kubectl in one binary."""
+    major, minor, _ = version.split(".", 2)
+    stamp = "k8s.io/component-base/version"
+    return Program(
+        name="recell-kubernetes",
+        module="k8s.io/kubernetes",
+        version=version,
+        source="kubernetes",
+        ldflags=f"-X {stamp}.gitVersion=v{version} -X {stamp}.gitMajor={major} -X {stamp}.gitMinor={minor}"
+        f" -X {stamp}.gitTreeState=clean",
+    )
+
+
+PAUSE = Program(name="pause", module="", version="", source="pause")
+COREDNS = Program(name="coredns", module="github.com/coredns/coredns", version=versions.COREDNS)
+KUBE_ROUTER = Program(
+    name="kube-router",
+    module="github.com/cloudnativelabs/kube-router/v2",
+    version=versions.KUBE_ROUTER,
+    package="./cmd/kube-router",
+)
+TOOLS: Mapping[str, Program] = {
+    "helm": Program(
+        name="helm",
+        module="helm.sh/helm/v4",
+        version=versions.HELM,
+        package="./cmd/helm",
+        ldflags=f"-X helm.sh/helm/v4/internal/version.version=v{versions.HELM}",
+    ),
+    "kubeconform": Program(
+        name="kubeconform",
+        module="github.com/yannh/kubeconform",
+        version=versions.KUBECONFORM,
+        package="./cmd/kubeconform",
+        ldflags=f"-X main.version=v{versions.KUBECONFORM}",
+    ),
+    "kwok": Program(
+        name="kwok",
+        module="sigs.k8s.io/kwok",
+        version=versions.KWOK,
+        package="./cmd/kwok",
+        ldflags=f"-X sigs.k8s.io/kwok/pkg/consts.Version=v{versions.KWOK}",
+    ),
+    "kind": Program(name="kind", module="sigs.k8s.io/kind", version=versions.KIND),
+}
+
+
+def ensure(program: Program, progress: Progress) -> Path:
+    """The path of the program's binary, compiled now unless the cache has it."""
+    binary = program.binary
+    if binary.exists():
+        return binary
+    with folders.locked(folders.cache() / "locks" / f"go-{program.name}"):
+        if not binary.exists():
+            _compile(program, binary, progress)
+    return binary
+
+
+def _compile(program: Program, binary: Path, progress: Progress) -> None:
+    label = f"{program.name} {program.version}".strip()
+    go = _go(progress)
+    work = binary.parent.with_name(binary.parent.name + ".partial")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    # A static binary runs in an image of its own; GOWORK and GOFLAGS of the caller must not change the result.
+    env = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-buildvcs=false"}
+    progress.say(f"{label}: fetching the source")
+    build = [str(go), "build", "-v", "-trimpath", "-ldflags", f"-s -w {program.ldflags}".strip(), "-o", binary.name]
+    if program.source:
+        shutil.copy(folders.sources() / program.source / "main.go", work)
+        if program.module:
+            _own_module(program, _module(go, program.module, program.version, work, env), work)
+        else:
+            (work / "go.mod").write_text(f"module recell.dev/localnode/{program.source}\n")
+        folder, build = work, [*build, "-mod=mod", "."]
+    else:
+        folder = _module(go, program.module, program.version, work, env)
+        # The module cache is read-only, and stays so: go.mod and go.sum are worked on as copies.
+        for name in ("go.mod", "go.sum"):
+            shutil.copyfile(folder / name, work / name)
+        build[build.index(binary.name)] = str(work / binary.name)
+        build = [*build, f"-modfile={work / 'go.mod'}", program.package]
+    _watched(build, folder, env, lambda done: progress.say(f"{label}: compiling, {done} packages so far"))
+    shutil.rmtree(binary.parent, ignore_errors=True)
+    work.rename(binary.parent)
+    progress.say(f"{label}: ready")
+
+
+def _module(go: Path, module: str, version: str, work: Path, env: Mapping[str, str]) -> Path:
+    told = run([go, "mod", "download", "-json", f"{module}@v{version}"], within=600, cwd=work, env=env)
+    return Path(json.loads(told)["Dir"])
+
+
+def _own_module(program: Program, upstream: Path, work: Path) -> None:
+    """Kubernetes' own requirements, with its staging folders replaced by the modules published from them."""
+    text = (upstream / "go.mod").read_text()
+    text = re.sub(r"(?m)^module .*$", f"module recell.dev/localnode/{program.source}", text)
+    staging = "v0." + program.version.split(".", 1)[1]
+    text = re.sub(r"=> \./staging/src/(\S+)", rf"=> \1 {staging}", text)
+    (work / "go.mod").write_text(f"{text}\nrequire {program.module} v{program.version}\n")
+    shutil.copyfile(upstream / "go.sum", work / "go.sum")
+
+
+def _watched(argv: list[str], folder: Path, env: Mapping[str, str], say: Callable[[int], None]) -> None:
+    """Compile, and report every 15 s how many packages are done (go build -v names each on its stderr)."""
+    process = subprocess.Popen(  # noqa: S603
+        argv, cwd=folder, env=dict(env), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    lines: list[str] = []
+
+    def collect() -> None:
+        assert process.stderr is not None
+        lines.extend(iter(process.stderr.readline, ""))
+
+    reader = threading.Thread(target=collect, daemon=True)
+    reader.start()
+    deadline = time.monotonic() + COMPILE_WITHIN
+    while True:
+        try:
+            process.wait(timeout=15)
+            break
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline:
+                process.kill()
+                process.wait()
+                raise Failure(f"`go build` in {folder} did not end within {COMPILE_WITHIN:.0f} s") from None
+            say(sum(1 for line in list(lines) if " " not in line.strip()))
+        except BaseException:
+            process.kill()
+            raise
+    reader.join()
+    if process.returncode != 0:
+        raise Failure(f"`go build` in {folder} failed:\n" + "".join(lines)[-4000:])
+
+
+def _go(progress: Progress) -> Path:
+    """A Go that is new enough: the machine's, or the pinned toolchain fetched as the Go module it is."""
+    known = [Path(found) for found in (shutil.which("go"), "/usr/local/go/bin/go") if found and Path(found).exists()]
+    for go in known:
+        if _version(go) >= versions.GO_MINIMUM:
+            return go
+    if not known:
+        packages.ensure(packages.GO, progress)
+        known = [Path("/usr/bin/go")]
+    machine = "arm64" if os.uname().machine == "aarch64" else "amd64"
+    toolchain = folders.cache() / "go" / versions.GO
+    if not (toolchain / "bin" / "go").exists():
+        progress.say(f"fetching Go {versions.GO} (the installed one is too old)")
+        module = ("golang.org/toolchain", f"0.0.1-go{versions.GO}.linux-{machine}")
+        toolchain.parent.mkdir(parents=True, exist_ok=True)
+        fetched = _module(known[0], *module, toolchain.parent, {**os.environ, "GO111MODULE": "on"})
+        partial = toolchain.with_name(toolchain.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(fetched, partial, copy_function=shutil.copyfile)
+        for folder in ("bin", "pkg/tool"):  # modules carry no execute bits
+            for path in (partial / folder).rglob("*"):
+                path.chmod(0o755)
+        partial.rename(toolchain)
+    return toolchain / "bin" / "go"
+
+
+def _version(go: Path) -> tuple[int, int]:
+    """What this `go` is, whatever toolchain the caller's folder would make it switch to."""
+    told = run([go, "version"], cwd=Path("/"), env={**os.environ, "GOTOOLCHAIN": "local"})
+    found = re.search(r"go(\d+)\.(\d+)", told)
+    return (int(found[1]), int(found[2])) if found else (0, 0)

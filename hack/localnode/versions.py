@@ -1,0 +1,22 @@
+"""The pins: every version this package builds or runs is named here and nowhere else."""
+
+from __future__ import annotations
+
+KUBERNETES = "1.36.3"
+COREDNS = "1.15.0"
+KUBE_ROUTER = "2.1.0"
+HELM = "4.3.1"
+KUBECONFORM = "0.8.0"
+KWOK = "0.8.0"
+KIND = "0.33.0"
+GO = "1.26.8"
+"""Fetched as a Go toolchain module where the machine's own Go is older than `GO_MINIMUM`."""
+GO_MINIMUM = (1, 26)
+
+PAUSE_IMAGE = "localhost/recell/pause:1"
+COREDNS_IMAGE = f"localhost/recell/coredns:{COREDNS}"
+
+DEBIAN_SUITE = "bookworm"
+BASE_IMAGE = f"docker.io/library/debian:{DEBIAN_SUITE}-slim"
+"""The name under which the base made with mmdebstrap answers a Dockerfile's FROM."""
+BASE_PACKAGES = ("ca-certificates", "haproxy", "python3", "python3-venv")
