@@ -151,7 +151,7 @@ class Prober:
             began = self._clock.monotonic()
             scheme = watched.target.probe.scheme if watched.target.probe else ProbeScheme.HTTP
             outcome = await self._ask(watched.target, scheme, check.path, seconds(check.timeout))
-            self._take_integrity(key, watched, outcome)
+            self._take_integrity(key, watched, check.path, outcome)
             await self._rest(began, interval)
 
     async def _rest(self, began: float, interval: float) -> None:
@@ -173,14 +173,16 @@ class Prober:
         elif old is None or old.ok != ok:
             self._on_change(key)
 
-    def _take_integrity(self, key: Key, watched: _Watched, outcome: _Outcome) -> None:
+    def _take_integrity(self, key: Key, watched: _Watched, path: str, outcome: _Outcome) -> None:
         intact: bool | None = None
         if outcome.status is not None and 200 <= outcome.status < 300:
             intact = True
         elif outcome.status in (409, 503):
             intact = False
         old = watched.integrity
-        message = f"{outcome.message}: {outcome.body}" if outcome.body and intact is not True else outcome.message
+        message = f"{path}: {outcome.message}"
+        if outcome.body and intact is not True:
+            message = f"{message}: {outcome.body}"
         watched.integrity = IntegrityResult(intact=intact, message=message, at=self._clock.now())
         if old is None or old.intact != intact:
             self._on_change(key)
@@ -201,12 +203,12 @@ class Prober:
                     trace_request_ctx=connection,
                 ) as response:
                     body = (await response.content.read(BODY_SHOWN)).decode(errors="replace").strip()
-                    return _Outcome(response.status, f"GET {url}: {response.status}", connected=True, body=body)
+                    return _Outcome(response.status, f"status {response.status}", connected=True, body=body)
             except TimeoutError:
                 what = "no answer" if connection.made else "no connection"
-                return _Outcome(None, f"GET {url}: {what} within {timeout:g} s", connected=connection.made)
+                return _Outcome(None, f"{what} within {timeout:g} s", connected=connection.made)
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                return _Outcome(None, f"GET {url}: {error or type(error).__name__}", connected=connection.made)
+                return _Outcome(None, str(error) or type(error).__name__, connected=connection.made)
 
 
 async def _note_connection(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:

@@ -27,6 +27,8 @@ from recell.providers.kube.reflector import Reflector, version_of
 
 logger = logging.getLogger(__name__)
 
+MAX_SKEW = 5.0
+
 Guard = Callable[[float], None]
 """Ends the process after so many seconds unless called again; 0: no more."""
 
@@ -98,6 +100,16 @@ class Leadership:
         """The fence. Raises Fenced unless this process leads."""
         if not self.leading:
             raise Fenced(f"{self.identity} does not hold the Lease {self._namespace}/{self._name}: nothing is written")
+
+    def obstacle(self) -> str | None:
+        """Why no effect may begin although this process leads: its clock is wrong (rule 30)."""
+        skew = self._api.skew
+        if skew is None or abs(skew) <= MAX_SKEW:
+            return None
+        return (
+            f"the operator's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the API server's:"
+            " no effect begins until they agree (synchronise the nodes' clocks)"
+        )
 
     def outrank(self, epoch: int) -> None:
         """Some record holds this epoch, of an earlier leader (the Lease may have been deleted since): go above it.

@@ -58,7 +58,12 @@ def _target_of(run: Object) -> Iterable[Hashable]:
 
 
 INDEXES: dict[type[Resource], dict[str, Index]] = {
-    Cell: {"router": _router_of, "workload": _workloads_of, "service": _service_of},
+    Cell: {
+        "router": _router_of,
+        "workload": _workloads_of,
+        "service": _service_of,
+        "workload-namespace": lambda cell: (_workload_namespace(cell),),
+    },
     RecoveryRun: {"target": _target_of},
 }
 
@@ -152,6 +157,9 @@ class KubeStore:
     def cells_naming_service(self, namespace: str, name: str) -> tuple[Key, ...]:
         return tuple(key_of(obj) for obj in self._collections[Cell].by("service", (namespace, name)))
 
+    def cells_in_workload_namespace(self, namespace: str) -> tuple[Key, ...]:
+        return tuple(key_of(obj) for obj in self._collections[Cell].by("workload-namespace", namespace))
+
     def runs_in(self, namespace: str) -> tuple[RecoveryRun, ...]:
         return self._by(RecoveryRun, "namespace", namespace)
 
@@ -180,7 +188,11 @@ class KubeStore:
         found = self.router(router)
         if found is not None and found.spec.policy_ref is not None:
             return self._named(router[0], found.spec.policy_ref.name)
-        return self._named(router[0], DEFAULT_POLICY)
+        return self.policy_for_namespace(router[0])
+
+    def policy_for_namespace(self, namespace: str) -> RecoveryPolicy:
+        """The one named `default`, else built in (mode Observe)."""
+        return self._named(namespace, DEFAULT_POLICY)
 
     # How
 
