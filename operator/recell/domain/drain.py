@@ -108,8 +108,10 @@ def worth_draining(spec: PlacementSpec, routing: Routing, cell: str, to_percent:
     )
     if lost > 0:
         return Worth(lost < present, told, lost, present)
-    if drained.serving == spec.serving and placement.limit(spec, cell) > to_percent:
-        return Worth(False, f"no other cell can take customers of {cell}: a drain would change nothing", 0.0, present)
+    stays = to_percent < 100 and drained.serving == spec.serving and placement.share(spec, cell) > 0
+    if stays and to_percent < placement.limit(spec, cell):
+        message = f"{told}, and nobody would leave: no other cell can take customers, or the cell has too few slots"
+        return Worth(False, message, 0.0, present)
     return Worth(True, told, lost, present)
 
 

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from recell.api.failure import Evidence, Vantage, Verdict
-
-INTEGRITY = "data-integrity"
-"""Name of the check of the data, which has gates of its own."""
+from recell.domain.health import INTEGRITY
 
 
 @dataclass(frozen=True)

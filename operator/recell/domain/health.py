@@ -408,8 +408,8 @@ def _level(
         return Level.FAILED
     if lasted(state.passing_since, healthy_after):
         return Level.HEALTHY
-    if asked == Level.HEALTHY and state.level == Level.UNKNOWN and state.steady is None and not state.transitions:
-        return Level.HEALTHY  # nothing bad was ever seen of it
+    if asked == Level.HEALTHY and state.level == Level.UNKNOWN and state.known in (Level.UNKNOWN, Level.HEALTHY):
+        return Level.HEALTHY  # it was not unwell when it was last seen
     if state.level == Level.FAILED:
         return Level.DEGRADED if lasted(state.eased_since, healthy_after) else Level.FAILED
     if lasted(state.failing_since, failed_after):

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from recell.api.cell import Blocked, Cell, Failure
 from recell.api.failure import FailureType
-from recell.api.meta import ANNOTATION_ACKNOWLEDGE, duration_text, seconds, timestamp
+from recell.api.meta import ANNOTATION_ACKNOWLEDGE, seconds, timestamp
 from recell.api.placement import PlacementSpec
 from recell.api.recovery_freeze import FreezeScope, RecoveryFreeze
 from recell.api.recovery_policy import Mode, RecoveryPolicySpec
@@ -95,6 +95,12 @@ def frozen(
     return None
 
 
+def frozen_message(freeze: RecoveryFreeze) -> str:
+    """For people: which freeze, how long, and why."""
+    until = f"until {timestamp(freeze.spec.until)}" if freeze.spec.until else "until it is deleted"
+    return f"RecoveryFreeze {freeze.metadata.name} {until}: {freeze.spec.reason}"
+
+
 Check = tuple[str, str, datetime | None] | None
 """Reason, message, and when time lifts it."""
 
@@ -118,9 +124,7 @@ def _frozen(
     found = frozen(freezes, [cell.metadata.labels, router_labels or {}], now, running=False)
     if found is None:
         return None
-    until = f"until {timestamp(found.spec.until)}" if found.spec.until else "until it is deleted"
-    message = f"RecoveryFreeze {found.metadata.name} stops every new run {until}: {found.spec.reason}"
-    return "Frozen", message, found.spec.until
+    return "Frozen", f"No run starts. {frozen_message(found)}", found.spec.until
 
 
 def _mode(cell: Cell, policy: RecoveryPolicySpec, name: str) -> Check:
@@ -231,8 +235,7 @@ def _cooldown(cell: Cell, runs: Sequence[RecoveryRun], policy: RecoveryPolicySpe
         return None
     return (
         "Cooldown",
-        f"run {last.metadata.name} ended {duration_text((now - min(_ended_at(last), now)).total_seconds())} ago"
-        f" ({last.phase}); the next automatic run is allowed at {timestamp(until)}, a run of yours at once:"
+        f"run {last.metadata.name} ended at {timestamp(min(_ended_at(last), now))} ({last.phase}); the next automatic run is allowed at {timestamp(until)}, a run of yours at once:"
         f" kubectl recell recover {cell.metadata.name}",
         until,
     )

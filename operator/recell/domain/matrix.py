@@ -21,6 +21,8 @@ from recell.domain.wording import clipped, listed
 
 _SEVERITY = {Impact.LOW: 0, Impact.HIGH: 1, Impact.CRITICAL: 2}
 
+_Key = tuple[FailureType, Impact, DataIntegrity]
+
 OTHERWISE = "otherwise"
 """Name of the row for what no other row covers."""
 
@@ -45,16 +47,17 @@ class Row:
             return "does not name Systemic"
         if self.failure not in (None, inputs.type):
             return f"is for failure {self.failure}"
-        if self.impact is not None and not self._covers(inputs.impact):
+        if not self._covers(inputs.impact):
             return f"is for impact {self.impact}{' and above' if self.and_above else ''}"
         if self.data_integrity not in (None, inputs.data_integrity):
             return f"needs data {self.data_integrity}"
         return ""
 
     def _covers(self, impact: Impact) -> bool:
-        if self.and_above:
-            return _SEVERITY[impact] >= _SEVERITY[Impact(self.impact or Impact.LOW)]
-        return impact == self.impact
+        if self.impact is None:
+            return True
+        worse = self.and_above and _SEVERITY[impact] > _SEVERITY[self.impact]
+        return worse or impact == self.impact
 
 
 BUILTIN: tuple[Row, ...] = (
@@ -157,13 +160,14 @@ def decision_id(choice: Choice, inputs: DecisionInputs | None, target: TargetRef
 def validate_policy(policy: RecoveryPolicySpec) -> list[str]:
     """What is wrong with the policy's rules: each that can never decide, and what stands before it."""
     problems = []
-    taken: dict[tuple[FailureType, Impact, DataIntegrity], str] = {}
+    taken: dict[_Key, str] = {}
     for rule in policy.rules:
         row = _row(rule)
         mine = [key for key in _every_input() if not row.mismatch(_inputs(key))]
         new = [key for key in mine if key not in taken]
         if not new:
-            before = dict.fromkeys(taken[key] for key in mine)
+            deciding = {taken[key] for key in mine}
+            before = [earlier.name for earlier in policy.rules if earlier.name in deciding]
             problems.append(
                 f"spec.rules: rule {rule.name!r} never decides: {listed(map(repr, before))} before it"
                 f" {'matches' if len(before) == 1 else 'match'} everything that it matches;"
@@ -183,11 +187,11 @@ def _row(rule: MatrixRule) -> Row:
     return Row(rule.name, rule.failure, rule.impact, rule.data_integrity, rule.strategy)
 
 
-def _every_input() -> Iterator[tuple[FailureType, Impact, DataIntegrity]]:
+def _every_input() -> Iterator[_Key]:
     return itertools.product(FailureType, Impact, DataIntegrity)
 
 
-def _inputs(key: tuple[FailureType, Impact, DataIntegrity]) -> DecisionInputs:
+def _inputs(key: _Key) -> DecisionInputs:
     return DecisionInputs(type=key[0], impact=key[1], data_integrity=key[2])
 
 

@@ -122,18 +122,13 @@ def slot_of(customer: str | bytes, slots: int) -> int:
 
 
 _MASK = (1 << 64) - 1
+_ODD, _MIX = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+"""The multipliers of splitmix64."""
 
 
 @lru_cache(maxsize=8192)
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-def _mixed(value: int) -> int:
-    """The finaliser of splitmix64: every bit of the input decides about every bit of the result."""
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
 
 
 _SMALLEST_TABLE = 1024
@@ -367,6 +362,35 @@ def orphaned(spec: PlacementSpec, living: Callable[[Holder], bool]) -> tuple[Hol
     return tuple(h for h in spec.holds if h.holder.kind != PERSON and not living(h.holder))
 
 
+def problems(spec: PlacementSpec) -> list[str]:
+    """What makes a Placement unusable that somebody restored or edited; empty for every one made here."""
+    found = []
+    lengths = {}
+    for field, text in (("homes", spec.homes), ("serving", spec.serving)):
+        try:
+            lengths[field] = len(decode_table(text))
+        except ValueError as error:
+            found.append(f"spec.{field}: {error}")
+            continue
+        if lengths[field] != spec.slots:
+            found.append(f"spec.{field} has {lengths[field]} entries, but spec.slots is {spec.slots}")
+    for field, count in (
+        ("name", Counter(cell.name for cell in spec.cells)),
+        ("index", Counter(cell.index for cell in spec.cells)),
+    ):
+        twice = [str(value) for value, times in count.items() if times > 1]
+        if twice:
+            found.append(f"spec.cells: {field} {listed(twice)} is there twice")
+    used = max((cell.index for cell in spec.cells), default=-1)
+    if used >= spec.next_index:
+        found.append(f"spec.nextIndex is {spec.next_index}, but a cell has index {used}")
+    if "homes" in lengths:
+        unknown = set(decode_table(spec.homes)) - {cell.index for cell in spec.cells} - {REJECT}
+        if unknown:
+            found.append(f"spec.homes names {listed(map(str, sorted(unknown)))}, which no listed cell has as its index")
+    return found
+
+
 def provenance_unknown(spec: PlacementSpec, name: str, uid: str) -> bool:
     """The name was isolated or retired, and the cell that has it now is not the one that was (rule 2)."""
     known = _find(spec, name)
@@ -396,11 +420,13 @@ class _Desk:
                 firm[h.cell] = min(h.max_percent, firm.get(h.cell, 100))
             if h.state == HoldState.QUARANTINED:
                 self._rejected_above[cell.index] = min(h.max_percent, self._rejected_above.get(cell.index, 100))
-        self._receivers = [
-            (_hash(f"cell {cell.name}"), cell.weight, cell.index)
-            for cell in spec.cells
-            if cell.weight > 0 and least.get(cell.name, 100) == 100
-        ]
+        self._receivers: dict[int, tuple[list[int], list[int]]] = {}
+        """By weight: the hashes and the indices of the cells that may take others' customers."""
+        for cell in spec.cells:
+            if cell.weight > 0 and least.get(cell.name, 100) == 100:
+                salts, indices = self._receivers.setdefault(cell.weight, ([], []))
+                salts.append(_hash(f"cell {cell.name}"))
+                indices.append(cell.index)
         # Without a receiver nobody is moved away from home, only what must not be served is not.
         binding = least if self._receivers else firm
         self._limits = {self._cells[name].index: percent for name, percent in binding.items()}
@@ -456,12 +482,17 @@ class _Desk:
         return REJECT
 
     def _receiver(self, digest: int) -> int:
-        """Weighted rendezvous: only the slots of a receiver that goes, or that a new one wins, move."""
+        """Weighted rendezvous: only the slots of a receiver that goes, or that a new one wins, move.
+
+        Among equal weights the highest hash wins, so a logarithm is needed only between weights.
+        """
         best, chosen = -math.inf, REJECT
-        for salt, weight, index in self._receivers:
-            score = math.log((_mixed(digest ^ salt) + 1) / (_MASK + 2)) / weight
+        for weight, (salts, indices) in self._receivers.items():
+            scores = [(((x := ((digest ^ salt) * _ODD) & _MASK) ^ (x >> 32)) * _MIX) & _MASK for salt in salts]
+            top = max(scores)
+            score = math.log((top + 1) / (_MASK + 2)) / weight
             if score > best:
-                best, chosen = score, index
+                best, chosen = score, indices[scores.index(top)]
         return chosen
 
 
