@@ -235,7 +235,8 @@ def _cooldown(cell: Cell, runs: Sequence[RecoveryRun], policy: RecoveryPolicySpe
         return None
     return (
         "Cooldown",
-        f"run {last.metadata.name} ended at {timestamp(min(_ended_at(last), now))} ({last.phase}); the next automatic run is allowed at {timestamp(until)}, a run of yours at once:"
+        f"run {last.metadata.name} ended at {timestamp(min(_ended_at(last), now))} ({last.phase}); the next automatic"
+        f" run is allowed at {timestamp(until)}, a run of yours at once:"
         f" kubectl recell recover {cell.metadata.name}",
         until,
     )
