@@ -92,20 +92,21 @@ class Worth:
     """Customers that get no good answer now."""
 
 
-def worth_draining(spec: PlacementSpec, routing: Routing, cell: str, to_percent: int, not_served: float) -> Worth:
+def worth_draining(
+    spec: PlacementSpec, routing: Routing, cell: str, to_percent: int, not_served: float | None
+) -> Worth:
     """Rule 14: a drain whose impact is at least the present one is skipped, or a person is asked.
 
-    `not_served` is the part of the cell's requests that fail now.
+    `not_served` is the part of the cell's requests that fail now; None where that is not known: then
+    a drain that costs nothing is worth it, and one that costs something is not.
     """
     limit = Hold(cell=cell, max_percent=to_percent, state=HoldState.DRAINING, holder=_PROBE, reason="", since=_AT)
     drained = placement.hold(spec, routing, limit)
     now, then = placement.served_share(spec), placement.served_share(drained)
     lost = max(0.0, now - then)
-    present = placement.share(spec, cell) * not_served
-    told = (
-        f"draining {cell} to {to_percent} % costs {percent(lost)} of the customers,"
-        f" its fault costs {percent(present)} now"
-    )
+    present = placement.share(spec, cell) * (not_served or 0.0)
+    fault = "what its fault costs is not known" if not_served is None else f"its fault costs {percent(present)} now"
+    told = f"draining {cell} to {to_percent} % costs {percent(lost)} of the customers, {fault}"
     if lost > 0:
         return Worth(lost < present, told, lost, present)
     stays = to_percent < 100 and drained.serving == spec.serving and placement.share(spec, cell) > 0
