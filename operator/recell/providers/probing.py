@@ -10,12 +10,13 @@ Must not decide what a result means for a cell.
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import aiohttp
 
+from recell.api import Cell
 from recell.api.cell import HTTPProbe, IntegrityCheck, ProbeScheme
 from recell.api.meta import seconds
 from recell.domain.observation import IntegrityResult, ProbeResult
@@ -57,7 +58,7 @@ class _Watched:
 
 
 class Prober:
-    """`start()`, then `set_targets` whenever they change; read by `probe` and `integrity`."""
+    """`start()`, then `set_target` for each cell, whenever it may have changed; read by `probe` and `integrity`."""
 
     def __init__(
         self,
@@ -113,18 +114,30 @@ class Prober:
         )
 
     async def stop(self) -> None:
-        self.set_targets({})
+        for cell in [*self._watched]:
+            self.drop(cell)
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
-    def set_targets(self, targets: Mapping[Key, ProbeTarget]) -> None:
-        """All cells to ask from now on. A cell whose target did not change keeps its results."""
-        for key in [key for key, watched in self._watched.items() if targets.get(key) != watched.target]:
-            for task in self._watched.pop(key).tasks:
+    def set_target(self, cell: Cell, address: tuple[str, int] | None) -> None:
+        """Where and what to ask from now on; None: nothing. Repeatable; results are kept while it stays the same."""
+        wanted = None
+        if address is not None and (cell.spec.health.probe or cell.spec.data.integrity):
+            wanted = ProbeTarget(*address, cell.spec.health.probe, cell.spec.data.integrity)
+        known = self._watched.get(cell.key)
+        if known is not None and known.target == wanted:
+            return
+        self.drop(cell.key)
+        if wanted is not None:
+            self._watch(cell.key, wanted)
+
+    def drop(self, cell: Key) -> None:
+        """Ask no more, and forget what was answered."""
+        watched = self._watched.pop(cell, None)
+        if watched is not None:
+            for task in watched.tasks:
                 task.cancel()
-        for key in targets.keys() - self._watched.keys():
-            self._watch(key, targets[key])
 
     # How
 

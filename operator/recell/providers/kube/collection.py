@@ -62,6 +62,12 @@ class Collection:
         if reflector is not None:
             reflector.put(obj)
 
+    def gone(self, obj: Object) -> None:
+        """See `Reflector.gone`."""
+        reflector = self._of(obj["metadata"].get("namespace", ""))
+        if reflector is not None:
+            reflector.gone(obj)
+
     def subscribe(self, listener: OnChange) -> None:
         for reflector in self.reflectors:
             reflector.subscribe(listener)

@@ -1,6 +1,6 @@
 """Kubernetes Events: what happened to an object, for `kubectl describe` and `kubectl get events`.
 
-Promises: `record` never waits, never raises and never slows a reconcile; what cannot be written is
+Promises: `emit` never waits, never raises and never slows a reconcile; what cannot be written is
 logged and dropped. The same (object, reason, note) within ten minutes is one Event with a count.
 Memory is bounded. Events are written by the leader alone (the API given is fenced).
 """
@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
 
-from recell.api.meta import API_VERSION, GROUP, Resource
+from recell.api.meta import GROUP
 from recell.engine.errors import Fenced, NotFound, RecellError
 from recell.engine.ports import Clock
 from recell.providers.kube.api import Api, Object
@@ -51,7 +51,7 @@ class _Written:
 
 
 class Recorder:
-    """`start()`, then `record()` from anywhere in the event loop."""
+    """`start()`, then `emit()` from anywhere in the event loop."""
 
     def __init__(self, api: Api, clock: Clock, *, instance: str) -> None:
         """`instance`: the pod's name."""
@@ -62,21 +62,16 @@ class Recorder:
         self._written: OrderedDict[tuple[str, ...], _Written] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
 
-    def normal(self, about: Resource, reason: str, note: str, *, action: str = "Reconcile") -> None:
-        self.record(about, "Normal", reason, note, action)
-
-    def warning(self, about: Resource, reason: str, note: str, *, action: str = "Reconcile") -> None:
-        self.record(about, "Warning", reason, note, action)
-
-    def record(self, about: Resource, type: str, reason: str, note: str, action: str) -> None:
-        """`type` Normal or Warning; `reason` and `action` in CamelCase; `note` for people."""
-        meta = about.metadata
-        regarding = (API_VERSION, about.INFO.kind, meta.namespace, meta.name, meta.uid)
-        event = Event(regarding, type, reason[:128], action[:128], _short(note), self._clock.now())
+    def emit(self, obj: Object, reason: str, message: str, *, warning: bool = False, action: str = "Reconcile") -> None:
+        """About this object (JSON with apiVersion, kind and metadata). `reason` and `action` in CamelCase."""
+        meta = obj["metadata"]
+        about = (obj["apiVersion"], obj["kind"], meta.get("namespace", ""), meta["name"], meta.get("uid", ""))
+        kind = "Warning" if warning else "Normal"
+        event = Event(about, kind, reason[:128], action[:128], _short(message), self._clock.now())
         try:
             self._queue.put_nowait(event)
         except asyncio.QueueFull:
-            logger.warning("too many events, dropped: %s %s/%s: %s", reason, meta.namespace, meta.name, note)
+            logger.warning("too many events, dropped: %s of %s: %s", reason, "/".join(about[1:4]), message)
 
     def start(self) -> None:
         if self._task is None:

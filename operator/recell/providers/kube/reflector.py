@@ -35,6 +35,7 @@ BACKOFF = (0.2, 1.0)
 REFUSED_BACKOFF = 5.0
 """A missing permission or kind does not appear within a second."""
 SHORT_WATCH = 1.0
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
 
@@ -49,13 +50,11 @@ def version_of(obj: Object) -> int:
 
 
 def slim(obj: Object) -> Object:
-    """Without what is half of an object's size and of no use here."""
-    metadata = obj["metadata"]
-    metadata.pop("managedFields", None)
-    annotations = metadata.get("annotations")
-    if annotations:
-        annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)
-    return obj
+    """A copy without what is half of an object's size and of no use here."""
+    metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
+    if LAST_APPLIED in (metadata.get("annotations") or {}):
+        metadata["annotations"] = {n: v for n, v in metadata["annotations"].items() if n != LAST_APPLIED}
+    return obj | {"metadata": metadata}
 
 
 class Reflector:
@@ -130,8 +129,13 @@ class Reflector:
         key = key_of(obj)
         if key not in self._objects and self._position is not None and version_of(obj) <= int(self._position):
             return  # the watch is past this version and has seen the object go
-        self._put_since_list.add(key)
+        if self._position is None:
+            self._put_since_list.add(key)
         self._accept(obj)
+
+    def gone(self, obj: Object) -> None:
+        """Another watch saw this object deleted, as of its resourceVersion."""
+        self._drop(key_of(obj), until=version_of(obj))
 
     # Running
 

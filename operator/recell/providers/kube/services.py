@@ -5,8 +5,7 @@ next step.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from recell.domain.observation import Endpoints
 from recell.engine.errors import BadInput
@@ -16,8 +15,7 @@ SERVICE_NAME = "kubernetes.io/service-name"
 """Label of an EndpointSlice."""
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """Where the router connects to."""
 
     host: str

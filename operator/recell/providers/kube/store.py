@@ -58,12 +58,7 @@ def _target_of(run: Object) -> Iterable[Hashable]:
 
 
 INDEXES: dict[type[Resource], dict[str, Index]] = {
-    Cell: {
-        "router": _router_of,
-        "workload": _workloads_of,
-        "service": _service_of,
-        "workload-namespace": lambda cell: (_workload_namespace(cell),),
-    },
+    Cell: {"router": _router_of, "workload": _workloads_of, "service": _service_of},
     RecoveryRun: {"target": _target_of},
 }
 
@@ -114,6 +109,10 @@ class KubeStore:
         """A write's answer. Never replaces newer, never revives what was deleted."""
         self._collections[kind].put(obj)
 
+    def gone(self, kind: type[Resource], obj: Object) -> None:
+        """Another watch saw this object deleted; `obj` is what the event carried."""
+        self._collections[kind].gone(obj)
+
     # Reading
 
     def keys(self, kind: type[Resource]) -> list[Key]:
@@ -156,9 +155,6 @@ class KubeStore:
 
     def cells_naming_service(self, namespace: str, name: str) -> tuple[Key, ...]:
         return tuple(key_of(obj) for obj in self._collections[Cell].by("service", (namespace, name)))
-
-    def cells_in_workload_namespace(self, namespace: str) -> tuple[Key, ...]:
-        return tuple(key_of(obj) for obj in self._collections[Cell].by("workload-namespace", namespace))
 
     def runs_in(self, namespace: str) -> tuple[RecoveryRun, ...]:
         return self._by(RecoveryRun, "namespace", namespace)

@@ -36,7 +36,9 @@ from recell.providers.kube.store import KubeStore
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN = 10.0
-"""What is missing has no label yet, so no watch tells when it appears."""
+"""Seconds. What is missing has no label yet, so no watch tells when it appears."""
+CONSENT_KEPT = 300.0
+"""Seconds. A namespace's consent is read again after that, and before each restart."""
 CONFLICTS = 5
 REVERTS = 2
 
@@ -46,7 +48,8 @@ def _service_name(piece: Object) -> Iterable[Hashable]:
 
 
 class KubeWorkloads:
-    """`on_change` is told the key of each Cell whose workloads, Service or endpoints look different."""
+    """`on_change` is told the key of each Cell whose workloads, Service or endpoints look different, or that
+    should be given to `ensure_labels` again."""
 
     def __init__(
         self,
@@ -70,10 +73,12 @@ class KubeWorkloads:
         self._slices = Collection(
             api, ENDPOINT_SLICES, clock, namespaces, labels=LABEL_CELL, indexes={"service": _service_name}
         )
-        self._fleets = Collection(api, NAMESPACES, clock, labels=LABEL_FLEET) if "" in self._namespaces else None
         self._pods = PodWatches(api, clock, self._workload_changed)
         self._missing: dict[WorkloadKey, float] = {}
         """Looked for and not there: when (monotonic). The Service of a cell stands here too."""
+        self._later: dict[WorkloadKey, asyncio.TimerHandle] = {}
+        self._consents: dict[str, tuple[str, float]] = {}
+        """Namespace -> the fleet namespace that it consents to ("" is none), and when that was read."""
         self._unwell_since: dict[WorkloadKey, datetime] = {}
         self._restarted: dict[WorkloadKey, tuple[str, int]] = {}
         """The token that this process wrote, and how often."""
@@ -81,15 +86,12 @@ class KubeWorkloads:
             collection.subscribe(self._workload_listener(kind))
         self._services.subscribe(self._service_changed)
         self._slices.subscribe(self._slice_changed)
-        if self._fleets is not None:
-            self._fleets.subscribe(self._fleet_changed)
 
     # Running
 
     @property
     def _all(self) -> Sequence[Collection]:
-        fleets = (self._fleets,) if self._fleets is not None else ()
-        return (*self._collections.values(), self._services, self._slices, *fleets)
+        return (*self._collections.values(), self._services, self._slices)
 
     @property
     def reflectors(self) -> Sequence[Reflector]:
@@ -105,6 +107,8 @@ class KubeWorkloads:
         await asyncio.gather(*(collection.wait_synced() for collection in self._all))
 
     async def stop(self) -> None:
+        for timer in self._later.values():
+            timer.cancel()
         await self._pods.stop()
         await asyncio.gather(*(collection.stop() for collection in self._all))
 
@@ -172,27 +176,23 @@ class KubeWorkloads:
 
     # Labels
 
-    async def ensure_labels(self, cell: Cell) -> float | None:
+    async def ensure_labels(self, cell: Cell) -> None:
         """Label what the Cell names, where the label is missing; without any call when all is well.
 
-        To be called at each reconcile of the Cell. Returns in how many seconds to call again, because something
-        is missing and no watch would tell when it appears; None: a watch tells. Whatever cannot be done is
-        raised after the rest was done: Forbidden, BadInput (two Cells name one workload), Retryable.
+        To be called at each reconcile of the Cell. What cannot be done is raised after the rest was done: Forbidden
+        (a permission, or no consent), BadInput (two Cells name one workload), Retryable. What is missing is no
+        error here: `states`, `endpoints` and `address_of` tell of it.
         """
+        await self._learn_consent(cell)
         self._may_touch(cell)
         trouble: RecellError | None = None
-        again: float | None = None
         for resource, collection, name, field in self._named(cell):
             try:
-                wait = await self._ensure_label(cell, resource, collection, name, field)
+                await self._ensure_label(cell, resource, collection, name, field)
             except RecellError as error:
                 trouble = trouble or error
-                continue
-            if wait is not None:
-                again = wait if again is None else min(again, wait)
         if trouble is not None:
             raise trouble
-        return again
 
     def _named(self, cell: Cell) -> Iterable[tuple[Resource, Collection, str, str]]:
         for ref in cell.spec.workloads:
@@ -202,7 +202,7 @@ class KubeWorkloads:
 
     async def _ensure_label(
         self, cell: Cell, resource: Resource, collection: Collection, name: str, field: str
-    ) -> float | None:
+    ) -> None:
         namespace = cell.workload_namespace
         key: WorkloadKey = (resource.kind, namespace, name)
         self._refuse_second(cell, resource, namespace, name, field)
@@ -210,12 +210,10 @@ class KubeWorkloads:
         if known is not None and _label(known) == cell.metadata.name:
             if resource is SERVICES:
                 await self._ensure_slices(cell, known)
-            return None
+            return
         looked = self._missing.get(key)
-        if known is None and looked is not None:
-            left = looked + LOOK_AGAIN - self._clock.monotonic()
-            if left > 0:
-                return left
+        if known is None and looked is not None and self._clock.monotonic() < looked + LOOK_AGAIN:
+            return
         path = resource.path(namespace, name)
         try:
             found = await self._api.get(path)
@@ -226,13 +224,18 @@ class KubeWorkloads:
                 logger.info("labelled %s %s/%s as part of cell %s", resource.kind, namespace, name, cell.metadata.name)
         except NotFound:
             self._missing[key] = self._clock.monotonic()
-            if looked is None:
-                self._unwell_since.setdefault(key, self._clock.now())
-                self._on_change(cell.key)
-            return LOOK_AGAIN
-        self._missing.pop(key, None)
+            self._unwell_since.setdefault(key, self._clock.now())
+            if old := self._later.pop(key, None):
+                old.cancel()
+            self._later[key] = asyncio.get_running_loop().call_later(LOOK_AGAIN + 0.1, self._on_change, cell.key)
+            return
+        self._found(key)
         collection.put(found)
-        return None
+
+    def _found(self, key: WorkloadKey) -> None:
+        self._missing.pop(key, None)
+        if timer := self._later.pop(key, None):
+            timer.cancel()
 
     async def _ensure_slices(self, cell: Cell, service: Object) -> None:
         """EndpointSlices take their Service's labels, save those that somebody wrote for a Service without selector."""
@@ -271,14 +274,33 @@ class KubeWorkloads:
                     f" {', '.join(self._namespaces)}"
                 )
             return  # whoever installed the operator for these namespaces has consented for them
-        if namespace == fleet or self._fleets is None:
+        if namespace == fleet:
             return
-        found = self._fleets.get(("", namespace))
-        if found is None or found["metadata"]["labels"].get(LABEL_FLEET) != fleet:
+        known = self._consents.get(namespace)
+        if known is None:
+            raise Retryable(f"namespace {namespace} has not been asked yet whether it consents to cells of {fleet}")
+        if known[0] != fleet:
             raise Forbidden(
                 f"spec.namespace: namespace {namespace} does not consent to cells of {fleet}; whoever owns it can:"
                 f" kubectl label namespace {namespace} {LABEL_FLEET}={fleet}"
             )
+
+    async def _learn_consent(self, cell: Cell, *, max_age: float = CONSENT_KEPT) -> None:
+        namespace, now = cell.workload_namespace, self._clock.monotonic()
+        if namespace == cell.metadata.namespace or "" not in self._namespaces:
+            return
+        known = self._consents.get(namespace)
+        # A refusal is read again soon, so that consent given on its message is seen.
+        if known is not None and now - known[1] < (max_age if known[0] == cell.metadata.namespace else LOOK_AGAIN):
+            return
+        try:
+            found = await self._api.get(NAMESPACES.path("", namespace))
+        except NotFound:
+            found = {"metadata": {}}
+        fleet = (found["metadata"].get("labels") or {}).get(LABEL_FLEET) or ""
+        self._consents[namespace] = (fleet, now)
+        if fleet != cell.metadata.namespace:
+            asyncio.get_running_loop().call_later(LOOK_AGAIN + 0.1, self._on_change, cell.key)
 
     # Restarting
 
@@ -288,6 +310,7 @@ class KubeWorkloads:
         Raises BadInput when its update strategy would not replace the pods, Reverted when somebody took the token
         away twice, NotFound, Forbidden, Conflict (it keeps changing), Retryable, Fenced.
         """
+        await self._learn_consent(cell, max_age=0.0)
         self._may_touch(cell)
         key: WorkloadKey = (ref.kind, cell.workload_namespace, ref.name)
         path = WORKLOADS[ref.kind].path(*key[1:])
@@ -329,7 +352,7 @@ class KubeWorkloads:
                 self._pods.close(workload)
                 self._unwell_since.pop(workload, None)
             else:
-                self._missing.pop(workload, None)
+                self._found(workload)
                 state = kstatus.assess(_ref(kind, key[1]), new)
                 if state.phase == WorkloadPhase.CURRENT:
                     self._pods.close(workload)
@@ -347,7 +370,7 @@ class KubeWorkloads:
 
     def _service_changed(self, key: Key, old: Object | None, new: Object | None) -> None:
         if new is not None:
-            self._missing.pop((SERVICES.kind, *key), None)
+            self._found((SERVICES.kind, *key))
         for cell in self._store.cells_naming_service(*key):
             self._on_change(cell)
 
@@ -357,10 +380,6 @@ class KubeWorkloads:
         if service:
             for cell in self._store.cells_naming_service(key[0], service):
                 self._on_change(cell)
-
-    def _fleet_changed(self, key: Key, old: Object | None, new: Object | None) -> None:
-        for cell in self._store.cells_in_workload_namespace(key[1]):
-            self._on_change(cell)
 
 
 def _label(obj: Object) -> str | None:
