@@ -55,10 +55,16 @@ class MatrixRule(Model):
 class Detection(Model):
     """When a cell counts as failed, and when as healthy again."""
 
+    # `has` although there are defaults: the API server checks the rules on the block's own default {} as well,
+    # before it fills that in.
     model_config = rules(
-        cel("duration(self.window) >= duration('1s')", "window must be at least 1s", fieldPath=".window"),
         cel(
-            "self.withoutIntegrityChecks != 'Corrupted'",
+            "!has(self.window) || duration(self.window) >= duration('1s')",
+            "window must be at least 1s",
+            fieldPath=".window",
+        ),
+        cel(
+            "!has(self.withoutIntegrityChecks) || self.withoutIntegrityChecks != 'Corrupted'",
             "withoutIntegrityChecks is Unknown or Intact",
             fieldPath=".withoutIntegrityChecks",
         ),
@@ -140,7 +146,7 @@ class RecoveryPolicySpec(Model):
 
     model_config = rules(
         cel(
-            "self.builtinRules != 'None' || (has(self.rules) && size(self.rules) > 0)",
+            "!has(self.builtinRules) || self.builtinRules != 'None' || (has(self.rules) && size(self.rules) > 0)",
             "builtinRules None needs at least one rule, or nothing is ever decided",
             fieldPath=".rules",
         ),

@@ -102,24 +102,29 @@ def _below(example: Object, schema: Schema, at: Path, where: str) -> Iterator[Vi
 
 def _wrong(schema: Schema, value: Any, shown: str) -> Iterator[tuple[str, Any, str]]:
     """Keyword, a value that breaks it, and the message."""
+    body = f"{shown.removeprefix('status.')} in body"
+
+    def invalid(wrong: Any, message: str) -> str:
+        return f"{shown}: Invalid value: {json.dumps(wrong)}: {body} {message}"
+
     if "enum" in schema:
         supported = ", ".join(json.dumps(word) for word in schema["enum"])
         yield "enum", "Nonsense", f'{shown}: Unsupported value: "Nonsense": supported values: {supported}'
     if "pattern" in schema:
-        yield "pattern", _NO_PATTERN, f"{shown} in body should match '{schema['pattern']}'"
+        yield "pattern", _NO_PATTERN, invalid(_NO_PATTERN, f"should match '{schema['pattern']}'")
     if schema.get("format") == "date-time":
-        yield "format", "yesterday", f'{shown} in body must be of type date-time: "yesterday"'
+        yield "format", "yesterday", invalid("yesterday", 'must be of type date-time: "yesterday"')
     if "minLength" in schema:
-        yield "minLength", "", f"{shown} in body should be at least {schema['minLength']} chars long"
+        yield "minLength", "", invalid("", f"should be at least {schema['minLength']} chars long")
     if "maxLength" in schema:
         most = schema["maxLength"]
         yield "maxLength", "a" * (most + 1), f"{shown}: Too long: may not be more than {most} bytes"
     if "minimum" in schema:
         least = schema["minimum"]
-        yield "minimum", least - 1, f"{shown} in body should be greater than or equal to {least}"
+        yield "minimum", least - 1, invalid(least - 1, f"should be greater than or equal to {least}")
     if "maximum" in schema:
         most = schema["maximum"]
-        yield "maximum", most + 1, f"{shown} in body should be less than or equal to {most}"
+        yield "maximum", most + 1, invalid(most + 1, f"should be less than or equal to {most}")
     if "maxItems" in schema:
         most = schema["maxItems"]
         many = [_numbered(value[0], number) for number in range(most + 1)]

@@ -1,0 +1,73 @@
+"""A real API server with the CRDs of this tree, and a namespace of their own for the tests of a module."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes import client, config
+
+ROOT = Path(__file__).parents[2]
+ESTABLISHED_SECONDS = 30.0
+
+Kubectl = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def api(kubeconfig: Path) -> Iterator[client.ApiClient]:
+    with config.new_client_from_config(str(kubeconfig)) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def kubectl(kubeconfig: Path) -> Kubectl:
+    """Runs kubectl and returns what it printed; a failure raises with its words."""
+
+    def run(*arguments: str, stdin: str | None = None) -> str:
+        done = subprocess.run(
+            ["kubectl", *arguments],
+            env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def crds(api: client.ApiClient, kubectl: Kubectl) -> dict[str, Any]:
+    """The CRDs as the API server has them, by kind, all established."""
+    kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=recell-tests", "-f", str(ROOT / "crds"))
+    extensions = client.ApiextensionsV1Api(api)
+    deadline = time.monotonic() + ESTABLISHED_SECONDS
+    while True:
+        listed = extensions.list_custom_resource_definition(_request_timeout=10).to_dict()["items"]
+        found = {item["spec"]["names"]["kind"]: item for item in listed if item["spec"]["group"] == "recell.dev"}
+        waiting = [kind for kind, item in found.items() if not _is_true(item, "Established")]
+        if not waiting:
+            return found
+        if time.monotonic() > deadline:
+            pytest.fail(f"not established after {ESTABLISHED_SECONDS:.0f}s: {', '.join(waiting)}")
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def namespace(api: client.ApiClient) -> Iterator[str]:
+    """A namespace for the tests of one module; it goes with all that is in it."""
+    core = client.CoreV1Api(api)
+    made = core.create_namespace({"metadata": {"generateName": "recell-test-"}}, _request_timeout=10)
+    name: str = made.metadata.name
+    yield name
+    core.delete_namespace(name, _request_timeout=10)
+
+
+def _is_true(crd: dict[str, Any], type: str) -> bool:
+    return any(c["type"] == type and c["status"] == "True" for c in crd["status"]["conditions"] or ())

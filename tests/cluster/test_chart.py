@@ -1,0 +1,427 @@
+"""The chart on a real API server: what its roles allow, what its policies refuse, what upgrade and uninstall keep.
+
+The release watches namespaces of its own only, so that neither its operator nor its policies touch other tests.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client
+
+from tests.cluster.conftest import Kubectl
+from tests.unit.delivery.programs import program
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "helm" / "recell"
+RELEASE = "recell-chart-test"
+IMAGE_VALUES = {"repository": "recell/operator", "tag": "dev", "pullPolicy": "Never"}
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Namespaces:
+    """Where the operator is, the fleet that it watches, a namespace of workloads, and one it knows nothing of."""
+
+    system: str
+    fleet: str
+    workloads: str
+    other: str
+
+
+class Refused(AssertionError):
+    """What kubectl or Helm said."""
+
+
+class Cluster:
+    """kubectl and Helm on the test cluster, as somebody."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+        self._helm = program("helm")
+
+    def _run(self, command: list[str], stdin: str | None, within: float) -> str:
+        done = subprocess.run(
+            command, env=self._environment, input=stdin, capture_output=True, text=True, timeout=within, check=False
+        )
+        if done.returncode != 0:
+            raise Refused(f"{' '.join(command)}: {done.stderr or done.stdout}")
+        return done.stdout
+
+    def kubectl(self, *arguments: str, stdin: Object | None = None, account: str | None = None) -> str:
+        who = ["--as", f"system:serviceaccount:{account}"] if account else []
+        return self._run(["kubectl", *who, *arguments], json.dumps(stdin) if stdin else None, 90)
+
+    def apply_dry(self, obj: Object, *, account: str | None = None) -> None:
+        """Everything but storing: schema, authorization, admission."""
+        verb = ("create", "-f", "-", "--dry-run=server", "--validate=strict")
+        self.kubectl(*verb, stdin=obj, account=account)
+
+    def helm(self, *arguments: str, values: Object | None = None) -> str:
+        stdin = json.dumps(values) if values is not None else None
+        flags = ["--values", "-"] if values is not None else []
+        return self._run([self._helm, *arguments, *flags], stdin, 300)
+
+    def can(self, account: str, verb: str, resource: str, namespace: str) -> bool:
+        subresource = []
+        if "/" in resource:
+            resource, _, name = resource.partition("/")
+            resource, _, group = f"{resource}.{name}".partition(".")
+            name, _, group = group.partition(".")
+            resource, subresource = f"{resource}.{group}" if group else resource, [f"--subresource={name}"]
+        done = subprocess.run(
+            ["kubectl", "auth", "can-i", verb, resource, *subresource, "-n", namespace]
+            + ["--as", f"system:serviceaccount:{account}"],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        answer = done.stdout.strip().splitlines()[-1:] or [done.stderr]
+        assert answer[0].split()[0] in ("yes", "no"), done.stderr
+        return answer[0].startswith("yes")
+
+
+@pytest.fixture(scope="module")
+def cluster(kubeconfig: Path) -> Cluster:
+    return Cluster(kubeconfig)
+
+
+@pytest.fixture(scope="module")
+def namespaces(api: client.ApiClient, crds: dict[str, Any]) -> Iterator[Namespaces]:
+    core = client.CoreV1Api(api)
+    made = {}
+    for role in ("system", "fleet", "workloads", "other"):
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        metadata = {"generateName": f"recell-chart-{role}-", "labels": labels}
+        made[role] = core.create_namespace({"metadata": metadata}, _request_timeout=10).metadata.name
+    yield Namespaces(**made)
+    for name in made.values():
+        core.delete_namespace(name, _request_timeout=10)
+
+
+@pytest.fixture(scope="module")
+def values(namespaces: Namespaces) -> Object:
+    return {
+        "image": IMAGE_VALUES,
+        "watch": {"namespaces": [namespaces.fleet], "workloadNamespaces": [namespaces.workloads]},
+        "rbac": {"aggregate": False},
+    }
+
+
+@pytest.fixture(scope="module")
+def release(cluster: Cluster, namespaces: Namespaces, values: Object) -> Iterator[str]:
+    """The chart, installed; its CRDs were there already and are taken over."""
+    where = ("--namespace", namespaces.system)
+    cluster.helm("install", RELEASE, str(CHART), *where, "--take-ownership", values=values)
+    yield RELEASE
+    cluster.helm("uninstall", RELEASE, *where, "--ignore-not-found", "--no-hooks", "--wait")
+
+
+@pytest.fixture(scope="module")
+def operator(release: str, namespaces: Namespaces) -> str:
+    """The operator's account."""
+    return f"{namespaces.system}:{release}"
+
+
+@pytest.fixture(scope="module")
+def people(cluster: Cluster, release: str, namespaces: Namespaces) -> dict[str, str]:
+    """One account for each role for people, bound in the fleet's namespace."""
+    for role in ("view", "edit", "oncall", "admin"):
+        cluster.kubectl("-n", namespaces.other, "create", "serviceaccount", role)
+        # the roles add up, as aggregation has it
+        for part in {"admin": ("view", "edit", "admin"), "edit": ("view", "edit")}.get(role, (role,)):
+            cluster.kubectl(
+                *("-n", namespaces.fleet, "create", "rolebinding", f"{role}-{part}"),
+                *(f"--clusterrole={release}-{part}", f"--serviceaccount={namespaces.other}:{role}"),
+            )
+    return {role: f"{namespaces.other}:{role}" for role in ("view", "edit", "oncall", "admin")}
+
+
+# What the operator may do
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource"),
+    [
+        *((verb, f"{kind}.recell.dev") for verb in ("get", "list", "watch") for kind in ("cells", "recoveryfreezes")),
+        ("patch", "cells.recell.dev"),
+        ("patch", "cells/status.recell.dev"),
+        ("patch", "routers/status.recell.dev"),
+        ("patch", "recoveryruns/status.recell.dev"),
+        ("create", "recoveryruns.recell.dev"),
+        ("delete", "recoveryruns.recell.dev"),
+        ("update", "placements.recell.dev"),
+        ("create", "events.events.k8s.io"),
+        ("create", "deployments.apps"),
+        ("create", "networkpolicies.networking.k8s.io"),
+        ("delete", "rolebindings.rbac.authorization.k8s.io"),
+        ("patch", "statefulsets.apps"),
+        ("list", "pods"),
+        ("watch", "endpointslices.discovery.k8s.io"),
+    ],
+)
+def test_the_operator_may(cluster: Cluster, operator: str, namespaces: Namespaces, verb: str, resource: str) -> None:
+    assert cluster.can(operator, verb, resource, namespaces.fleet)
+    assert not cluster.can(operator, verb, resource, namespaces.other), "outside of its namespaces"
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource"),
+    [
+        ("get", "secrets"),
+        ("list", "secrets"),
+        ("delete", "cells.recell.dev"),
+        ("delete", "placements.recell.dev"),
+        ("create", "recoveryfreezes.recell.dev"),
+        ("delete", "persistentvolumeclaims"),
+        ("delete", "statefulsets.apps"),
+        ("create", "pods"),
+        ("delete", "pods"),
+        ("create", "pods/exec"),
+        ("impersonate", "serviceaccounts"),
+        ("escalate", "roles.rbac.authorization.k8s.io"),
+        ("bind", "roles.rbac.authorization.k8s.io"),
+        ("create", "serviceaccounts/token"),
+    ],
+)
+def test_the_operator_may_not(
+    cluster: Cluster, operator: str, namespaces: Namespaces, verb: str, resource: str
+) -> None:
+    for namespace in (namespaces.fleet, namespaces.workloads, namespaces.system):
+        assert not cluster.can(operator, verb, resource, namespace)
+
+
+def test_in_a_namespace_of_workloads_it_restarts_and_makes_nothing(
+    cluster: Cluster, operator: str, namespaces: Namespaces
+) -> None:
+    assert cluster.can(operator, "patch", "deployments.apps", namespaces.workloads)
+    assert not cluster.can(operator, "create", "deployments.apps", namespaces.workloads)
+    assert not cluster.can(operator, "get", "cells.recell.dev", namespaces.workloads)
+
+
+def test_a_role_beyond_its_own_rights_cannot_be_made(
+    cluster: Cluster, operator: str, namespaces: Namespaces
+) -> None:
+    """It makes Roles for the routers: never one that says more than it may do itself."""
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "router", "namespace": namespaces.fleet},
+        "rules": [{"apiGroups": ["recell.dev"], "resources": ["placements"], "verbs": ["get", "list", "watch"]}],
+    }
+    cluster.apply_dry(role, account=operator)
+    role["rules"] = [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]
+    with pytest.raises(Refused, match="is attempting to grant RBAC permissions not currently held"):
+        cluster.apply_dry(role, account=operator)
+
+
+# What people may do
+
+
+def run(namespace: str, **spec: Any) -> Object:
+    return {
+        "apiVersion": "recell.dev/v1alpha1",
+        "kind": "RecoveryRun",
+        "metadata": {"name": "r1", "namespace": namespace},
+        "spec": {"targetRef": {"kind": "Cell", "name": "cell-a"}, **spec},
+    }
+
+
+def placement(namespace: str) -> Object:
+    return {
+        "apiVersion": "recell.dev/v1alpha1",
+        "kind": "Placement",
+        "metadata": {"name": "shop", "namespace": namespace},
+        "spec": {"epoch": 1, "slots": 1024, "nextIndex": 0, "homes": "", "serving": ""},
+    }
+
+
+APPROVALS = {"control": {"approvals": [{"gate": "start", "decisionID": "d1"}]}}
+
+
+def test_only_the_operator_starts_automatic_runs(
+    cluster: Cluster, operator: str, people: dict[str, str], namespaces: Namespaces
+) -> None:
+    automatic = run(namespaces.fleet, trigger="Automatic")
+    cluster.apply_dry(automatic, account=operator)
+    for account in (people["edit"], people["admin"], None):  # None: the cluster's administrator
+        with pytest.raises(Refused, match="spec.trigger: Automatic is for runs that the operator starts"):
+            cluster.apply_dry(automatic, account=account)
+        cluster.apply_dry(run(namespaces.fleet, trigger="Manual"), account=account)
+        cluster.apply_dry(run(namespaces.fleet), account=account)
+
+
+def test_only_who_may_approve_opens_a_gate(
+    cluster: Cluster, people: dict[str, str], namespaces: Namespaces
+) -> None:
+    refusal = (
+        rf"spec\.control\.approvals: system:serviceaccount:{people['edit']} may not open gate start;"
+        rf" it needs the verb update on recoveryruns/approval \(group recell\.dev\) in namespace {namespaces.fleet}"
+    )
+    with pytest.raises(Refused, match=refusal):
+        cluster.apply_dry(run(namespaces.fleet, **APPROVALS), account=people["edit"])
+
+    name = "approve-me"
+    # an operator that runs ends it as Skipped: the cell is not there, and nothing depends on it here
+    cluster.kubectl("create", "-f", "-", stdin={**run(namespaces.fleet), "metadata": {"name": name}}
+                    | {"metadata": {"name": name, "namespace": namespaces.fleet}})
+    patch = ("-n", namespaces.fleet, "patch", "recoveryrun", name, "--type=merge", "--dry-run=server", "-p")
+    approve = json.dumps({"spec": APPROVALS})
+    with pytest.raises(Refused, match=refusal):
+        cluster.kubectl(*patch, approve, account=people["edit"])
+    for role in ("oncall", "admin"):
+        cluster.kubectl(*patch, approve, account=people[role])
+    # who may not approve may still stop
+    for control in ({"paused": True}, {"abort": True}):
+        cluster.kubectl(*patch, json.dumps({"spec": {"control": control}}), account=people["edit"])
+
+
+def test_an_approval_of_somebody_else_is_no_obstacle(
+    cluster: Cluster, people: dict[str, str], namespaces: Namespaces
+) -> None:
+    """Only what is added is looked at: an editor may pause a run that was approved."""
+    name = "approved"
+    approved = run(namespaces.fleet, **APPROVALS) | {"metadata": {"name": name, "namespace": namespaces.fleet}}
+    cluster.kubectl("create", "-f", "-", stdin=approved, account=people["oncall"])
+    pause = json.dumps({"spec": {"control": {"paused": True}}})
+    patch = ("-n", namespaces.fleet, "patch", "recoveryrun", name, "--type=merge", "--dry-run=server", "-p", pause)
+    cluster.kubectl(*patch, account=people["edit"])
+
+
+def test_only_who_may_switch_traffic_writes_a_placement(
+    cluster: Cluster, operator: str, people: dict[str, str], namespaces: Namespaces
+) -> None:
+    cluster.apply_dry(placement(namespaces.fleet), account=operator)
+    cluster.apply_dry(placement(namespaces.fleet), account=people["admin"])
+    # RBAC on placements alone, as an administrator of the namespace might give it, is not enough
+    cluster.kubectl(
+        *("-n", namespaces.fleet, "create", "role", "placements", "--resource=placements.recell.dev"),
+        "--verb=get,create,update,patch,delete",
+    )
+    cluster.kubectl(
+        *("-n", namespaces.fleet, "create", "rolebinding", "placements", "--role=placements"),
+        f"--serviceaccount={people['edit']}",
+    )
+    refusal = "a Placement decides who gets traffic and is written by the operator; .* on placements/switch"
+    with pytest.raises(Refused, match=refusal):
+        cluster.apply_dry(placement(namespaces.fleet), account=people["edit"])
+    cluster.kubectl("create", "-f", "-", stdin=placement(namespaces.fleet))
+    reference = ("-n", namespaces.fleet, "placement", "shop")
+    patch = (reference[0], reference[1], "patch", *reference[2:], "--type=merge", "-p", '{"spec":{"epoch":2}}')
+    with pytest.raises(Refused, match=refusal):
+        cluster.kubectl(*patch, account=people["edit"])
+    with pytest.raises(Refused, match="needs the verb delete on placements/switch"):
+        cluster.kubectl("-n", namespaces.fleet, "delete", "placement", "shop", account=people["edit"])
+    cluster.kubectl("-n", namespaces.fleet, "delete", "placement", "shop", account=people["admin"])
+
+
+def test_policies_end_at_the_watched_namespaces(cluster: Cluster, release: str, namespaces: Namespaces) -> None:
+    cluster.apply_dry(run(namespaces.other, trigger="Automatic"))
+
+
+def test_the_api_server_finds_no_fault_in_the_policies(cluster: Cluster, release: str) -> None:
+    """It checks the types in each expression, and tells in the status."""
+    for name in ("run-trigger", "run-approval", "placement"):
+        deadline = time.monotonic() + 30
+        while True:
+            told = cluster.kubectl("get", "validatingadmissionpolicy", f"{release}-{name}", "-o", "json")
+            status = json.loads(told).get("status", {})
+            if "typeChecking" in status or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        assert status.get("typeChecking") == {}, f"{name}: {status}"
+
+
+# Installing, upgrading, uninstalling
+
+
+@pytest.mark.parametrize("values", [{}, {"watch": {"namespaces": ["default"]}}], ids=["cluster", "namespaces"])
+def test_the_api_server_takes_the_chart_to_the_letter(cluster: Cluster, values: Object, crds: Any) -> None:
+    made = cluster.helm("template", "letter", str(CHART), "--namespace", "default", "--no-hooks", values=values)
+    # the CRDs have another owner here; tests/cluster/test_crds.py tries them
+    documents = [each for each in yaml.safe_load_all(made) if each and each["kind"] != "CustomResourceDefinition"]
+    verb = ("create", "-f", "-", "--dry-run=server", "--validate=strict")
+    cluster.kubectl(*verb, stdin={"apiVersion": "v1", "kind": "List", "items": documents})
+
+
+def test_the_quickstart_is_taken_to_the_letter(cluster: Cluster, crds: Any) -> None:
+    made = cluster.kubectl("kustomize", str(ROOT / "examples" / "quickstart"))
+    documents = list(yaml.safe_load_all(made))
+    for name in ("run.yaml", "freeze.yaml"):
+        documents += yaml.safe_load_all((ROOT / "examples" / "quickstart" / name).read_text())
+    namespace = next(each for each in documents if each["kind"] == "Namespace")
+    cluster.kubectl("create", "-f", "-", stdin=namespace)
+    try:
+        for document in documents:
+            if document is not namespace:
+                cluster.apply_dry(document)
+    finally:
+        cluster.kubectl("delete", "namespace", namespace["metadata"]["name"], "--wait=false")
+
+
+def test_an_upgrade_brings_new_crds_and_keeps_what_is_stored(
+    cluster: Cluster, release: str, namespaces: Namespaces, values: Object, tmp_path: Path
+) -> None:
+    cluster.kubectl(
+        *("create", "-f", "-"),
+        stdin={
+            "apiVersion": "recell.dev/v1alpha1",
+            "kind": "RecoveryPolicy",
+            "metadata": {"name": "kept", "namespace": namespaces.fleet},
+            "spec": {"mode": "Approve"},
+        },
+    )
+    newer = tmp_path / "recell"
+    shutil.copytree(CHART, newer)
+    path = newer / "files" / "crds" / "recoverypolicies.yaml"
+    crd = yaml.safe_load(path.read_text())
+    crd["spec"]["versions"][0]["additionalPrinterColumns"].append(
+        {"name": "Newer", "type": "string", "jsonPath": ".spec.mode"}
+    )
+    path.write_text(yaml.safe_dump(crd))
+    where = ("--namespace", namespaces.system)
+    try:
+        cluster.helm("upgrade", release, str(newer), *where, values=values)
+        shown = cluster.kubectl("-n", namespaces.fleet, "get", "recoverypolicies")
+        assert "NEWER" in shown
+        assert "kept" in shown
+    finally:
+        cluster.helm("upgrade", release, str(CHART), *where, values=values)
+    shown = cluster.kubectl("-n", namespaces.fleet, "get", "recoverypolicies")
+    assert "NEWER" not in shown
+    assert "kept" in shown
+
+
+def test_uninstalling_leaves_the_crds_and_what_they_hold(
+    cluster: Cluster, release: str, namespaces: Namespaces, values: Object
+) -> None:
+    cluster.kubectl(
+        *("create", "-f", "-"),
+        stdin={
+            "apiVersion": "recell.dev/v1alpha1",
+            "kind": "RecoveryPolicy",
+            "metadata": {"name": "left", "namespace": namespaces.fleet},
+            "spec": {},
+        },
+    )
+    where = ("--namespace", namespaces.system)
+    cluster.helm("uninstall", release, *where, "--no-hooks", "--wait")
+    try:
+        left = cluster.kubectl("-n", namespaces.fleet, "get", "recoverypolicies", "-o", "name")
+        assert "recoverypolicy.recell.dev/left" in left
+        gone = ("deployment,service,networkpolicy,role,rolebinding", "-l", f"app.kubernetes.io/instance={release}")
+        for namespace in (namespaces.system, namespaces.fleet):
+            assert cluster.kubectl("-n", namespace, "get", *gone, "-o", "name") == ""
+    finally:
+        cluster.helm("install", release, str(CHART), *where, "--take-ownership", values=values)
