@@ -1,0 +1,248 @@
+"""Keeps the running HAProxy at the newest Placement.
+
+Promises: only rising (epoch, generation); a Placement that cannot be served, or is older or another
+object, is refused with its reason and the last table stays; a change is one transaction of the map,
+backends before it, leaving cells after it; what was applied is read back. A HAProxy that restarted
+serves from the files at once and gets everything again. Never raises for anything that HAProxy or
+the API server does.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .files import Files
+from .logs import log
+from .placement import Identity, Placement, Refused, check_newer, decode, identity
+from .runtime_socket import RuntimeSocket, SocketError
+from .settings import Settings
+from .table import Held, Server, assign, entries, held, parse_map
+
+RETRY_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Process:
+    pid: int
+    started_at: int
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    uid: str
+    epoch: int | None
+    generation: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What this pod has applied; told to the operator as it stands."""
+
+    process: Process | None = None
+    """None while no HAProxy runs."""
+    applied: Identity | None = None
+    """What the running HAProxy holds, as read back."""
+    applied_at: float | None = None
+    servers: Mapping[int, Server] | None = None
+    refusal: Refusal | None = None
+    error: str = ""
+    """Why the newest Placement is not applied although it was accepted."""
+    applies: int = 0
+    took: float = 0.0
+    """Seconds that the last apply took."""
+
+
+class Applier:
+    def __init__(self, settings: Settings, on_change: Callable[[], None]) -> None:
+        self._settings = settings
+        self._files = Files(settings)
+        self._socket = RuntimeSocket(settings.socket)
+        self._on_change = on_change
+        self._held = self._files.prepare()
+        self._newest: Identity | None = self._held.identity
+        self._want: Placement | None = None
+        self._in_step = False
+        """The running process holds `_want`, applied or confirmed by us since it started."""
+        self._opened: Mapping[int, Server] | None = None
+        """Servers that the running process is known to have open, and no others."""
+        self._last_backend = max((s.backend for s in self._held.servers.values()), default=-1)
+        self._wake = asyncio.Event()
+        self.state = State()
+
+    @property
+    def socket(self) -> RuntimeSocket:
+        return self._socket
+
+    def offer(self, obj: dict[str, Any]) -> None:
+        """A Placement was seen. Does not wait."""
+        who: Identity | None = None
+        try:
+            who = identity(obj)
+            newer = check_newer(self._newest, who)
+            if not newer and self._want is not None:
+                self._accepted()
+                return
+            placement = decode(obj)
+        except Refused as refused:
+            self._refuse(who, str(refused))
+            return
+        self._want, self._newest, self._in_step = placement, who, False
+        self._accepted()
+        self._wake.set()
+
+    def refuse_unread(self, reason: str) -> None:
+        """A Placement was seen but could not be read. Does not wait."""
+        self._refuse(None, reason)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        failures = 0
+        while True:
+            try:
+                guard = await self._socket.guard()
+            except SocketError:
+                await asyncio.sleep(RETRY_AFTER[min(failures, 2)])
+                failures += 1
+                continue
+            failures = 0
+            ended = asyncio.create_task(guard.ended())
+            try:
+                await self._serve(ended)
+            finally:
+                ended.cancel()
+                guard.close()
+                self._in_step = False
+                self._set(process=None, applied=None, applied_at=None)
+
+    async def _serve(self, ended: asyncio.Task[None]) -> None:
+        """While one HAProxy process lives."""
+        if not await self._retrying(self._look, ended):
+            return
+        while True:
+            if self._want is not None and not self._in_step and not await self._retrying(self._apply, ended):
+                return
+            if not await self._woken(ended, None):
+                return
+
+    async def _retrying(self, work: Callable[[], Awaitable[None]], ended: asyncio.Task[None]) -> bool:
+        """Until it worked; False when the process ended."""
+        failures = 0
+        while True:
+            try:
+                await work()
+            except (SocketError, OSError) as error:
+                if ended.done():
+                    return False
+                self._set(error=str(error))
+                log("apply-failed", error=str(error))
+                if not await self._woken(ended, RETRY_AFTER[min(failures, len(RETRY_AFTER) - 1)]):
+                    return False
+                failures += 1
+            else:
+                self._set(error="")
+                return True
+
+    async def _woken(self, ended: asyncio.Task[None], within: float | None) -> bool:
+        """Waits for a new Placement; False when the process ended."""
+        wake = asyncio.create_task(self._wake.wait())
+        try:
+            await asyncio.wait({wake, ended}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            wake.cancel()
+        self._wake.clear()
+        return not ended.done()
+
+    async def _look(self) -> None:
+        """A process was found: what it holds is the truth, whoever put it there."""
+        pid, started_at = await self._socket.process()
+        found = held(parse_map(await self._socket.map_entries(self._settings.map)))
+        self._newest = self._newest or found.identity
+        self._held, self._opened = found, None
+        self._set(process=Process(pid, started_at), applied=found.identity, applied_at=None, servers=found.servers)
+        log("haproxy-found", pid=pid, holds=str(found.identity))
+
+    async def _apply(self) -> None:
+        placement = self._want
+        if placement is None:
+            return
+        started = time.monotonic()
+        servers = assign(placement, self._held, self._last_backend)
+        lines = entries(placement, servers)
+        self._files.write(lines, servers)
+        closing = await self._open_backends(servers)
+        await self._socket.replace_map(self._settings.map, lines)
+        await self._read_back(placement.identity)
+        new = [server.backend for index, server in servers.items() if index not in self._held.servers]
+        self._last_backend = new[-1] if new else self._last_backend
+        self._held = Held(placement.identity, servers)
+        self._in_step = self._want is placement
+        took = time.monotonic() - started
+        self._set(
+            applied=placement.identity,
+            applied_at=time.time(),
+            servers=servers,
+            applies=self.state.applies + 1,
+            took=took,
+        )
+        log("applied", placement=str(placement.identity), milliseconds=round(took * 1000, 1))
+        # Last, when no slot names them any more; the other way round it cost requests.
+        await self._socket.ask_many([f"set server b{number}/s state maint" for number in closing])
+        self._opened = servers
+
+    async def _open_backends(self, servers: Mapping[int, Server]) -> list[int]:
+        """Every cell's backend has its address and is open; returns those to close after the table."""
+        if servers == self._opened:
+            return []
+        running = await self._socket.servers()
+        commands = []
+        for server in servers.values():
+            name, has = f"b{server.backend}/s", running.get(server.backend)
+            if has is None:
+                raise SocketError(f"{name}: the running HAProxy does not have this backend")
+            if (has.address, has.port) != (server.address, server.port):
+                commands.append(f"set server {name} addr {server.address} port {server.port}")
+                # Down for the cell that had this backend or address before is not down for this one.
+                commands.append(f"set server {name} health up")
+            if has.check == "maint":
+                commands.append(f"set server {name} state ready")
+        if commands:
+            await self._socket.ask_many(commands)
+            running = await self._socket.servers()
+        for server in servers.values():
+            has = running[server.backend]
+            if (has.address, has.port) != (server.address, server.port) or has.check == "maint":
+                raise SocketError(
+                    f"b{server.backend}/s: cell {server.name} should be open at {server.where},"
+                    f" but HAProxy has {has.address}:{has.port}, {has.check}"
+                )
+        used = {server.backend for server in servers.values()}
+        return [number for number, has in running.items() if number not in used and has.check != "maint"]
+
+    async def _read_back(self, wanted: Identity) -> None:
+        answers = [await self._socket.map_value(self._settings.map, key) for key in ("uid", "epoch", "generation")]
+        if answers != [wanted.uid, str(wanted.version.epoch), str(wanted.version.generation)]:
+            raise SocketError(f"after the commit the map holds {answers} instead of {wanted}")
+
+    def _accepted(self) -> None:
+        self._set(refusal=None)
+
+    def _refuse(self, who: Identity | None, reason: str) -> None:
+        refusal = Refusal(
+            who.uid if who else "",
+            who.version.epoch if who else None,
+            who.version.generation if who else None,
+            reason,
+        )
+        if refusal != self.state.refusal:
+            log("refused", placement=str(who), reason=reason)
+        self._set(refusal=refusal)
+
+    def _set(self, **changes: Any) -> None:
+        new = replace(self.state, **changes)
+        if new != self.state:
+            self.state = new
+            self._on_change()

@@ -1,0 +1,203 @@
+"""What the agent tells: `/watch` to the operator, `/metrics` to Prometheus, `/healthz` to the kubelet.
+
+`/watch` is a chunked answer of JSON lines: one at once, one after every change of what is applied,
+refused or running, and one per second with the counters. HAProxy is asked once per second for all
+who listen, and not at all when nobody does.
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from .applier import Applier, State
+from .figures import BOUNDS, Figures, read
+from .runtime_socket import SocketError
+
+INTERVAL = 1.0
+READ_WITHIN = 5.0
+WRITE_WITHIN = 10.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known of the object itself."""
+
+    state: str = "Away"
+    """Synced, Missing or Away (the API server cannot be read)."""
+    message: str = "not read yet"
+
+
+class Server:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._applier: Applier | None = None
+        self._changed = asyncio.Condition()
+        self._revision = 0
+        self._sample: tuple[int, float, Figures] | None = None
+        """Revision, time and figures."""
+        self._sampling = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.source = Source()
+
+    def show(self, applier: Applier) -> None:
+        """From here on this is what is told."""
+        self._applier = applier
+
+    def set_source(self, source: Source) -> None:
+        if source != self.source:
+            self.source = source
+            self.changed()
+
+    def changed(self) -> None:
+        """Something that listeners want to know at once."""
+        task = asyncio.get_running_loop().create_task(self._tell())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def listen(self, port: int) -> asyncio.Server:
+        return await asyncio.start_server(self._serve, None, port)
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._revision += 1
+            self._changed.notify_all()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            words = (await asyncio.wait_for(reader.readline(), READ_WITHIN)).split()
+            while (await asyncio.wait_for(reader.readline(), READ_WITHIN)).strip():
+                pass
+            path = words[1].decode() if len(words) > 1 else ""
+            if path == "/watch":
+                await self._watch(writer)
+            elif path == "/metrics":
+                await _answer(writer, "200 OK", "text/plain; version=0.0.4", await self._metrics())
+            elif path == "/healthz":
+                await _answer(writer, "200 OK", "text/plain", "alive\n")
+            else:
+                await _answer(writer, "404 Not Found", "text/plain", "/watch, /metrics, /healthz\n")
+        except (OSError, TimeoutError, ValueError):
+            pass  # The other side went away, or spoke something else.
+        finally:
+            writer.close()
+
+    async def _watch(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/jsonl\r\nTransfer-Encoding: chunked\r\n"
+            b"Connection: close\r\n\r\n"
+        )
+        while True:
+            told = self._revision
+            line = json.dumps(await self._report(), separators=(",", ":")).encode() + b"\n"
+            writer.write(b"%x\r\n%s\r\n" % (len(line), line))
+            await asyncio.wait_for(writer.drain(), WRITE_WITHIN)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._revised(told), INTERVAL)
+
+    async def _revised(self, told: int) -> None:
+        async with self._changed:
+            while self._revision == told:
+                await self._changed.wait()
+
+    async def _figures(self, state: State) -> Figures | None:
+        """At most one interval old and not from before the last change, the same for all who ask.
+
+        None while HAProxy does not answer.
+        """
+        if self._applier is None or state.process is None:
+            return None
+        async with self._sampling:
+            if self._sample and self._sample[0] == self._revision and self._now() - self._sample[1] < 0.9 * INTERVAL:
+                return self._sample[2]
+            revision, at = self._revision, self._now()
+            try:
+                table = await self._applier.socket.ask("show table cells")
+                running = await self._applier.socket.servers()
+            except SocketError:
+                return None
+            figures = read(table, running, state.servers or {})
+            self._sample = (revision, at, figures)
+            return figures
+
+    async def _report(self) -> dict[str, object]:
+        state = self._applier.state if self._applier else State()
+        figures = await self._figures(state)
+        process, applied = state.process, state.applied
+        return {
+            "at": round(self._now(), 3),
+            "placement": {
+                "uid": applied.uid,
+                "epoch": applied.version.epoch,
+                "generation": applied.version.generation,
+                "appliedAt": state.applied_at,
+            }
+            if applied
+            else None,
+            "refused": asdict(state.refusal) if state.refusal else None,
+            "source": asdict(self.source),
+            "error": state.error,
+            "haproxy": {"pid": process.pid, "startedAt": process.started_at} if process else None,
+            "rejected": figures.rejected if figures else None,
+            "bounds": BOUNDS,
+            "cells": {
+                str(index): {
+                    "requests": cell.requests,
+                    "failures": cell.failures,
+                    "inFlight": cell.in_flight,
+                    "latency": cell.latency,
+                    "check": cell.check,
+                }
+                for index, cell in (figures.cells.items() if figures else ())
+            },
+        }
+
+    async def _metrics(self) -> str:
+        state = self._applier.state if self._applier else State()
+        figures = await self._figures(state) or Figures()
+        applied = state.applied.version if state.applied else None
+        out: list[str] = []
+
+        def metric(name: str, kind: str, text: str, *values: tuple[str, float]) -> None:
+            out.extend((f"# HELP recell_router_{name} {text}", f"# TYPE recell_router_{name} {kind}"))
+            out.extend(f"recell_router_{name}{labels} {value:g}" for labels, value in values)
+
+        names = {index: server.name for index, server in (state.servers or {}).items()}
+        cells = [(f'cell="{names[index]}"', cell) for index, cell in figures.cells.items() if index in names]
+        metric("haproxy_up", "gauge", "1 while HAProxy runs.", ("", float(state.process is not None)))
+        metric("placement_generation", "gauge", "Generation applied.", ("", applied.generation if applied else 0))
+        metric("placement_epoch", "gauge", "Epoch applied.", ("", applied.epoch if applied else 0))
+        metric("placement_refused", "gauge", "1 while the newest is refused.", ("", float(state.refusal is not None)))
+        metric("placement_synced", "gauge", "1 while it can be read.", ("", float(self.source.state == "Synced")))
+        metric("placement_applies_total", "counter", "Placements applied.", ("", state.applies))
+        metric("placement_apply_seconds", "gauge", "Duration of the last apply.", ("", round(state.took, 6)))
+        metric("rejected_total", "counter", "Requests turned away with 503.", ("", figures.rejected))
+        metric("cell_requests_total", "counter", "Requests that ended.", *((f"{{{k}}}", c.requests) for k, c in cells))
+        metric(
+            "cell_failures_total",
+            "counter",
+            "Requests that ended with 500 and above or without an answer.",
+            *((f"{{{k}}}", c.failures) for k, c in cells),
+        )
+        metric("cell_in_flight", "gauge", "Requests that wait.", *((f"{{{k}}}", c.in_flight) for k, c in cells))
+        metric(
+            "cell_up", "gauge", "0 while its check fails.", *((f"{{{k}}}", float(c.check != "down")) for k, c in cells)
+        )
+        bounds = [f"{bound:g}" for bound in BOUNDS] + ["+Inf"]
+        metric("cell_answer_seconds", "histogram", "Time until the cell's answer.")
+        for labels, cell in cells:
+            out.extend(
+                f'recell_router_cell_answer_seconds_bucket{{{labels},le="{bound}"}} {count}'
+                for bound, count in zip(bounds, cell.latency, strict=True)
+            )
+            out.append(f"recell_router_cell_answer_seconds_count{{{labels}}} {cell.latency[-1]}")
+        return "\n".join(out) + "\n"
+
+
+async def _answer(writer: asyncio.StreamWriter, status: str, kind: str, text: str) -> None:
+    body = text.encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    writer.write(head.encode() + body)
+    await asyncio.wait_for(writer.drain(), WRITE_WITHIN)

@@ -1,0 +1,113 @@
+"""A Placement as HAProxy has it: entries of its map, servers of its backends, and back. Pure.
+
+A cell's index is never used twice, a backend has to be declared before HAProxy starts: so cells
+borrow backends from a pool. The map names both (`17 b4:212`: slot 17 goes to backend b4, which is
+the cell with index 212), and carries everything needed to write the configuration again.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from .placement import MAX_CELLS, READ_ONLY, REJECT, Identity, Placement, Version
+
+BACKENDS = 2 * MAX_CELLS
+"""Twice the cells that a Placement may have: the old ones and the new ones fit in at the same time,
+so no change whatever needs a reload. A backend that nobody uses costs 16 KiB and no time."""
+UNUSED = "192.0.2.1:80"
+"""Address of a backend that nobody uses (TEST-NET-1, never connected to: its server is disabled)."""
+
+_CELL = re.compile(r"^(\d+)/([^/]+)/([^/]+)/(\d+)$")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A cell in the backend that it borrows."""
+
+    backend: int
+    name: str
+    address: str
+    port: int
+
+    @property
+    def where(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a map says that it holds."""
+
+    identity: Identity | None = None
+    servers: Mapping[int, Server] = field(default_factory=dict)
+    """By index of the cell."""
+
+
+def assign(placement: Placement, held: Held, last: int) -> dict[int, Server]:
+    """A backend for each cell: the one it has, else the next free one after `last`.
+
+    The one that was given back longest ago comes last, so that a retry of a request that is still on
+    its way to the old cell never meets the new one.
+    """
+    used = {server.backend for server in held.servers.values()}
+    free = (b for b in (*range(last + 1, BACKENDS), *range(last + 1)) if b not in used)
+    servers = {}
+    for cell in placement.cells:
+        old = held.servers.get(cell.index)
+        servers[cell.index] = Server(old.backend if old else next(free), cell.name, cell.address, cell.port)
+    return servers
+
+
+def entries(placement: Placement, servers: Mapping[int, Server]) -> list[tuple[str, str]]:
+    """Key and value of every entry of the map."""
+
+    def to(target: int) -> str:
+        if target == REJECT:
+            return "reject"
+        index = target & ~READ_ONLY
+        return f"b{servers[index].backend}:{index}" + (":ro" if target & READ_ONLY else "")
+
+    who = placement.identity
+    result = [(str(slot), to(target)) for slot, target in enumerate(placement.serving)]
+    result += [(f"pin:{customer}", to(target)) for customer, target in placement.pins]
+    result += [(f"cell:{i}", f"{s.backend}/{s.name}/{s.address}/{s.port}") for i, s in servers.items()]
+    result += [("slots", str(placement.slots)), ("uid", who.uid)]
+    result += [("epoch", str(who.version.epoch)), ("generation", str(who.version.generation))]
+    return result
+
+
+def held(lines: Iterable[tuple[str, str]]) -> Held:
+    """What a map holds; an entry that this agent would not write is passed over."""
+    values: dict[str, str] = {}
+    servers: dict[int, Server] = {}
+    for key, value in lines:
+        if key in ("uid", "epoch", "generation"):
+            values[key] = value
+        elif key.startswith("cell:") and (match := _CELL.match(value)) and key[5:].isdecimal():
+            backend, name, address, port = match.groups()
+            if int(backend) < BACKENDS:
+                servers[int(key[5:])] = Server(int(backend), name, address, int(port))
+    if not values.get("uid") or not all(values.get(name, "").isdecimal() for name in ("epoch", "generation")):
+        return Held(None, servers)
+    return Held(Identity(values["uid"], Version(int(values["epoch"]), int(values["generation"]))), servers)
+
+
+def map_text(lines: Iterable[tuple[str, str]]) -> str:
+    return "".join(f"{key} {value}\n" for key, value in lines)
+
+
+def parse_map(text: str) -> list[tuple[str, str]]:
+    """Entries of a map file; of `show map` after its first word."""
+    pairs = (line.split(" ", 1) for line in text.splitlines() if " " in line)
+    return [(key, value) for key, value in pairs]
+
+
+def backends(servers: Mapping[int, Server]) -> str:
+    """The pool as it stands in the configuration, so that a restarted HAProxy has the cells at once."""
+    taken = {server.backend: server for server in servers.values()}
+    lines = []
+    for number in range(BACKENDS):
+        server = taken.get(number)
+        target = f"{server.where} check" if server else f"{UNUSED} check disabled"
+        lines.append(f"backend b{number} from cell\n  server s {target}\n")
+    return "".join(lines)

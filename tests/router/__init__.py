@@ -1,0 +1,1 @@
+"""The router with real HAProxy and agent processes on this machine."""

@@ -1,0 +1,19 @@
+"""What the router's tests run on: an API of Placements, router pods, cells and load, all on loopback."""
+
+from tests.router.rig.cells import Cells, HttpCell
+from tests.router.rig.load import Answer, Load, ask
+from tests.router.rig.placements import PlacementApi, placement, spread
+from tests.router.rig.pod import RouterPod, eventually
+
+__all__ = [
+    "Answer",
+    "Cells",
+    "HttpCell",
+    "Load",
+    "PlacementApi",
+    "RouterPod",
+    "ask",
+    "eventually",
+    "placement",
+    "spread",
+]

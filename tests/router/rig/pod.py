@@ -1,0 +1,202 @@
+"""A router pod: a real agent and a real HAProxy, started as the Deployment starts them."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.router.rig.placements import NAME, NAMESPACE, PlacementApi
+
+ROUTER = Path(__file__).parents[3] / "router"
+HEADER_KEY = {"CUSTOMER_KEY_TYPE": "Header", "CUSTOMER_KEY_NAME": "x-customer-id"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def eventually(condition: Callable[[], Any], within: float = 20.0, what: str = "") -> Any:
+    """The condition's first true value. Fails the test when there is none in time."""
+    try:
+        async with asyncio.timeout(within):
+            while True:
+                value = condition()
+                if value:
+                    return value
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"did not happen within {within} s: {what or condition}") from None
+
+
+class RouterPod:
+    def __init__(
+        self,
+        api: PlacementApi,
+        *,
+        name: str = "router-0",
+        key: Mapping[str, str] | None = None,
+        in_flight_max: int = 1000,
+        agent_port: int = 0,
+        address: str = "127.0.0.1",
+    ) -> None:
+        self.name = name
+        self.address = address
+        self.port = free_port()
+        self.admin_port = free_port()
+        self.agent_port = agent_port or free_port()
+        # Short: a unix socket's path may have 107 characters.
+        self._folder = tempfile.TemporaryDirectory(prefix="rc", dir="/tmp")
+        self.run = Path(self._folder.name)
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROUTER),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "POD_NAME": name,
+            "NAMESPACE": NAMESPACE,
+            "ROUTER": NAME,
+            "RUN_DIR": str(self.run),
+            "TEMPLATE": str(ROUTER / "haproxy.cfg"),
+            "CUSTOMERS_BIND": f"127.0.0.1:{self.port}",
+            "ADMIN_BIND": f"127.0.0.1:{self.admin_port}",
+            "AGENT_PORT": str(self.agent_port),
+            "IN_FLIGHT_MAX": str(in_flight_max),
+            "API_URL": api.url,
+            **(key or HEADER_KEY),
+        }
+        self.agent: asyncio.subprocess.Process | None = None
+        self.haproxy: asyncio.subprocess.Process | None = None
+        self.reports: list[dict[str, Any]] = []
+        self._listening: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "RouterPod":
+        await self.start_agent()
+        await self.start_haproxy()
+        self._listening = asyncio.create_task(self._listen())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._listening:
+            self._listening.cancel()
+        await self.stop_haproxy()
+        await self.stop_agent()
+        self._folder.cleanup()
+
+    async def start_agent(self) -> None:
+        with (self.run / "agent.log").open("ab") as log:
+            self.agent = await asyncio.create_subprocess_exec(
+                sys.executable, "-S", "-m", "agent.main", env=self._environment, stdout=log, stderr=log
+            )
+        # The startup probe: HAProxy is started after it passes.
+        async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with session.get(f"http://127.0.0.1:{self.agent_port}/healthz") as answer:
+                        if answer.status == 200:
+                            return
+                assert self.agent.returncode is None, self.log("agent")
+                await asyncio.sleep(0.02)
+
+    async def start_haproxy(self) -> None:
+        with (self.run / "haproxy.log").open("ab") as log:
+            self.haproxy = await asyncio.create_subprocess_exec(
+                "haproxy", "-db", "-f", str(self.run / "haproxy.cfg"), env=self._environment, stdout=log, stderr=log
+            )
+
+    async def stop_agent(self, how: signal.Signals = signal.SIGTERM) -> None:
+        await _end(self.agent, how)
+        self.agent = None
+
+    async def stop_haproxy(self, how: signal.Signals = signal.SIGTERM) -> None:
+        await _end(self.haproxy, how)
+        self.haproxy = None
+
+    def log(self, who: str) -> str:
+        path = self.run / f"{who}.log"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.reports[-1] if self.reports else {}
+
+    async def applied(self, generation: int, *, epoch: int = 1, within: float = 20.0) -> dict[str, Any]:
+        """The first report that says so."""
+
+        def seen() -> dict[str, Any] | None:
+            for who, process in (("agent", self.agent), ("haproxy", self.haproxy)):
+                assert process is None or process.returncode is None, f"{who} ended:\n{self.log(who)[-2000:]}"
+            held = self.last.get("placement")
+            return self.last if held and (held["epoch"], held["generation"]) == (epoch, generation) else None
+
+        report: dict[str, Any] = await eventually(
+            seen, within, f"{self.name} applies {epoch}/{generation}; last: {self.last}\n{self.log('agent')[-2000:]}"
+        )
+        return report
+
+    async def later_report(self) -> dict[str, Any]:
+        """A report whose counters were read after this moment."""
+        count = len(self.reports)
+        await eventually(lambda: len(self.reports) > count + 1)
+        return self.last
+
+    async def ready(self) -> None:
+        """HAProxy says that it serves a Placement."""
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    if (await self.get(self.admin_port, "/ready"))[0] == 200:
+                        return
+                await asyncio.sleep(0.02)
+
+    async def cli(self, command: str) -> str:
+        reader, writer = await asyncio.open_unix_connection(self.run / "haproxy.sock")
+        writer.write(command.encode() + b"\n")
+        text = (await asyncio.wait_for(reader.read(-1), 10)).decode()
+        writer.close()
+        return text
+
+    async def get(self, port: int, path: str) -> tuple[int, str]:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{port}{path}", timeout=aiohttp.ClientTimeout(total=10)) as answer,
+        ):
+            return answer.status, await answer.text()
+
+    async def _listen(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=10)
+        async with aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 22) as session:
+            while True:
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    async with session.get(f"http://127.0.0.1:{self.agent_port}/watch") as answer:
+                        async for line in answer.content:
+                            self.reports.append(json.loads(line))
+                await asyncio.sleep(0.05)
+
+
+async def _end(process: asyncio.subprocess.Process | None, how: signal.Signals) -> None:
+    if process is None or process.returncode is not None:
+        return
+    process.send_signal(how)
+    try:
+        await asyncio.wait_for(process.wait(), 10)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def pods(*started: RouterPod) -> AsyncIterator[tuple[RouterPod, ...]]:
+    async with contextlib.AsyncExitStack() as stack:
+        for pod in started:
+            await stack.enter_async_context(pod)
+        yield started
