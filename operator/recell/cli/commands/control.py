@@ -1,0 +1,144 @@
+"""`approve`, `pause`, `resume`, `abort`, `acknowledge`: a person's word to a run or a cell."""
+
+import click
+
+from recell.api import Cell, RecoveryRun
+from recell.api.meta import ANNOTATION_ACKNOWLEDGE
+from recell.api.recovery_run import Approval, Awaiting, Control
+from recell.cli.arguments import YES
+from recell.cli.exits import CommandError, Exit
+from recell.cli.look import age
+from recell.cli.session import Session, command
+from recell.providers.kube.api import Object
+
+
+@click.command()
+@click.argument("run")
+@click.option("--gate", metavar="NAME", help="Only if the run waits at this gate.")
+@YES
+@command
+async def approve(session: Session, *, run: str, gate: str | None, yes: bool) -> Exit:
+    """Open the gate at which a run waits.
+
+    The approval is for what is shown: if the run asks something else by the time, nothing is approved.
+    """
+    key = session.key(run)
+    awaiting = _awaiting(await session.cluster.one(RecoveryRun, key), gate)
+    if not yes:
+        look = session.screen.look
+        session.screen.show(
+            look.paragraph(f"Run {key[1]} waits at gate {awaiting.gate} for {age(awaiting.since, session.now)}:")
+        )
+        session.screen.show(look.paragraph(awaiting.message or "no message", indent=2))
+    session.screen.confirm(f"Approve {awaiting.gate}?", yes=yes)
+
+    def opened(found: RecoveryRun) -> Object:
+        now_at = _awaiting(found, gate)
+        if now_at.decision_id != awaiting.decision_id:
+            raise CommandError(
+                f"run {key[1]} asks something else by now (gate {now_at.gate}): nothing was approved, look again",
+                Exit.NEGATIVE,
+            )
+        given = [*(_control(found).approvals or []), Approval(gate=now_at.gate, decisionID=now_at.decision_id)]
+        return {"spec": {"control": {"approvals": [approval.to_dict() for approval in given]}}}
+
+    await session.cluster.change(RecoveryRun, key, opened)
+    session.screen.line(f"run {key[1]}: gate {awaiting.gate} approved")
+    return Exit.DONE
+
+
+def _awaiting(run: RecoveryRun, gate: str | None) -> Awaiting:
+    _going(run)
+    awaiting = run.status.awaiting
+    if awaiting is None:
+        raise CommandError(f"run {run.metadata.name} waits for no approval: it is {run.phase}", Exit.NEGATIVE)
+    if gate and awaiting.gate != gate:
+        raise CommandError(
+            f"run {run.metadata.name} waits at gate {awaiting.gate}, not at {gate}: nothing was approved", Exit.NEGATIVE
+        )
+    return awaiting
+
+
+def _control(run: RecoveryRun) -> Control:
+    return run.spec.control or Control()
+
+
+def _going(run: RecoveryRun) -> None:
+    if run.phase.ended:
+        raise CommandError(
+            f"run {run.metadata.name} has ended ({run.phase}): see recell watch {run.metadata.name}", Exit.NEGATIVE
+        )
+
+
+async def _set(session: Session, run: str, said: str, **control: bool | None) -> Exit:
+    key = session.key(run)
+
+    def changed(found: RecoveryRun) -> Object | None:
+        _going(found)
+        already = all(bool(getattr(_control(found), name)) == bool(value) for name, value in control.items())
+        return None if already else {"spec": {"control": control}}
+
+    await session.cluster.change(RecoveryRun, key, changed)
+    session.screen.line(f"run {key[1]}: {said}")
+    return Exit.DONE
+
+
+@click.command()
+@click.argument("run")
+@command
+async def pause(session: Session, *, run: str) -> Exit:
+    """Let a run begin nothing new; undo nothing."""
+    return await _set(session, run, f"paused; go on with: recell resume {run}", paused=True)
+
+
+@click.command()
+@click.argument("run")
+@command
+async def resume(session: Session, *, run: str) -> Exit:
+    """Let a paused run go on."""
+    return await _set(session, run, "goes on", paused=None)
+
+
+@click.command()
+@click.argument("run")
+@command
+async def abort(session: Session, *, run: str) -> Exit:
+    """End a run for good.
+
+    It undoes what is temporary, but never raises the traffic of a cell that is not healthy.
+    """
+    return await _set(
+        session, run, f"abort is asked for and cannot be taken back; look: recell watch {run}", abort=True
+    )
+
+
+@click.command()
+@click.argument("cell")
+@command
+async def acknowledge(session: Session, *, cell: str) -> Exit:
+    """Let automatic recovery of a cell go on.
+
+    After a run that a person aborted, no run of the cell starts by itself until somebody acknowledges it.
+    """
+    key = session.key(cell)
+    acknowledged: list[str] = []
+
+    def seen(found: Cell) -> Object | None:
+        recovery = found.status.recovery
+        blocked = recovery.blocked if recovery else None
+        last = recovery.last_run if recovery else None
+        if blocked is None:
+            raise CommandError(f"cell {key[1]} is not blocked: there is nothing to acknowledge", Exit.NEGATIVE)
+        if last is None:
+            raise CommandError(
+                f"cell {key[1]} is blocked ({blocked.reason}) but no run of it has ended: {blocked.message}",
+                Exit.NEGATIVE,
+            )
+        acknowledged.append(last)
+        if found.metadata.annotations.get(ANNOTATION_ACKNOWLEDGE) == last:
+            return None
+        return {"metadata": {"annotations": {ANNOTATION_ACKNOWLEDGE: last}}}
+
+    await session.cluster.change(Cell, key, seen)
+    session.screen.line(f"cell {key[1]}: run {acknowledged[-1]} acknowledged")
+    return Exit.DONE

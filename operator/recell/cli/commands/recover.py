@@ -1,0 +1,180 @@
+"""`plan`, `recover`, `watch`: from a decision to its end."""
+
+from datetime import timedelta
+
+import click
+from pydantic import ValidationError
+
+from recell.api import Cell, RecoveryRun
+from recell.api.failure import Strategy
+from recell.api.meta import timestamp
+from recell.api.recovery_run import RecoveryRunSpec, StartWhen, TargetKind, Urgency
+from recell.cli.arguments import YES, duration, output
+from recell.cli.exits import CommandError, Exit
+from recell.cli.plan import PlanReport, plan
+from recell.cli.session import Session, command
+from recell.cli.views.plan import plan_view
+from recell.cli.watching import follow
+
+_STRATEGIES = click.Choice([s for s in Strategy if s is not Strategy.MANUAL_INTERVENTION])
+_STRATEGY = click.option("--strategy", type=_STRATEGIES, metavar="NAME", help="Not what the matrix decides, but this.")
+_URGENCY = click.option("--urgency", type=click.Choice(list(Urgency)), help="Immediate drains at once.")
+_ALWAYS = click.option("--always", is_flag=True, help="Also if the cell is healthy.")
+
+
+def _spec(
+    session: Session,
+    cell: str,
+    *,
+    strategy: str | None,
+    urgency: str | None,
+    always: bool,
+    start_within: timedelta = timedelta(minutes=15),
+    reason: str | None = None,
+    dry_run: bool = False,
+) -> dict[str, object]:
+    """Only what was said: the rest is the API's to fill in."""
+    spec: dict[str, object] = {"targetRef": {"kind": TargetKind.CELL, "name": cell}}
+    if strategy:
+        spec["strategy"] = strategy
+    if urgency:
+        spec["urgency"] = urgency
+    if always:
+        spec["startWhen"] = StartWhen.ALWAYS
+        spec["startBefore"] = timestamp(session.now + start_within)
+    if reason:
+        spec["reason"] = reason
+    if dry_run:
+        spec["dryRun"] = True
+    return spec
+
+
+async def _planned(session: Session, cell: str, spec: dict[str, object]) -> PlanReport:
+    fleet = await session.cluster.fleet(session.namespace)
+    found = fleet.cell((session.namespace, cell)) or await session.cluster.one(Cell, (session.namespace, cell))
+    try:
+        wanted = RecoveryRunSpec.model_validate(spec)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CommandError(f"spec.{'.'.join(map(str, first['loc']))}: {first['msg']}", Exit.USAGE) from error
+    return plan(fleet, found, wanted)
+
+
+@click.command("plan")
+@click.argument("cell")
+@_STRATEGY
+@_URGENCY
+@_ALWAYS
+@output("json", "yaml")
+@command
+async def plan_(
+    session: Session, *, cell: str, strategy: str | None, urgency: str | None, always: bool, output: str | None
+) -> Exit:
+    """Show what recovering a cell would do; change nothing.
+
+    Exits with 0 if a run made now would start, with 1 if not.
+    """
+    name = session.key(cell)[1]
+    report = await _planned(session, name, _spec(session, name, strategy=strategy, urgency=urgency, always=always))
+    if output:
+        session.screen.data(report.to_dict(), output)
+    else:
+        session.screen.show(plan_view(report, session.now, session.screen.look))
+    return Exit.DONE if report.starts else Exit.NEGATIVE
+
+
+@click.command()
+@click.argument("cell")
+@_STRATEGY
+@_URGENCY
+@_ALWAYS
+@click.option(
+    "--start-within",
+    metavar="DURATION",
+    callback=duration,
+    default="15m",
+    show_default=True,
+    help="With --always: latest start.",
+)
+@click.option("--reason", metavar="TEXT", help="Why, for others.")
+@click.option("--dry-run", is_flag=True, help="Every step says what it would do; nothing is changed.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until the run ends.")
+@click.option("--timeout", metavar="DURATION", callback=duration, help="Wait at most so long; the run goes on.")
+@output("name", "json")
+@YES
+@command
+async def recover(
+    session: Session,
+    *,
+    cell: str,
+    strategy: str | None,
+    urgency: str | None,
+    always: bool,
+    start_within: timedelta,
+    reason: str | None,
+    dry_run: bool,
+    wait: bool,
+    timeout: timedelta | None,
+    output: str | None,
+    yes: bool,
+) -> Exit:
+    """Recover a cell and follow the run to its end.
+
+    Shows the plan, asks, makes a RecoveryRun. The exit code says how the run ended.
+    """
+    name = session.key(cell)[1]
+    spec = _spec(
+        session,
+        name,
+        strategy=strategy,
+        urgency=urgency,
+        always=always,
+        start_within=start_within,
+        reason=reason,
+        dry_run=dry_run,
+    )
+    report = await _planned(session, name, spec)
+    if output is None:
+        session.screen.show(plan_view(report, session.now, session.screen.look))
+    _refuse_hopeless(report)
+    what = "Rehearse" if dry_run else "Start"
+    session.screen.confirm(f"{what} {report.strategy} of cell {name} in {session.namespace}?", yes=yes or dry_run)
+    made = await session.cluster.create(
+        RecoveryRun, session.namespace, {"metadata": {"generateName": f"{name[:57]}-"}, "spec": spec}
+    )
+    if output != "json" or not wait:
+        _announce(session, made, output)
+    if not wait:
+        return Exit.DONE
+    return await follow(session, made.key, timeout=timeout, output="json" if output == "json" else None)
+
+
+def _announce(session: Session, made: RecoveryRun, output: str | None) -> None:
+    if output == "name":
+        session.screen.line(made.metadata.name)
+    elif output == "json":
+        session.screen.data(made.to_dict(), "json")
+    else:
+        session.screen.line(f"run {made.metadata.name} made; follow it: recell watch {made.metadata.name}")
+
+
+def _refuse_hopeless(report: PlanReport) -> None:
+    """A run that ends at once helps nobody; one that waits may be what is wanted."""
+    if report.why is None or report.outcome == "Waits":
+        return
+    always = "; add --always to run all the same" if report.why.reason == "TargetHealthy" else ""
+    code = Exit.MANUAL if report.outcome == "ManualInterventionRequired" else Exit.NEGATIVE
+    raise CommandError(f"no run was made: it would end at once as {report.outcome} ({report.why.reason}){always}", code)
+
+
+@click.command()
+@click.argument("run")
+@click.option("--timeout", metavar="DURATION", callback=duration, help="Look at most so long.")
+@output("json")
+@command
+async def watch(session: Session, *, run: str, timeout: timedelta | None, output: str | None) -> Exit:
+    """Follow a run; the exit code says how it ended.
+
+    Without a terminal and without --timeout it ends with 4 where a person's approval is needed.
+    """
+    return await follow(session, session.key(run), timeout=timeout, output=output)

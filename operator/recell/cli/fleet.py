@@ -1,0 +1,109 @@
+"""What the command line has read of a fleet, as one value, and what follows from it.
+
+Promises: pure, no I/O; the moment is a field. It answers the questions that every command asks
+(which cells of which router, which policy, which runs work, is it frozen) by the operator's own
+rules, and decides nothing itself.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from recell.api import Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
+from recell.api.placement import Hold
+from recell.domain import limits
+
+Key = tuple[str, str]
+
+POLICY_DEFAULT = "default"
+HOLDER_RUN = "RecoveryRun"
+HOLDER_PERSON = "Person"
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Objects of one namespace, or of all of them."""
+
+    now: datetime
+    cells: tuple[Cell, ...] = ()
+    routers: tuple[Router, ...] = ()
+    placements: tuple[Placement, ...] = ()
+    runs: tuple[RecoveryRun, ...] = ()
+    policies: tuple[RecoveryPolicy, ...] = ()
+    freezes: tuple[RecoveryFreeze, ...] = ()
+    _placement_by_key: dict[Key, Placement] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_placement_by_key", {placement.key: placement for placement in self.placements})
+
+    def cell(self, key: Key) -> Cell | None:
+        return next((cell for cell in self.cells if cell.key == key), None)
+
+    def router(self, key: Key) -> Router | None:
+        return next((router for router in self.routers if router.key == key), None)
+
+    def router_of(self, cell: Cell) -> Router | None:
+        return self.router(router_key(cell))
+
+    def placement(self, key: Key) -> Placement | None:
+        return self._placement_by_key.get(key)
+
+    def run(self, key: Key) -> RecoveryRun | None:
+        return next((run for run in self.runs if run.key == key), None)
+
+    def cells_of(self, router: Key) -> tuple[Cell, ...]:
+        return tuple(cell for cell in self.cells if router_key(cell) == router)
+
+    def active_run(self, cell: Cell) -> RecoveryRun | None:
+        """The run that works on the cell, or waits to."""
+        return next((run for run in self.runs if not run.phase.ended and target_cell(run) == cell.key), None)
+
+    def policy(self, cell: Cell) -> RecoveryPolicy | None:
+        """The Cell's, else the Router's, else the one named default; None: the built-in one."""
+        router = self.router_of(cell)
+        ref = cell.spec.policy_ref or (router.spec.policy_ref if router else None)
+        return self._policy((cell.metadata.namespace, ref.name if ref else POLICY_DEFAULT))
+
+    def router_policy(self, router: Key) -> RecoveryPolicy | None:
+        found = self.router(router)
+        ref = found.spec.policy_ref if found else None
+        return self._policy((router[0], ref.name if ref else POLICY_DEFAULT))
+
+    def _policy(self, key: Key) -> RecoveryPolicy | None:
+        return next((policy for policy in self.policies if policy.key == key), None)
+
+    def freezes_in(self, namespace: str) -> tuple[RecoveryFreeze, ...]:
+        """Freezes of the namespace that are in force."""
+        return tuple(f for f in self.freezes if f.metadata.namespace == namespace and self._lasts(f))
+
+    def frozen(self, cell: Cell) -> RecoveryFreeze | None:
+        """The freeze that keeps a new run of the cell from starting."""
+        router = self.router_of(cell)
+        there = [f for f in self.freezes if f.metadata.namespace == cell.metadata.namespace]
+        labels = [cell.metadata.labels, router.metadata.labels if router else {}]
+        return limits.frozen(there, labels, self.now, running=False)
+
+    def _lasts(self, found: RecoveryFreeze) -> bool:
+        return found.spec.until is None or found.spec.until > self.now
+
+    def holds(self, cell: Cell) -> tuple[Hold, ...]:
+        placement = self.placement(router_key(cell))
+        if placement is None:
+            return ()
+        return tuple(hold for hold in placement.spec.holds if hold.cell == cell.metadata.name)
+
+    def orphaned(self, namespace: str, hold: Hold) -> bool:
+        """A run's hold whose run is gone or has ended (rule 25): nobody but a person releases it."""
+        if hold.holder.kind != HOLDER_RUN:
+            return False
+        run = self.run((namespace, hold.holder.name))
+        return run is None or run.phase.ended or bool(hold.holder.uid and hold.holder.uid != run.metadata.uid)
+
+
+def router_key(cell: Cell) -> Key:
+    return (cell.metadata.namespace, cell.spec.router_ref.name)
+
+
+def target_cell(run: RecoveryRun) -> Key | None:
+    """The Cell that the run is about; None for a run on a Router."""
+    ref = run.spec.target_ref
+    return (run.metadata.namespace, ref.name) if ref.kind == "Cell" else None

@@ -1,0 +1,318 @@
+"""What `recell status` and `recell runs` tell, as values: the documented shape of `-o json`.
+
+Promises: pure; made from a Fleet alone; the same facts are shown on a terminal and given to
+scripts. Percentages are texts ("33.3%"), moments are RFC 3339, what is not known is absent.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+
+from pydantic import Field
+
+from recell.api import Cell, Placement, RecoveryFreeze, RecoveryRun
+from recell.api.cell import Blocked, CellPhase, Failure
+from recell.api.failure import Strategy
+from recell.api.meta import Condition, Model, find_condition, is_true, percent_text
+from recell.api.placement import READ_ONLY, REJECT, Hold, HoldState, decode_table
+from recell.api.recovery_policy import Mode
+from recell.api.recovery_run import Awaiting, Decision, RunPhase, StepState
+from recell.cli.fleet import Fleet, Key, router_key
+
+EXPECTED_CONDITIONS = ("Accepted", "Ready", "Available", "Performing", "DataIntact", "ClusterReachable")
+"""Conditions of a Cell that are True when all is well."""
+
+
+class HoldReport(Model):
+    max_percent: int
+    state: HoldState
+    holder: str
+    reason: str
+    since: datetime
+    orphaned: bool
+
+
+class ShareReport(Model):
+    """Parts of the router's slots."""
+
+    home: str | None = None
+    """Slots whose customers belong to the cell."""
+    asked: str | None = None
+    """Slots that Placement lets it serve now."""
+    applied: str | None = None
+    """The same, as far as every serving router pod has applied it."""
+
+
+class CellReport(Model):
+    namespace: str
+    name: str
+    router: str
+    phase: CellPhase | None
+    share: ShareReport
+    failure: Failure | None = None
+    conditions: list[Condition] = Field(default_factory=list)
+    holds: list[HoldReport] = Field(default_factory=list)
+    paused: bool = False
+    active_run: str | None = None
+    last_run: str | None = None
+    attempts: int = 0
+    next_allowed_at: datetime | None = None
+    blocked: Blocked | None = None
+    frozen_by: str | None = None
+
+    @property
+    def well(self) -> bool:
+        return self.phase == CellPhase.HEALTHY
+
+
+class PolicyReport(Model):
+    name: str | None = None
+    mode: Mode = Mode.OBSERVE
+
+
+class PlacementReport(Model):
+    mode: str
+    slots: int
+    generation: int
+    epoch: int
+    rejected: str
+    """Slots whose customers are turned away."""
+    read_only: str
+    """Slots that are served away from home, for reading only."""
+
+
+class RouterReport(Model):
+    namespace: str
+    name: str
+    found: bool
+    type: str | None = None
+    customer_data: str | None = None
+    ready: bool = False
+    conditions: list[Condition] = Field(default_factory=list)
+    policy: PolicyReport
+    placement: PlacementReport | None = None
+    cells: list[CellReport]
+
+
+class StepReport(Model):
+    name: str
+    phase: RunPhase
+    state: StepState
+    message: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class RunReport(Model):
+    namespace: str
+    name: str
+    target: str
+    strategy: Strategy | None = None
+    trigger: str
+    phase: RunPhase
+    step: str | None = None
+    message: str = ""
+    dry_run: bool = False
+    paused: bool = False
+    decision: Decision | None = None
+    steps: list[StepReport] = Field(default_factory=list)
+    awaiting: Awaiting | None = None
+    successor: str | None = None
+    summary: str | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class FreezeReport(Model):
+    namespace: str
+    name: str
+    scope: str
+    reason: str
+    until: datetime | None = None
+    created_at: datetime | None = None
+    selector: dict[str, str] = Field(default_factory=dict)
+
+
+class StatusReport(Model):
+    freezes: list[FreezeReport]
+    routers: list[RouterReport]
+    runs: list[RunReport]
+
+    @property
+    def well(self) -> bool:
+        """Every router is Ready and every cell Healthy."""
+        return all(router.ready and all(cell.well for cell in router.cells) for router in self.routers)
+
+
+def status_report(fleet: Fleet, names: tuple[str, ...] = ()) -> StatusReport:
+    """Routers with their cells; with names, those Cells and Routers alone."""
+    keys = sorted({router.key for router in fleet.routers} | {router_key(cell) for cell in fleet.cells})
+    routers = [router_report(fleet, key, names) for key in keys]
+    if names:
+        routers = [router for router in routers if router.cells or router.name in names]
+    shown = {(cell.namespace, cell.name) for router in routers for cell in router.cells}
+    shown_routers = {(router.namespace, router.name) for router in routers}
+    active = [
+        run_report(run)
+        for run in fleet.runs
+        if not run.phase.ended
+        and (run.metadata.namespace, run.spec.target_ref.name)
+        in (shown if run.spec.target_ref.kind == "Cell" else shown_routers)
+    ]
+    orphans = [
+        run_report(run)
+        for run in fleet.runs
+        if not names and not run.phase.ended and run.key not in {(a.namespace, a.name) for a in active}
+    ]
+    namespaces = sorted({freeze.metadata.namespace for freeze in fleet.freezes})
+    return StatusReport(
+        freezes=[freeze_report(freeze) for namespace in namespaces for freeze in fleet.freezes_in(namespace)],
+        routers=routers,
+        runs=active + orphans,
+    )
+
+
+def router_report(fleet: Fleet, key: Key, names: tuple[str, ...] = ()) -> RouterReport:
+    router, placement, policy = fleet.router(key), fleet.placement(key), fleet.router_policy(key)
+    parts = placement_parts(placement)
+    cells = [
+        cell_report(fleet, cell, parts.get(cell.metadata.name))
+        for cell in sorted(fleet.cells_of(key), key=lambda cell: cell.metadata.name)
+        if not names or key[1] in names or cell.metadata.name in names
+    ]
+    conditions = router.status.conditions if router else []
+    return RouterReport(
+        namespace=key[0],
+        name=key[1],
+        found=router is not None,
+        type=router.spec.type if router else None,
+        customer_data=router.spec.customer_data if router else None,
+        ready=is_true(conditions, "Ready"),
+        conditions=[c for c in conditions if _is_bad(c, ("Accepted", "Ready", "Programmed"))],
+        policy=PolicyReport(name=policy.metadata.name, mode=policy.spec.mode) if policy else PolicyReport(),
+        placement=placement_report(placement) if placement else None,
+        cells=cells,
+    )
+
+
+def _is_bad(condition: Condition, expected: tuple[str, ...]) -> bool:
+    """Expected conditions are bad unless True, all others (PlacementStale, Stalled) when True."""
+    return (condition.status == "True") != (condition.type in expected)
+
+
+def placement_parts(placement: Placement | None) -> dict[str, tuple[str, str]]:
+    """Of every admitted cell: the part of the slots that is at home in it, and that it serves."""
+    if placement is None:
+        return {}
+    spec = placement.spec
+    homes, serving = Counter(decode_table(spec.homes)), Counter(decode_table(spec.serving))
+    return {
+        cell.name: (percent_text(homes[cell.index] / spec.slots), percent_text(serving[cell.index] / spec.slots))
+        for cell in spec.cells
+    }
+
+
+def placement_report(placement: Placement) -> PlacementReport:
+    spec, serving = placement.spec, decode_table(placement.spec.serving)
+    return PlacementReport(
+        mode=spec.mode,
+        slots=spec.slots,
+        generation=placement.metadata.generation,
+        epoch=spec.epoch,
+        rejected=percent_text(serving.count(REJECT) / spec.slots),
+        read_only=percent_text(sum(1 for entry in serving if entry != REJECT and entry & READ_ONLY) / spec.slots),
+    )
+
+
+def cell_report(fleet: Fleet, cell: Cell, part: tuple[str, str] | None) -> CellReport:
+    status, frozen = cell.status, fleet.frozen(cell)
+    recovery = status.recovery
+    share = ShareReport(
+        home=part[0] if part else None,
+        asked=part[1] if part else (status.share.asked if status.share else None),
+        applied=status.share.applied if status.share else None,
+    )
+    active = fleet.active_run(cell)
+    return CellReport(
+        namespace=cell.metadata.namespace,
+        name=cell.metadata.name,
+        router=cell.spec.router_ref.name,
+        phase=status.phase,
+        share=share,
+        failure=status.failure,
+        conditions=_bad_conditions(cell),
+        holds=[hold_report(fleet, cell.metadata.namespace, hold) for hold in fleet.holds(cell)],
+        paused=cell.spec.paused,
+        active_run=active.metadata.name if active else None,
+        last_run=recovery.last_run if recovery else None,
+        attempts=recovery.attempts if recovery else 0,
+        next_allowed_at=recovery.next_allowed_at if recovery else None,
+        blocked=recovery.blocked if recovery else None,
+        frozen_by=frozen.metadata.name if frozen else None,
+    )
+
+
+def _bad_conditions(cell: Cell) -> list[Condition]:
+    bad = [c for c in cell.status.conditions if _is_bad(c, EXPECTED_CONDITIONS) and c.type in EXPECTED_CONDITIONS]
+    declared = [
+        condition
+        for check in cell.spec.health.conditions
+        if (condition := find_condition(cell.status.conditions, check.type)) and condition.status == check.status
+    ]
+    return bad + [c for c in declared if c not in bad]
+
+
+def hold_report(fleet: Fleet, namespace: str, hold: Hold) -> HoldReport:
+    return HoldReport(
+        max_percent=hold.max_percent,
+        state=hold.state,
+        holder=f"{hold.holder.kind}/{hold.holder.name}",
+        reason=hold.reason,
+        since=hold.since,
+        orphaned=fleet.orphaned(namespace, hold),
+    )
+
+
+def run_report(run: RecoveryRun) -> RunReport:
+    status = run.status
+    step = next((s for s in reversed(status.steps) if s.name == status.step), None)
+    return RunReport(
+        namespace=run.metadata.namespace,
+        name=run.metadata.name,
+        target=f"{run.spec.target_ref.kind}/{run.spec.target_ref.name}",
+        strategy=status.decision.strategy if status.decision else run.spec.strategy,
+        trigger=run.spec.trigger,
+        phase=run.phase,
+        step=status.step,
+        message=step.message if step else "",
+        dry_run=run.spec.dry_run,
+        paused=is_true(status.conditions, "Paused"),
+        decision=status.decision,
+        steps=[StepReport.model_validate(step.model_dump()) for step in status.steps],
+        awaiting=status.awaiting,
+        successor=status.escalation.to if status.escalation else None,
+        summary=status.summary,
+        created_at=run.metadata.creation_timestamp,
+        started_at=status.started_at,
+        finished_at=status.finished_at,
+    )
+
+
+def runs_report(runs: Iterable[RecoveryRun]) -> list[RunReport]:
+    """Newest first."""
+    known = [run_report(run) for run in runs]
+    return sorted(known, key=lambda run: run.created_at.timestamp() if run.created_at else 0.0, reverse=True)
+
+
+def freeze_report(freeze: RecoveryFreeze) -> FreezeReport:
+    spec = freeze.spec
+    return FreezeReport(
+        namespace=freeze.metadata.namespace,
+        name=freeze.metadata.name,
+        scope=spec.scope,
+        reason=spec.reason,
+        until=spec.until,
+        created_at=freeze.metadata.creation_timestamp,
+        selector=spec.selector.match_labels,
+    )

@@ -1,0 +1,53 @@
+"""A plan: the decision with what it rests on, what stands in its way, the steps with their numbers."""
+
+from datetime import datetime
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from recell.cli.look import BAD, BUSY, GOOD, QUIET, STRONG, Look, stack
+from recell.cli.plan import PlanReport
+from recell.cli.views.status import evidence_lines
+
+
+def plan_view(plan: PlanReport, now: datetime, look: Look) -> RenderableType:
+    phase = look.cell_phase(plan.health)
+    parts: list[RenderableType | None] = [
+        look.paragraph(
+            ("Cell ", QUIET), (plan.cell, STRONG), " ", (phase.plain, str(phase.style)), f" in {plan.namespace}"
+        ),
+        look.paragraph(("Strategy ", QUIET), (plan.strategy, STRONG), f" (row {plan.row})"),
+        look.paragraph(plan.message, indent=2),
+    ]
+    if plan.evidence:
+        parts += [look.paragraph(("Evidence", QUIET)), evidence_lines(plan.evidence, now, look)]
+    if plan.steps:
+        rows: list[tuple[Text | str, ...]] = [
+            (str(number), step.name, look.text(step.phase, QUIET), f"{step.does} (at most {step.at_most})")
+            for number, step in enumerate(plan.steps, start=1)
+        ]
+        parts += [look.paragraph(("Steps", QUIET)), look.facts(rows, indent=2)]
+        numbers = ", ".join(
+            f"{name.removeprefix('steps.')} {value}"
+            for name, value in plan.numbers.items()
+            if name.startswith("steps.")
+        )
+        named = f"policy {plan.policy}" if plan.policy else "built-in policy"
+        parts += [look.paragraph((f"Numbers of {named}", QUIET)), look.paragraph(numbers, indent=2)]
+    parts += [Text(), _now(plan, look), _alone(plan, look)]
+    return stack(parts)
+
+
+def _now(plan: PlanReport, look: Look) -> RenderableType:
+    if plan.why is None:
+        return look.paragraph(("A run made now starts.", GOOD))
+    ends = "waits" if plan.outcome == "Waits" else f"ends at once as {plan.outcome}"
+    return look.paragraph((f"A run made now {ends}: ", BAD), f"{plan.why.reason}: {plan.why.message}")
+
+
+def _alone(plan: PlanReport, look: Look) -> RenderableType:
+    if plan.automatic is None:
+        return look.paragraph("The operator starts runs by itself (mode Automatic) when the cell fails.")
+    return look.paragraph(
+        ("The operator does not start one by itself: ", BUSY), f"{plan.automatic.reason}: {plan.automatic.message}"
+    )

@@ -1,0 +1,206 @@
+"""One run as it is now: what it does, what it has done, who gets the traffic."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from recell.api import RecoveryRun
+from recell.api.meta import find_condition, fraction, is_true
+from recell.api.recovery_run import RunPhase, StepRecord, StepState
+from recell.cli.look import BAD, BUSY, QUIET, STRONG, Look, age, stack
+from recell.cli.report import CellReport, run_report
+from recell.cli.views.runs import doing
+
+WAITING = "bold magenta"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What the router saw of a cell since the last look."""
+
+    requests_per_second: float
+    error_rate: float | None
+    """Part of the requests that failed; None without requests."""
+
+
+@dataclass(frozen=True)
+class RunView:
+    """Everything that is shown of a run at one moment."""
+
+    run: RecoveryRun
+    now: datetime
+    does: Mapping[str, str]
+    """One line for people, per step."""
+    cells: tuple[CellReport, ...] = ()
+    """Cells of the target's router."""
+    rates: Mapping[str, Rate] | None = None
+    rates_note: str = ""
+    """Why there are no rates."""
+    trouble: str = ""
+    """Why what is shown may be old."""
+
+
+def run_view(view: RunView, look: Look) -> RenderableType:
+    run, status = view.run, view.run.status
+    report = run_report(run)
+    phase = look.run_phase(run.phase)
+    parts: list[RenderableType | None] = [
+        look.paragraph(
+            ("Run ", QUIET),
+            (run.metadata.name, STRONG),
+            "  ",
+            (phase.plain, str(phase.style)),
+            f" {'after' if run.phase.ended else 'for'}"
+            f" {age(status.started_at or run.metadata.creation_timestamp, status.finished_at or view.now)}",
+            (", DRY RUN: nothing is changed", BUSY) if run.spec.dry_run else "",
+        ),
+        _decision(view, look),
+    ]
+    if status.steps:
+        parts += [Text(), look.facts([_step(step, view, look) for step in status.steps])]
+    if not status.steps or run.phase is RunPhase.AWAITING_APPROVAL or report.awaiting:
+        parts += doing(report, view.now, look)[-2 if report.awaiting else 0 :]
+    parts += _conditions(run, look)
+    if view.cells and not run.phase.ended:
+        parts += [Text(), _traffic(view, look)]
+    if view.rates_note and not run.phase.ended:
+        parts.append(look.paragraph((view.rates_note, QUIET)))
+    if status.summary:
+        parts += [Text(), look.paragraph((phase.plain, str(phase.style)), f": {status.summary}")]
+    if view.trouble:
+        parts.append(look.paragraph((view.trouble, BAD)))
+    return stack(parts)
+
+
+def _decision(view: RunView, look: Look) -> RenderableType:
+    run, decision = view.run, view.run.status.decision
+    target = f"{run.spec.target_ref.kind} {run.metadata.namespace}/{run.spec.target_ref.name}"
+    if decision is None:
+        return look.paragraph(f"{run.spec.strategy or 'Not decided yet'} of {target}")
+    return look.paragraph(f"{decision.strategy} of {target}: {decision.message} (row {decision.row})")
+
+
+def _step(step: StepRecord, view: RunView, look: Look) -> tuple[Text | str, ...]:
+    waits = step.state is StepState.PENDING
+    took = "" if waits or step.started_at is None else age(step.started_at, step.finished_at or view.now)
+    words = view.does.get(step.name, "") if waits else step.message
+    if step.state is StepState.RUNNING and (progress := _progress(view)):
+        words = f"{words} [{progress}]"
+    return (
+        look.step(step.state),
+        look.text(step.name, QUIET if waits else STRONG if step.state is StepState.RUNNING else ""),
+        look.text(took, QUIET),
+        look.text(words, QUIET if waits else BAD if step.state is StepState.FAILED else ""),
+    )
+
+
+def _progress(view: RunView) -> str:
+    """The run's own hold says how far a change of traffic has come."""
+    mine = f"RecoveryRun/{view.run.metadata.name}"
+    for cell in view.cells:
+        for hold in cell.holds:
+            if hold.holder == mine and not hold.orphaned:
+                return f"{cell.name} at {hold.max_percent}% of its customers, {hold.reason}"
+    return ""
+
+
+def _conditions(run: RecoveryRun, look: Look) -> list[RenderableType]:
+    """Why it does not go on: paused, stalled, or not started yet."""
+    lines: list[RenderableType] = []
+    if run.phase.ended:
+        return lines
+    for name, style in (("Paused", WAITING), ("Stalled", BAD)):
+        found = find_condition(run.status.conditions, name)
+        if found is not None and is_true(run.status.conditions, name):
+            lines.append(look.paragraph((f"{name} ", style), f"{found.reason}: {found.message}"))
+    waits = find_condition(run.status.conditions, "Reconciling")
+    if run.phase is RunPhase.PENDING and not lines:
+        why = f"{waits.reason}: {waits.message}" if waits else "the operator has not looked at it yet"
+        lines.append(look.paragraph(("Not started ", BUSY), why))
+    return lines
+
+
+def _traffic(view: RunView, look: Look) -> RenderableType:
+    shares = [fraction(text) for cell in view.cells for text in (cell.share.home, cell.share.asked) if text]
+    target = view.run.spec.target_ref.name
+    headers = ["CELL", "HEALTH", "SHARE", "ASKED", "APPLIED"]
+    if view.rates is not None:
+        headers += ["REQ/S", "ERRORS"]
+    rows: list[list[Text | str]] = []
+    for cell in view.cells:
+        asked, home = cell.share.asked, cell.share.home
+        row: list[Text | str] = [
+            look.text(cell.name, STRONG if cell.name == target else ""),
+            look.cell_phase(cell.phase),
+            look.bar(fraction(asked) if asked else None, fraction(home) if home else None, max(shares, default=0)),
+            asked or "-",
+            look.text(cell.share.applied or "-", BUSY if cell.share.applied != asked else ""),
+        ]
+        if view.rates is not None:
+            row += _rate(view.rates.get(cell.name), look)
+        rows.append(row)
+    return look.table(headers, rows)
+
+
+def _rate(rate: Rate | None, look: Look) -> list[Text | str]:
+    if rate is None:
+        return ["-", "-"]
+    errors = "-" if rate.error_rate is None else f"{rate.error_rate:.1%}"
+    return [f"{rate.requests_per_second:.1f}", look.text(errors, BAD if rate.error_rate else "")]
+
+
+def changes(before: RunView | None, view: RunView) -> list[str]:
+    """What is new since the last look, one line each: the live view of a pipe."""
+    run, status = view.run, view.run.status
+    at = f"+{age(status.started_at or run.metadata.creation_timestamp, view.now)}"
+    lines: list[str] = []
+    old = before.run.status if before and before.run.key == run.key else None
+    if old is None:
+        lines.append(f"{at} run {run.metadata.name}: {run.phase}, target {run.spec.target_ref.name}")
+    elif (before.run.phase if before else None) != run.phase:
+        lines.append(f"{at} phase {run.phase}")
+    if status.decision and (old is None or old.decision != status.decision):
+        lines.append(f"{at} decision {status.decision.strategy}: {status.decision.message}")
+    known = {step.name: (step.state, step.message) for step in old.steps} if old else {}
+    for step in status.steps:
+        if step.state is not StepState.PENDING and known.get(step.name) != (step.state, step.message):
+            lines.append(f"{at} step {step.name} {step.state}: {step.message}")
+    shares = {cell.name: (cell.share.asked, cell.share.applied) for cell in before.cells} if before else {}
+    for cell in view.cells:
+        now_at = (cell.share.asked, cell.share.applied)
+        if shares.get(cell.name) != now_at:
+            rate = (view.rates or {}).get(cell.name)
+            seen = "" if rate is None else f", {rate.requests_per_second:.1f} requests/s"
+            failed = "" if rate is None or rate.error_rate is None else f", {rate.error_rate:.1%} errors"
+            lines.append(f"{at} share {cell.name} asked {now_at[0] or '-'} applied {now_at[1] or '-'}{seen}{failed}")
+    if status.awaiting and (old is None or old.awaiting != status.awaiting):
+        lines.append(f"{at} waits for approval of {status.awaiting.gate}: {status.awaiting.message}")
+    lines += [f"{at} {_plain(line)}" for line in _new_conditions(before, view)]
+    if view.trouble and (before is None or before.trouble != view.trouble):
+        lines.append(f"{at} {view.trouble}")
+    return lines
+
+
+def _new_conditions(before: RunView | None, view: RunView) -> list[str]:
+    now_true = _true_conditions(view.run)
+    old = _true_conditions(before.run) if before and before.run.key == view.run.key else {}
+    return [f"{name} {text}" for name, text in now_true.items() if old.get(name) != text] + [
+        f"no longer {name}" for name in old if name not in now_true and not view.run.phase.ended
+    ]
+
+
+def _true_conditions(run: RecoveryRun) -> dict[str, str]:
+    names = ("Paused", "Stalled") if run.status.started_at else ("Paused", "Stalled", "Reconciling")
+    found = {name: find_condition(run.status.conditions, name) for name in names}
+    return {
+        "waiting" if name == "Reconciling" else name: f"{c.reason}: {c.message}"
+        for name, c in found.items()
+        if c is not None and c.status == "True"
+    }
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,78 @@
+"""Lists of runs: those that work now, and all of them."""
+
+from datetime import datetime
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from recell.cli.look import QUIET, STRONG, Look, age, stack
+from recell.cli.report import RunReport
+
+
+def active_runs(runs: list[RunReport], now: datetime, look: Look, *, namespaced: bool) -> RenderableType:
+    """Active runs, with what each of them does now."""
+    parts: list[RenderableType] = []
+    for run in runs:
+        parts.append(_headline(run, now, look, namespaced=namespaced))
+        parts += doing(run, now, look)
+    return stack(parts)
+
+
+def _headline(run: RunReport, now: datetime, look: Look, *, namespaced: bool) -> RenderableType:
+    name = f"{run.namespace}/{run.name}" if namespaced else run.name
+    phase = look.run_phase(run.phase)
+    return look.paragraph(
+        ("Run ", QUIET),
+        (name, STRONG),
+        "  ",
+        (phase.plain, str(phase.style)),
+        f" for {age(run.started_at or run.created_at, now)}: {run.strategy or 'not decided yet'} of {run.target}",
+        ", dry run" if run.dry_run else "",
+        (", PAUSED", "bold magenta") if run.paused else "",
+    )
+
+
+def doing(run: RunReport, now: datetime, look: Look) -> list[RenderableType]:
+    """The step that runs, and what the run waits for."""
+    lines: list[RenderableType] = []
+    if run.step:
+        lines.append(look.paragraph(f"{run.step}{f': {run.message}' if run.message else ''}", indent=2))
+    if run.awaiting:
+        lines.append(
+            look.paragraph(
+                ("waits for approval", "bold magenta"),
+                f" of {run.awaiting.gate} for {age(run.awaiting.since, now)}: {run.awaiting.message}",
+                indent=2,
+            )
+        )
+        lines.append(look.hint(f"recell approve {run.name} -n {run.namespace}"))
+    return lines
+
+
+def runs_table(
+    runs: list[RunReport], now: datetime, look: Look, *, namespaced: bool = False, wide: bool = False
+) -> RenderableType:
+    if not runs:
+        return look.paragraph("No run.")
+    headers = ["RUN", "TARGET", "STRATEGY", "PHASE", "STEP", "TOOK", "AGE"]
+    if namespaced:
+        headers.insert(0, "NAMESPACE")
+    if wide:
+        headers += ["TRIGGER", "DRY-RUN", "SUCCESSOR", "SUMMARY"]
+    rows = []
+    for run in runs:
+        row: list[Text | str] = [
+            run.name,
+            run.target,
+            run.strategy or "-",
+            look.run_phase(run.phase),
+            run.step or "-",
+            age(run.started_at, run.finished_at or now),
+            age(run.created_at, now),
+        ]
+        if namespaced:
+            row.insert(0, run.namespace)
+        if wide:
+            row += [run.trigger, "yes" if run.dry_run else "no", run.successor or "-", run.summary or "-"]
+        rows.append(row)
+    return look.table(headers, rows)

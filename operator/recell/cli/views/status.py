@@ -1,0 +1,204 @@
+"""The status of a fleet: per router a table of its cells, then why each cell is not well."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from recell.api.failure import Evidence, Verdict
+from recell.api.meta import Condition, fraction
+from recell.cli.look import BAD, BUSY, QUIET, STRONG, Look, age, join, span, stack
+from recell.cli.report import (
+    CellReport,
+    FreezeReport,
+    HoldReport,
+    RouterReport,
+    ShareReport,
+    StatusReport,
+)
+from recell.cli.views.runs import active_runs
+
+
+def status_view(report: StatusReport, now: datetime, look: Look, *, wide: bool = False) -> RenderableType:
+    parts: list[RenderableType | None] = []
+    for freeze in report.freezes:
+        parts.append(freeze_line(freeze, now, look))
+    if report.freezes:
+        parts.append(Text())
+    namespaces = {router.namespace for router in report.routers} | {run.namespace for run in report.runs}
+    for router in report.routers:
+        parts += [*_router(router, now, look, namespaced=len(namespaces) > 1, wide=wide), Text()]
+    if report.runs:
+        parts.append(active_runs(report.runs, now, look, namespaced=len(namespaces) > 1))
+    elif report.routers:
+        parts.append(look.paragraph(("No run is active.", QUIET)))
+    if not report.routers and not report.runs:
+        parts.append(look.paragraph("No Cell and no Router here. Apply a Router and its Cells, or look with -A."))
+    return stack(parts)
+
+
+def freeze_line(freeze: FreezeReport, now: datetime, look: Look) -> RenderableType:
+    ends = f", {span(freeze.until - now)} more" if freeze.until else ""
+    targets = join((f"{k}={v}" for k, v in sorted(freeze.selector.items())), ",")
+    return stack(
+        [
+            look.paragraph(
+                ("FROZEN", BAD),
+                f" {freeze.scope} in {freeze.namespace}{f' ({targets})' if targets else ''}"
+                f" for {age(freeze.created_at, now)}{ends}: {freeze.reason}",
+            ),
+            look.hint(f"recell unfreeze {freeze.name} -n {freeze.namespace}"),
+        ]
+    )
+
+
+def _router(
+    router: RouterReport, now: datetime, look: Look, *, namespaced: bool, wide: bool
+) -> Iterator[RenderableType | None]:
+    yield _router_line(router, look, namespaced=namespaced)
+    yield from (_condition(condition, now, look) for condition in router.conditions)
+    if router.found and router.placement is None and router.cells:
+        yield look.paragraph(
+            ("No Placement: ", BUSY),
+            "nothing says who gets traffic. The operator makes it for a new router. If it was lost,"
+            " restore it from a backup, or let a new one be made:",
+            indent=2,
+        )
+        yield look.hint(f"recell placement init {router.name} -n {router.namespace}")
+    if router.cells:
+        yield Text()
+        yield _cells(router, now, look, wide=wide)
+    for cell in router.cells:
+        yield from _why(cell, now, look)
+
+
+def _router_line(router: RouterReport, look: Look, *, namespaced: bool) -> RenderableType:
+    name = f"{router.namespace}/{router.name}" if namespaced else router.name
+    if not router.found:
+        return look.paragraph(("Router ", QUIET), (name, STRONG), ("  does not exist, but cells name it", BAD))
+    healthy = sum(cell.well for cell in router.cells)
+    policy = f"policy {router.policy.name} ({router.policy.mode})" if router.policy.name else "no policy (Observe)"
+    fallback = router.placement is not None and router.placement.mode == "Fallback"
+    rejected = router.placement.rejected if router.placement and router.placement.rejected != "0%" else ""
+    return look.paragraph(
+        ("Router ", QUIET),
+        (name, STRONG),
+        "  ",
+        ("Ready", "green") if router.ready else ("NotReady", BAD),
+        f", {healthy} of {len(router.cells)} cells healthy, {policy}",
+        (", FALLBACK ROUTING", BAD) if fallback else "",
+        (f", {rejected} of the customers are turned away", BAD) if rejected else "",
+    )
+
+
+def _cells(router: RouterReport, now: datetime, look: Look, *, wide: bool) -> RenderableType:
+    scale = max(
+        (_part(text) or 0.0 for cell in router.cells for text in (cell.share.home, cell.share.asked)), default=0
+    )
+    headers = ["CELL", "HEALTH", "SHARE", "ASKED", "APPLIED", "RUN"]
+    if wide:
+        headers += ["HOME", "SINCE", "LAST-RUN", "ATTEMPTS"]
+    rows = []
+    for cell in router.cells:
+        row: list[Text | str] = [
+            cell.name,
+            look.cell_phase(cell.phase),
+            look.bar(_part(cell.share.asked), _part(cell.share.home), scale),
+            cell.share.asked or "-",
+            _applied(cell.share, look),
+            cell.active_run or "-",
+        ]
+        if wide:
+            since = age(cell.failure.since, now) if cell.failure else "-"
+            row += [cell.share.home or "-", since, cell.last_run or "-", str(cell.attempts)]
+        rows.append(row)
+    return look.table(headers, rows)
+
+
+def _part(percent: str | None) -> float | None:
+    return fraction(percent) if percent else None
+
+
+def _applied(share: ShareReport, look: Look) -> Text:
+    lags = share.applied != share.asked
+    return look.text(share.applied or "-", BUSY if lags else "")
+
+
+def _why(cell: CellReport, now: datetime, look: Look) -> Iterator[RenderableType]:
+    """Everything that a person has to know about a cell that is not simply well."""
+    lines = [*_failure(cell, now, look), *_restrictions(cell, now, look)]
+    if lines:
+        yield Text()
+        yield look.paragraph((cell.name, STRONG), " ", look_phase(cell, look), _since(cell, now))
+        yield from lines
+
+
+def look_phase(cell: CellReport, look: Look) -> tuple[str, str]:
+    text = look.cell_phase(cell.phase)
+    return (text.plain, str(text.style))
+
+
+def _since(cell: CellReport, now: datetime) -> str:
+    failure = cell.failure
+    if failure is None:
+        return ""
+    return f" for {age(failure.since, now)}: {failure.type}, impact {failure.impact}, data {failure.data_integrity}"
+
+
+def _failure(cell: CellReport, now: datetime, look: Look) -> Iterator[RenderableType]:
+    if cell.failure:
+        found = [e for e in cell.failure.evidence if e.verdict != Verdict.PASSED]
+        if found:
+            yield evidence_lines(found, now, look)
+        shown = [c for c in cell.conditions if c.type in ("Accepted", "ClusterReachable")]
+    else:
+        shown = cell.conditions
+    yield from (_condition(condition, now, look) for condition in shown)
+
+
+def evidence_lines(evidence: Sequence[Evidence], now: datetime, look: Look) -> RenderableType:
+    rows: list[tuple[Text | str, ...]] = []
+    for e in evidence:
+        since = f", for {age(e.since, now)}" if e.since else ""
+        rows.append(
+            (
+                look.verdict(e.verdict),
+                look.line((e.check, STRONG), (f" (seen by {e.vantage}{since}): ", QUIET), e.message),
+            )
+        )
+    return look.facts(rows, indent=2)
+
+
+def _condition(condition: Condition, now: datetime, look: Look) -> RenderableType:
+    return look.paragraph(
+        (f"{condition.type}={condition.status}", BUSY),
+        f" {condition.reason}: {condition.message or 'no message'} ",
+        (f"({age(condition.last_transition_time, now)})", QUIET),
+        indent=2,
+    )
+
+
+def _restrictions(cell: CellReport, now: datetime, look: Look) -> Iterator[RenderableType]:
+    for hold in cell.holds:
+        yield hold_line(hold, now, look)
+    if cell.paused:
+        yield look.paragraph("paused: no automatic run starts (spec.paused is true)", indent=2)
+    if cell.blocked:
+        wait = cell.next_allowed_at
+        after = f" Next run allowed in {span(wait - now)}." if wait and wait > now else ""
+        yield look.paragraph(
+            ("not recovered", BUSY),
+            f" {cell.blocked.reason}: {cell.blocked.message.rstrip('.')}.{after}",
+            indent=2,
+        )
+
+
+def hold_line(hold: HoldReport, now: datetime, look: Look, *, name: str = "") -> RenderableType:
+    return look.paragraph(
+        f"{name} " if name else "",
+        ("held", BUSY),
+        f" at {hold.max_percent}% ({hold.state}) by {hold.holder} for {age(hold.since, now)}: {hold.reason}",
+        (" ORPHANED: that run is over, release it with recell return", BAD) if hold.orphaned else "",
+        indent=2,
+    )
