@@ -37,6 +37,19 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True)
+class Credentials:
+    """For another client of the same API server."""
+
+    server: str
+    ca_file: str | None
+    certificate_file: str | None
+    key_file: str | None
+    insecure: bool
+    authorization: str | None
+    """Value of the header."""
+
+
 def _keepalive_socket(address: AddrInfoType) -> socket.socket:
     """A dead peer is noticed within half a minute, without any API traffic."""
     family, kind, protocol, _, _ = address
@@ -78,10 +91,17 @@ class Connection:
     def host(self) -> str:
         return str(self._ready.configuration.host)
 
-    @property
-    def configuration(self) -> Configuration:
-        configuration: Configuration = self._ready.configuration
-        return configuration
+    async def credentials(self) -> Credentials:
+        """As they are now; a token is read anew when it was rotated."""
+        configuration = self._ready.configuration
+        return Credentials(
+            server=self.host,
+            ca_file=configuration.ssl_ca_cert,
+            certificate_file=configuration.cert_file,
+            key_file=configuration.key_file,
+            insecure=not configuration.verify_ssl,
+            authorization=await configuration.get_api_key_with_prefix("BearerToken", alias="authorization"),
+        )
 
     @property
     def _ready(self) -> ApiClient:

@@ -143,12 +143,9 @@ class Leadership:
                     return
                 await asyncio.sleep(min(self._terms.retry_period * 0.2, self._remaining()))
 
-    async def close(self) -> None:
-        """Stop waiting for the Lease."""
-        await self._watch.stop()
-
     async def release(self) -> None:
-        """Give the Lease back, so that the next one takes it at once. Whatever fails here only costs time."""
+        """Give the Lease back if it is ours, so that the next one takes it at once. What fails here only costs time."""
+        await self._watch.stop()
         if self.leading and self._lease is not None:
             spec = self._lease["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1}
             try:

@@ -95,7 +95,9 @@ class Reflector:
         self._put_since_list: set[Key] = set()
         self._task: asyncio.Task[None] | None = None
         self.alive = clock.monotonic()
-        """Monotonic moment of the last sign of life."""
+        """Monotonic moment of the last sign of life from the server."""
+        self.stirred = self.alive
+        """Monotonic moment at which this loop last did something, if only to try again."""
         self._blind_since: float | None = self.alive
 
     # Reading
@@ -153,7 +155,7 @@ class Reflector:
         """Until cancelled."""
         failures = 0
         while True:
-            began = self._clock.monotonic()
+            began = self.stirred = self._clock.monotonic()
             try:
                 if self._position is None and not self._streams_initial:
                     await self._list()
@@ -226,7 +228,7 @@ class Reflector:
             async for batch in batches:
                 for event in batch:
                     listed = self._take(event, listed)
-                self.alive = self._clock.monotonic()
+                self.alive = self.stirred = self._clock.monotonic()
 
     def _take(self, event: WatchEvent, listed: set[Key] | None) -> set[Key] | None:
         """One event. `listed`: what an unfinished initial list has brought so far, else None."""

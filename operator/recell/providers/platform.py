@@ -1,0 +1,45 @@
+"""What the controllers get to work with: the providers of the home cluster, put together by the runtime.
+
+A value without behaviour. Everything in it is open and warm on a standby too; only the leader may
+write, which `api` enforces.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from recell.engine.ports import Clock
+from recell.providers.kube.api import Api
+from recell.providers.kube.events import Recorder
+from recell.providers.kube.leadership import Leadership
+from recell.providers.kube.store import KubeStore
+from recell.providers.kube.workloads import KubeWorkloads
+from recell.providers.probing import Prober
+
+
+class Reports(Protocol):
+    """Figures about runs, for the metrics endpoint."""
+
+    def run_ended(self, strategy: str, result: str) -> None:
+        """A run reached one of its ends."""
+        ...
+
+    def acted(self, seconds: float) -> None:
+        """The first effect of a run took place so many seconds after the failure was known."""
+        ...
+
+
+@dataclass(frozen=True)
+class Platform:
+    clock: Clock
+    api: Api
+    """Fenced: reads always, writes only while this process leads."""
+    store: KubeStore
+    workloads: KubeWorkloads
+    prober: Prober
+    recorder: Recorder
+    leadership: Leadership
+    reports: Reports
+    identity: str
+    """Of this process: the pod's name."""
+    router_image: str
+    """For Routers that name none."""
