@@ -5,12 +5,13 @@ import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import yaml
 from kubernetes import client
-from recell.api import KINDS, RecoveryPolicy, Resource
+from recell.api import KINDS, RecoveryPolicy, RecoveryRun, Resource
 from recell.api.crd import crd, root_schema
 from recell.api.schema import Schema
 
@@ -138,6 +139,23 @@ def test_a_status_that_the_models_write_survives_unchanged(objects: Objects, kin
     found = objects.get(kind.INFO.kind, "by-model")
     assert found["status"] == written
     assert kind.model_validate(found).to_dict()["status"] == written
+
+
+@pytest.mark.parametrize("kind", WITH_STATUS, ids=lambda kind: kind.INFO.kind)
+def test_an_empty_status_that_the_models_write_survives_unchanged(objects: Objects, kind: type[Resource]) -> None:
+    obj = named(full(kind.INFO.kind), "empty-status")
+    del obj["status"]
+    written = kind.model_validate(obj).to_dict()["status"]
+    created = objects.create(obj)
+    assert objects.replace_status({**created, "status": written}, dry_run=True)["status"] == written
+
+
+def test_a_time_to_the_microsecond_is_a_time(objects: Objects) -> None:
+    run = RecoveryRun.model_validate(named(full("RecoveryRun"), "microseconds"))
+    run.status.started_at = datetime(2026, 1, 31, 12, 0, 0, 987654, tzinfo=UTC)
+    written = run.to_dict()["status"]
+    created = objects.create({key: value for key, value in full("RecoveryRun").items() if key != "status"})
+    assert objects.replace_status({**created, "status": written}, dry_run=True)["status"] == written
 
 
 @by_kind
