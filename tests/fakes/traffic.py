@@ -22,7 +22,7 @@ BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0)
 """Upper bounds of the latency buckets in seconds; the last is the router's own time-out."""
 LONGEST = BUCKETS[-1]
 SERVER_TIMEOUT = timedelta(seconds=LONGEST)
-KEPT = timedelta(hours=1)
+KEPT = timedelta(minutes=5)
 
 
 class Now(Protocol):

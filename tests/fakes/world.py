@@ -197,9 +197,7 @@ class World:
         for (_, name), cell in self.cells.items():
             policy = FakeStore(self).policy_for(cell).spec
             evidence = health.assess(cell, FakeObserver(self).observe(cell), policy, self.clock.now())
-            self.health_states[name] = health.advance(
-                self.health_states.get(name), evidence, policy, self.clock.now()
-            )
+            self.health_states[name] = health.advance(self.health_states.get(name), evidence, policy, self.clock.now())
 
     def _heal(self) -> None:
         for name, workloads in self.workloads.items():
@@ -317,8 +315,7 @@ class FakeRecords:
             }
         )
         cell = self.world.cells[meta.namespace, run.spec.target_ref.name]
-        history = runs.remember(cell.metadata.annotations.get(ANNOTATION_RUN_HISTORY, ""), run)
-        annotations = {**cell.metadata.annotations, ANNOTATION_RUN_HISTORY: history}
+        annotations = {**cell.metadata.annotations, ANNOTATION_RUN_HISTORY: runs.remembered(cell, run)}
         self.world.cells[cell.key] = cell.model_copy(
             update={"metadata": cell.metadata.model_copy(update={"annotations": annotations})}
         )

@@ -8,11 +8,12 @@ from the cell and the onset of its failure, so making one twice makes one.
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 from recell.api import Cell, RecoveryRun
 from recell.api.cell import Blocked, CellPhase, CellRecovery, CellStatus, Failure, Share
-from recell.api.failure import Evidence, Strategy
+from recell.api.failure import Evidence
 from recell.api.meta import (
     LABEL_INCIDENT,
     LABEL_MADE_BY,
@@ -22,7 +23,6 @@ from recell.api.meta import (
     percent_text,
 )
 from recell.api.placement import HoldState, PlacementSpec
-from recell.api.recovery_policy import Mode
 from recell.api.recovery_run import DecisionInputs, RecoveryRunSpec, TargetKind, TargetRef, Trigger
 from recell.controllers import status
 from recell.controllers.observer import CellObserver, router_of
@@ -37,6 +37,8 @@ from recell.providers.kube.store import KubeStore
 
 log = logging.getLogger(__name__)
 
+LIFTED_BY_PERSON = frozenset({"AbortedByPerson", "UnknownProvenance", "Isolated", "Retired"})
+"""Blocks that are shown on a cell that is well, too."""
 LOOK_AT_FIGURES = 2.0
 """Seconds between two looks at a cell with traffic: the router's figures come as a stream, not as a watch."""
 
@@ -96,9 +98,9 @@ class CellController:
             self._probes.drop(key)
             return None
         accepted = await self._accept(cell)
-        state, evidence, again = self._observer.look(cell)
+        state, again = self._observer.look(cell)
         wanted = self._status(cell, accepted, state)
-        await self._start_run(cell, state, evidence, wanted)
+        await self._start_run(cell, state)
         await self._show(cell, wanted)
         return min(again, LOOK_AT_FIGURES) if again is not None else LOOK_AT_FIGURES
 
@@ -137,7 +139,7 @@ class CellController:
             phase=phase,
             share=self._share(cell),
             failure=failure,
-            recovery=self._recovery(cell, active, last),
+            recovery=self._recovery(cell, state, active, last),
             conditions=status.conditions(cell.status.conditions, wanted, cell.metadata.generation, now),
         )
 
@@ -172,16 +174,32 @@ class CellController:
         last = max(ended, key=lambda run: (run.status.finished_at, run.metadata.name), default=None)
         return active, last
 
-    def _recovery(self, cell: Cell, active: RecoveryRun | None, last: RecoveryRun | None) -> CellRecovery | None:
-        known = self._limits(cell)
-        if active is None and last is None and known.blocked is None:
+    def _shown(self, cell: Cell, state: HealthState, blocked: Blocked | None) -> Blocked | None:
+        """A block is shown while it matters: the cell has failed, or a person has to lift it."""
+        if blocked is None or blocked.reason == "RunActive":
+            return None
+        if state.level is not Level.FAILED:
+            return blocked if blocked.reason in LIFTED_BY_PERSON else None
+        failure = self._observer.failure(cell.key)
+        if failure is None or blocked.reason != "Observe":
+            return blocked
+        choice = matrix.decide(_inputs(failure), self._store.policy_for(cell).spec)
+        message = f"{choice.strategy} would be started. {blocked.message} ({choice.message})"
+        return Blocked(reason=blocked.reason, message=message[:1024])
+
+    def _recovery(
+        self, cell: Cell, state: HealthState, active: RecoveryRun | None, last: RecoveryRun | None
+    ) -> CellRecovery | None:
+        known = self._allowance(cell)
+        blocked = self._shown(cell, state, known.blocked)
+        if active is None and last is None and blocked is None and not known.attempts:
             return None
         return CellRecovery(
             active_run=active.metadata.name if active else None,
             last_run=last.metadata.name if last else None,
             attempts=known.attempts,
             next_allowed_at=known.next_allowed_at,
-            blocked=known.blocked,
+            blocked=blocked,
         )
 
     async def _show(self, cell: Cell, wanted: CellStatus) -> None:
@@ -203,44 +221,52 @@ class CellController:
 
     # --- starting a run --------------------------------------------------------------------------
 
-    def _limits(self, cell: Cell) -> limits.Standing:
-        return limits.standing(
+    def _allowance(self, cell: Cell) -> limits.Allowance:
+        namespace, router_key = cell.metadata.namespace, router_of(cell)
+        policy, router = self._store.policy_for(cell), self._store.router(router_key)
+        cells = self._store.cells_of(router_key)
+        placed = self._switchboard.current(router_key)
+        return limits.blocked(
             cell,
-            self._store.policy_for(cell),
-            self._store.router_policy(router_of(cell)),
-            self._observer.health(cell.key),
-            self._store.runs_in(cell.metadata.namespace),
-            frozenset(self._store.cells_of(router_of(cell))),
-            self._store.freezes_in(cell.metadata.namespace),
-            self._switchboard.current(router_of(cell)),
+            policy.spec,
             self._clock.now(),
+            lineage=self._store.runs_of(TargetKind.CELL, cell.key),
+            active=[
+                run for run in self._store.runs_in(namespace) if started(run) and run.spec.target_ref.name in cells
+            ],
+            freezes=self._store.freezes_in(namespace),
+            state=self._observer.health(cell.key),
+            failure=self._observer.failure(cell.key),
+            spec=placed.spec if placed else None,
+            policy_name=policy.metadata.name or "(built in)",
+            router_labels=router.metadata.labels if router else None,
+            max_concurrent_runs=self._store.router_policy(router_key).spec.limits.max_concurrent_runs,
         )
 
-    async def _start_run(
-        self, cell: Cell, state: HealthState, evidence: tuple[Evidence, ...], wanted: CellStatus
-    ) -> None:
+    async def _start_run(self, cell: Cell, state: HealthState) -> None:
         failure = self._observer.failure(cell.key)
         if state.level is not Level.FAILED or failure is None or not self._observer.settled(cell):
             return
-        policy = self._store.policy_for(cell)
-        inputs = DecisionInputs(type=failure.type, impact=failure.impact, data_integrity=failure.data_integrity)
-        choice = matrix.decide(inputs, policy.spec)
-        recovery = wanted.recovery
-        if recovery is not None and (recovery.blocked is not None or recovery.active_run is not None):
-            blocked = recovery.blocked
-            if blocked is not None and policy.spec.mode is Mode.OBSERVE and blocked.reason == "ObserveMode":
-                said = f"{choice.strategy} would be started ({choice.message}). {blocked.message}"
-                recovery.blocked = Blocked(reason=blocked.reason, message=said[:1024])
+        own = [
+            run
+            for run in self._store.runs_of(TargetKind.CELL, cell.key)
+            if run.spec.trigger is not Trigger.MANUAL or started(run)
+        ]
+        if any(not run.phase.ended for run in own) or self._allowance(cell).blocked is not None:
             return
-        name = runs.automatic_run_name(cell.metadata.name, state.failing_since or state.since)
-        if self._store.run((cell.metadata.namespace, name)) is not None:
-            return
-        run = _automatic(cell, name, choice.strategy, failure)
+        onset = state.failing_since or state.since
+        names = {run.metadata.name for run in own}
+        tries = (runs.automatic_run_name(cell.metadata.name, onset, attempt) for attempt in count(1))
+        run = _automatic(cell, next(name for name in tries if name not in names), failure)
         made = await self._records.create(run)
-        log.info("started %s for %s", made.metadata.name, cell.metadata.name, extra={"run": made.metadata.name})
+        log.info("a run starts by itself", extra={"run": made.metadata.name, "cell": cell.metadata.name})
 
 
-def _automatic(cell: Cell, name: str, strategy: Strategy, failure: Failure) -> RecoveryRun:
+def _inputs(failure: Failure) -> DecisionInputs:
+    return DecisionInputs(type=failure.type, impact=failure.impact, data_integrity=failure.data_integrity)
+
+
+def _automatic(cell: Cell, name: str, failure: Failure) -> RecoveryRun:
     return RecoveryRun(
         metadata=ObjectMeta(
             name=name,

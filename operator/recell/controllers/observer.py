@@ -10,10 +10,11 @@ from typing import Protocol
 
 from recell.api import Cell
 from recell.api.cell import Failure
-from recell.api.failure import DataIntegrity, Evidence
+from recell.api.failure import DataIntegrity
 from recell.api.meta import seconds
 from recell.domain import failure as failures
 from recell.domain import health
+from recell.domain.health import HealthState
 from recell.domain.observation import CellObservation, Endpoints, IntegrityResult, ProbeResult, WorkloadState
 from recell.engine.ports import Clock, Key, Switchboard, Traffic
 from recell.providers.kube.store import KubeStore
@@ -51,7 +52,7 @@ class CellObserver:
         self._probes = probes
         self._traffic = traffic
         self._switchboard = switchboard
-        self._states: dict[Key, health.HealthState] = {}
+        self._states: dict[Key, HealthState] = {}
         self._failures: dict[Key, Failure] = {}
         self._first_look: dict[Key, float] = {}
 
@@ -66,8 +67,8 @@ class CellObserver:
             traffic=seen.cells.get(cell.metadata.name) if seen else None,
         )
 
-    def look(self, cell: Cell) -> tuple[health.HealthState, tuple[Evidence, ...], float | None]:
-        """Look at a cell: its health by now, the evidence, and after how many seconds time alone changes it."""
+    def look(self, cell: Cell) -> tuple[HealthState, float | None]:
+        """Look at a cell: its health by now, and after how many seconds time alone changes it."""
         policy, now = self._store.policy_for(cell).spec, self._clock.now()
         self._first_look.setdefault(cell.key, self._clock.monotonic())
         evidence = health.assess(cell, self.observe(cell), policy, now)
@@ -82,12 +83,13 @@ class CellObserver:
             self._traffic.observed(router_of(cell), window=seconds(policy.detection.window)),
             policy,
             now,
+            integrity=self._probes.integrity(cell.key),
         )
         if failure is None:
             self._failures.pop(cell.key, None)
         else:
             self._failures[cell.key] = failure
-        return state, evidence, health.next_look(state, policy, now)
+        return state, health.next_look(state, policy, now, cell=cell)
 
     def settled(self, cell: Cell) -> bool:
         """Has the cell been looked at for one detection period? Nothing is started before (rule 12)."""
@@ -95,7 +97,7 @@ class CellObserver:
         period = seconds(self._store.policy_for(cell).spec.detection.window)
         return first is not None and self._clock.monotonic() - first >= period
 
-    def health(self, cell: Key) -> health.HealthState | None:
+    def health(self, cell: Key) -> HealthState | None:
         return self._states.get(cell)
 
     def failure(self, cell: Key) -> Failure | None:
@@ -103,13 +105,18 @@ class CellObserver:
 
     def integrity(self, cell: Cell) -> DataIntegrity:
         policy, now = self._store.policy_for(cell).spec, self._clock.now()
-        return failures.integrity(cell, self.observe(cell), self._states.get(cell.key), policy, now)
+        state = self._states.get(cell.key)
+        onset = state.failing_since if state and state.failing_since else now
+        last = self._probes.integrity(cell.key)
+        evidence = health.assess(cell, self.observe(cell), policy, now)
+        return failures.data_integrity(cell, evidence, policy, onset=onset, now=now, last=last)
 
     def forget(self, cell: Key) -> None:
-        for known in (self._states, self._failures, self._first_look):
-            known.pop(cell, None)  # type: ignore[attr-defined]
+        self._states.pop(cell, None)
+        self._failures.pop(cell, None)
+        self._first_look.pop(cell, None)
 
-    def _states_of(self, cell: Cell) -> Mapping[str, health.HealthState]:
+    def _states_of(self, cell: Cell) -> Mapping[str, HealthState]:
         """The health of all cells of the cell's router, as last looked at."""
         cells = self._store.cells_of(router_of(cell))
         return {name: self._states[other.key] for name, other in cells.items() if other.key in self._states}

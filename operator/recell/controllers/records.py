@@ -78,9 +78,8 @@ class RunRecords:
         cell = self._store.cell(key)
         if cell is None:
             return
-        known = cell.metadata.annotations.get(ANNOTATION_RUN_HISTORY, "")
-        history = runs.remember(known, run)
-        if history != known:
+        history = runs.remembered(cell, run)
+        if history != cell.metadata.annotations.get(ANNOTATION_RUN_HISTORY):
             body = {
                 "metadata": {
                     "uid": cell.metadata.uid,  # never another Cell of this name

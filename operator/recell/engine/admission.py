@@ -4,7 +4,7 @@ The order of the questions is the order of the answers below: a run is ended, ke
 reason, asked about, or started with a decision.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -14,7 +14,7 @@ from recell.api.failure import Strategy
 from recell.api.meta import ANNOTATION_STARTED_UID
 from recell.api.recovery_policy import Mode
 from recell.api.recovery_run import Decision, DecisionInputs, RunPhase, StartWhen, TargetKind, Trigger
-from recell.domain import freeze, matrix, runs
+from recell.domain import limits, matrix, runs
 from recell.domain.health import HealthState, Level
 
 PENDING_LIMIT = timedelta(hours=24)
@@ -67,6 +67,7 @@ class Situation:
     """Runs of the namespace, this one excepted."""
     router_cells: frozenset[str]
     """Names of the cells of the target's router."""
+    router_labels: Mapping[str, str]
     freezes: Sequence[RecoveryFreeze]
     approved: bool
     """A person opened the gate `start` for the decision that is shown."""
@@ -75,20 +76,15 @@ class Situation:
 
 def admit(s: Situation) -> Answer:
     meta, spec = s.run.metadata, s.run.spec
-    started = meta.annotations.get(ANNOTATION_STARTED_UID)
-    if started:
+    if meta.annotations.get(ANNOTATION_STARTED_UID) == meta.uid:
         return End(
             RunPhase.SKIPPED,
             "RecordLost",
-            f"This run was started before (UID {started}) and its record is lost, as after a restore or a"
-            " re-creation. Runs are not executed twice: make a new one if it is still needed",
+            "This run was started before and its record (its status) is lost. Runs are not executed twice: make a"
+            " new one if it is still needed",
         )
-    if s.cell is not None and runs.is_replay(s.cell, s.run):
-        return End(
-            RunPhase.SKIPPED,
-            "Replay",
-            f"Cell {s.cell.metadata.name} already had a run {meta.name} with this spec. Use a new name to run it again",
-        )
+    if replay := runs.is_replay(s.run, s.cell):
+        return End(RunPhase.SKIPPED, replay.reason, replay.message)
     if spec.start_before and s.now >= spec.start_before:
         return End(RunPhase.SKIPPED, "TooLate", f"It had to start before {spec.start_before.isoformat()}")
     if meta.creation_timestamp and s.now - meta.creation_timestamp > PENDING_LIMIT:
@@ -107,8 +103,8 @@ def admit(s: Situation) -> Answer:
             f"Cell {spec.target_ref.name} does not exist in namespace {meta.namespace}: check spec.targetRef.name",
             stalled=True,
         )
-    if frozen := freeze.frozen_by(s.freezes, s.cell.metadata.labels, s.now, new_run=True):
-        return Hold("Frozen", freeze.message(frozen), paused=True)
+    if frozen := limits.frozen(s.freezes, [s.cell.metadata.labels, s.router_labels], s.now, running=False):
+        return Hold("Frozen", limits.frozen_message(frozen), paused=True)
     if spec.control and spec.control.paused:
         return Hold("PausedByPerson", "spec.control.paused is true", paused=True)
     return _busy(s, s.cell) or _unneeded(s, s.cell) or _decided(s, s.cell)
@@ -174,19 +170,18 @@ def decide(run: RecoveryRun, failure: Failure | None, policy: RecoveryPolicy) ->
     if kind and impact and integrity:
         inputs = DecisionInputs(type=kind, impact=impact, data_integrity=integrity)
     if run.spec.strategy is not None:
-        strategy, row = run.spec.strategy, "stated"
-        message = f"{strategy}, as the run's spec.strategy says"
+        choice = matrix.Choice(run.spec.strategy, "stated", f"{run.spec.strategy}, as the run's spec.strategy says")
     elif inputs is None:
-        strategy, row = Strategy.MANUAL_INTERVENTION, "none"
-        message = "Nothing is known of a failure: state spec.strategy or spec.failure"
+        choice = matrix.Choice(
+            Strategy.MANUAL_INTERVENTION, "none", "Nothing is known of a failure: state spec.strategy or spec.failure"
+        )
     else:
         choice = matrix.decide(inputs, policy.spec)
-        strategy, row, message = choice.strategy, choice.row, choice.message
     return Decision(
-        id=matrix.decision_id(strategy, row, inputs),
-        strategy=strategy,
-        row=row,
-        message=message[:1024],
+        id=matrix.decision_id(choice, inputs, run.spec.target_ref),
+        strategy=choice.strategy,
+        row=choice.row,
+        message=choice.message,
         inputs=inputs,
         evidence=evidence[:32],
     )

@@ -38,7 +38,7 @@ from recell.api.recovery_run import (
     StepState,
     Trigger,
 )
-from recell.domain import freeze
+from recell.domain import limits
 from recell.engine import admission, record
 from recell.engine.dwell import Dwell
 from recell.engine.errors import Conflict, Fenced, NotFound, RecellError, Retryable
@@ -97,6 +97,8 @@ class Engine:
         policy = ports.store.policy_for(cell) if cell else None
         if policy is None:
             policy = ports.store.policy_for_namespace(namespace)
+        router_key = (namespace, cell.spec.router_ref.name) if cell else (namespace, "")
+        router = ports.store.router(router_key) if cell else None
         situation = admission.Situation(
             run=run,
             cell=cell,
@@ -104,9 +106,8 @@ class Engine:
             failure=ports.observer.failure(cell.key) if cell else None,
             policy=policy,
             others=[r for r in ports.store.runs_in(namespace) if r.metadata.name != run.metadata.name],
-            router_cells=frozenset(ports.store.cells_of((namespace, cell.spec.router_ref.name)))
-            if cell
-            else frozenset(),
+            router_cells=frozenset(ports.store.cells_of(router_key)) if cell else frozenset(),
+            router_labels=router.metadata.labels if router else {},
             freezes=ports.store.freezes_in(namespace),
             approved=awaiting is not None and record.approved(run, awaiting),
             now=now,
@@ -492,11 +493,11 @@ class Engine:
 
     def _pause(self, run: RecoveryRun, cell: Cell) -> tuple[str, str] | None:
         now = self._ports.clock.now()
-        frozen = freeze.frozen_by(
-            self._ports.store.freezes_in(run.metadata.namespace), cell.metadata.labels, now, new_run=False
-        )
+        router = self._ports.store.router((run.metadata.namespace, cell.spec.router_ref.name))
+        labels = [cell.metadata.labels, router.metadata.labels if router else {}]
+        frozen = limits.frozen(self._ports.store.freezes_in(run.metadata.namespace), labels, now, running=True)
         if frozen is not None:
-            return ("Frozen", freeze.message(frozen))
+            return ("Frozen", limits.frozen_message(frozen))
         if run.spec.control and run.spec.control.paused and not run.status.abort_requested:
             return ("PausedByPerson", "spec.control.paused is true")
         return None

@@ -13,7 +13,7 @@ from recell.api.meta import duration_text, fraction, seconds
 from recell.api.placement import HoldState
 from recell.api.recovery_run import RunPhase, StartWhen, Urgency
 from recell.domain import capacity, drain, placement, ramp
-from recell.domain.gate import GateResult, health_gate
+from recell.domain.gate import health_gate
 from recell.domain.health import Level
 from recell.domain.observation import WorkloadPhase, WorkloadState
 from recell.domain.runs import effect_token
@@ -48,7 +48,7 @@ async def check_eligibility(ctx: StepContext) -> Outcome:
         return Fail("NoCapacity", bearing.message, escalate_to=REPLACE)
     if bearing.verdict is Verdict.INCONCLUSIVE and ctx.policy.limits.require_capacity:
         return increments.inconclusive(ctx, "unknown-capacity", bearing.message)
-    if bearing.reservations:
+    if bearing.verdict is Verdict.PASSED and bearing.reservations:
         await ctx.ports.switchboard.change(
             ctx.router_key, lambda spec: placement.reserve(spec, ctx.holder, bearing.reservations)
         )
@@ -83,7 +83,7 @@ def _bearing(ctx: StepContext) -> capacity.Bearing:
         ctx.cell.metadata.name,
         _drained(ctx, placement.limit(ctx.placement.spec, ctx.cell.metadata.name)),
         fraction(ctx.policy.limits.capacity_headroom),
-        ctx.holder,
+        holder=ctx.holder,
     )
 
 
@@ -98,21 +98,32 @@ def remember_base(ctx: StepContext) -> dict[str, Any]:
     """The share before the first change: without it a crash would drain twice (rule 24)."""
     base = ctx.others_limit()
     now_at = placement.limit(ctx.placement.spec, ctx.cell.metadata.name)
-    traffic = ctx.observe().traffic
+    router = ctx.ports.traffic.observed(ctx.router_key, window=seconds(ctx.policy.detection.window))
+    traffic = router.cells.get(ctx.cell.metadata.name) if router else None
     rate = traffic.error_rate if traffic else None
+    measured = None
+    if router is not None and traffic is not None and router.requests >= ctx.policy.detection.minimum_requests:
+        measured = traffic.requests / router.requests
     target = _drained(ctx, base)
-    at_once = ctx.run.spec.urgency is Urgency.IMMEDIATE or drain.drain_at_once(rate)
+    lost = 1.0 if traffic and traffic.check_up is False else rate
+    at_once = ctx.run.spec.urgency is Urgency.IMMEDIATE or drain.drain_at_once(lost)
     count = 1 if at_once else ctx.policy.steps.drain_increments
     values = [v for v in ramp.increments(base, target, count) if v < now_at] or [min(now_at, target)]
-    return {"base": base, "target": values[-1], "values": values, "errorRate": rate}
+    return {
+        "base": base,
+        "target": values[-1],
+        "values": values,
+        **({"notServed": lost} if lost is not None else {}),
+        "expectedBefore": placement.expected_share(ctx.placement.spec, ctx.cell.metadata.name),
+        "measuredBefore": measured,
+    }
 
 
 async def drain_traffic(ctx: StepContext) -> Outcome:
     name = ctx.cell.metadata.name
     if ctx.own_hold is None:
-        worth = drain.worth_draining(
-            ctx.placement.spec, ctx.routing, name, ctx.data["target"], ctx.data.get("errorRate")
-        )
+        lost = ctx.data.get("notServed", 1.0)
+        worth = drain.worth_draining(ctx.placement.spec, ctx.routing, name, ctx.data["target"], lost)
         if not worth.worth:
             return Done(f"Traffic left where it is: {worth.message}")
     return await increments.down(ctx, tuple(ctx.data["values"]))
@@ -171,19 +182,21 @@ def _back(state: WorkloadState) -> bool:
 # 4 check-health --------------------------------------------------------------------------------------
 
 
-def _verdict(ctx: StepContext, label: str) -> GateResult:
-    """The cell's checks on figures no older than this step's first look."""
-    ctx.elapsed(label)
-    return health_gate(ctx.evidence(not_before=ctx.since(label)))
-
-
 async def check_health(ctx: StepContext) -> Outcome:
-    result = _verdict(ctx, "check")
-    if result.verdict is Verdict.PASSED:
-        return Done(result.message)
+    """Every check passes, on figures of one whole window since the restart."""
+    window = seconds(ctx.policy.detection.window)
+    ctx.elapsed("restarted")
+    result = health_gate(ctx.evidence(not_before=ctx.since("restarted")))
+    passing = ctx.elapsed("passing", seen=result.verdict is Verdict.PASSED)
+    if result.verdict is Verdict.FAILED:
+        ctx.forget("passing")
+        return Wait(LOOK_AGAIN, result.message, reason="Unhealthy")
     if result.verdict is Verdict.INCONCLUSIVE:
         return increments.inconclusive(ctx, "unverified-health", result.message)
-    return Wait(LOOK_AGAIN, result.message, reason="Unhealthy")
+    ctx.forget("inconclusive")
+    if passing < window:
+        return Wait(min(LOOK_AGAIN, window - passing), f"Every check passes for {passing:.0f} of {window:g} s")
+    return Done(result.message)
 
 
 # 5 restore-traffic -----------------------------------------------------------------------------------

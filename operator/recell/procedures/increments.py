@@ -90,15 +90,17 @@ def _window(ctx: StepContext) -> float:
 
 def _drained_as_expected(ctx: StepContext, percent: int) -> Evidence:
     """Observed traffic against the expected, on a window wholly after the change (rule 28)."""
-    steps = ctx.policy.steps
-    observed = ctx.ports.traffic.observed(ctx.router_key, window=_window(ctx), not_before=ctx.since(f"at-{percent}"))
+    steps, spec, name = ctx.policy.steps, ctx.placement.spec, ctx.cell.metadata.name
+    changed_at = ctx.since(f"at-{percent}")
     return drain.verify(
-        ctx.placement.spec,
-        ctx.cell.metadata.name,
-        observed,
+        name,
+        expected_before=float(ctx.data.get("expectedBefore", placement.home_share(spec, name))),
+        expected_after=placement.expected_share(spec, name),
+        observed=ctx.ports.traffic.observed(ctx.router_key, window=_window(ctx), not_before=changed_at),
         tolerance=fraction(steps.drain_tolerance),
         floor=steps.drain_floor,
-        now=ctx.now,
+        changed_at=changed_at,
+        baseline=ctx.data.get("measuredBefore"),
     )
 
 

@@ -6,7 +6,7 @@ import sys
 
 import yaml
 
-from tests.unit.delivery.conftest import CHART, ROOT, VARIANTS, Document, Helm, Render, of_kind
+from tests.unit.delivery.conftest import CHART, ROOT, VARIANTS, Document, Helm, Render, of_kind, parsed
 
 
 def test_generated_files_are_current(helm: str) -> None:
@@ -41,7 +41,7 @@ def test_crds_can_be_left_out(render: Render) -> None:
 
 def test_plain_manifests_hold_nothing_of_helm() -> None:
     text = (ROOT / "manifests" / "install.yaml").read_text()
-    documents: list[Document] = list(yaml.safe_load_all(text))
+    documents: list[Document] = parsed(text)
     assert documents[0]["kind"] == "Namespace"
     assert documents[0]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert not of_kind(documents, "Job")
@@ -53,8 +53,8 @@ def test_kustomize_builds_the_same(helm: str) -> None:
     made = subprocess.run(
         ["kubectl", "kustomize", ROOT / "manifests"], check=True, capture_output=True, text=True, timeout=60
     )
-    documents = list(yaml.safe_load_all((ROOT / "manifests" / "install.yaml").read_text()))
-    assert len(list(yaml.safe_load_all(made.stdout))) == len(documents)
+    documents = parsed((ROOT / "manifests" / "install.yaml").read_text())
+    assert len(parsed(made.stdout)) == len(documents)
 
 
 def test_notes_name_the_next_steps(template: Helm) -> None:

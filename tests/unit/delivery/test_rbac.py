@@ -106,9 +106,7 @@ def test_a_feature_brings_its_rights_and_takes_them_away(render: Render, feature
 
 
 def test_every_operator_role_is_bound_to_the_operator_alone(installed: list[Document]) -> None:
-    accounts = {
-        each["spec"]["template"]["spec"]["serviceAccountName"] for each in of_kind(installed, "Deployment")
-    }
+    accounts = {each["spec"]["template"]["spec"]["serviceAccountName"] for each in of_kind(installed, "Deployment")}
     for binding in of_kind(installed, "RoleBinding", "ClusterRoleBinding"):
         subjects = {(each["kind"], each["namespace"], each["name"]) for each in binding["subjects"]}
         assert subjects == {("ServiceAccount", "recell-system", account) for account in accounts}

@@ -7,7 +7,8 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.unit.delivery.conftest import ROOT, Document
+from tests.unit.delivery.conftest import ROOT, Document, parsed
+from tests.unit.delivery.schemas import strict
 
 FOLDERS = ("examples/quickstart", "examples/shop/recell")
 
@@ -17,21 +18,9 @@ def documents() -> list[tuple[Path, Document]]:
         (path.relative_to(ROOT), document)
         for folder in FOLDERS
         for path in sorted((ROOT / folder).glob("*.yaml"))
-        for document in yaml.safe_load_all(path.read_text())
+        for document in parsed(path.read_text())
         if document["apiVersion"].startswith("recell.dev/")
     ]
-
-
-def strict(schema: Any) -> Any:
-    """The API server drops unknown fields; here they are errors, as `--validate=strict` has it."""
-    if isinstance(schema, list):
-        return [strict(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {name: strict(value) for name, value in schema.items()}
-    if "properties" in made and "additionalProperties" not in made and schema.get("type") == "object":
-        made["additionalProperties"] = False
-    return made
 
 
 def schema_of(kind: str) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def test_data_are_intact_while_orders_arrive(web: Web) -> None:
         ("TRUNCATE shop.orders", "0 orders found, 12 expected", 3),
         ("TRUNCATE shop.orders, shop.customers", "0 customers found, 3 expected", 0),
         (
-            "INSERT INTO shop.orders (customer, item, cents) SELECT customer, item, cents FROM shop.orders WHERE customer = 'bob'",
+            "INSERT INTO shop.orders (customer, item, cents) SELECT customer, item, cents FROM shop.orders"
+            " WHERE customer = 'bob'",
             "16 orders found, 12 expected",
             1,
         ),

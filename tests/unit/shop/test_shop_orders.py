@@ -62,26 +62,24 @@ def test_a_customer_nobody_knows_has_no_orders(web: Web) -> None:
     assert web.ask("GET", "/orders", x_customer_id="nobody").body == {"orders": [], "next": None}
 
 
-@pytest.mark.parametrize(
-    ("body", "customer", "message"),
-    [
-        ({"item": "tea", "cents": 450}, "", "x-customer-id"),
-        ({"item": "tea", "cents": 450}, "x" * 201, "x-customer-id"),
-        ({"item": "tea", "cents": 450}, "caf\xe9", "UTF-8"),
+def test_a_bad_order_is_refused_with_the_field(web: Web) -> None:
+    good = {"item": "tea", "cents": 450}
+    for body, customer, message in (
+        (good, "", "x-customer-id"),
+        (good, "x" * 201, "x-customer-id"),
+        (good, "caf\xe9", "UTF-8"),
         ({"item": "tea"}, "alice", "cents"),
         ({"item": "tea", "cents": 0}, "alice", "cents"),
         ({"item": "tea", "cents": True}, "alice", "cents"),
         ({"item": "", "cents": 1}, "alice", "item"),
         ({"item": "a\u0000b", "cents": 1}, "alice", "item"),
         (["tea"], "alice", "JSON object"),
-    ],
-)
-def test_a_bad_order_is_refused_with_the_field(web: Web, body: object, customer: str, message: str) -> None:
-    answer = web.ask("POST", "/orders", body, x_customer_id=customer)
-
-    assert answer.status == 400
-    assert message in answer.body["message"]
-    assert answer.headers["x-cell"] == "cell-a"
+    ):
+        answer = web.ask("POST", "/orders", body, x_customer_id=customer)
+        assert answer.status == 400, (body, customer)
+        assert message in answer.body["message"]
+        assert answer.headers["x-cell"] == "cell-a"
+    assert web.ask("GET", "/integrity").body["orders"] == 0
 
 
 def test_unknown_paths_name_the_cell_too(web: Web) -> None:

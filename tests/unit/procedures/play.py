@@ -1,0 +1,42 @@
+"""Plays runs in virtual time on the fakes: advance, let time pass, advance again."""
+
+from recell.api.recovery_run import RunPhase
+from recell.engine.engine import Engine
+from recell.engine.errors import Conflict, Retryable
+from recell.engine.ports import Key
+from recell.procedures import PROCEDURES
+from tests.fakes.world import Crash, World
+
+LIMIT = 4 * 3600.0
+"""Virtual seconds after which a run that has not ended is stuck."""
+
+
+async def play(world: World, key: Key, *, until: RunPhase | str | None = None, limit: float = LIMIT) -> list[str]:
+    """Advance a run until it has ended, or has the phase or step `until`. A crash starts a new engine.
+
+    Returns the log of what was seen: phase and step whenever they changed.
+    """
+    engine = Engine(world.ports(), PROCEDURES)
+    log: list[str] = []
+    spent = 0.0
+    while True:
+        again: float | None
+        try:
+            again = await engine.advance(key)
+        except (Conflict, Retryable):
+            again = 0.1
+        except Crash:
+            engine = Engine(world.ports(), PROCEDURES)
+            world.epoch += 1
+            again = 15.0  # the Lease of a killed leader has to expire
+        run = world.runs[key]
+        seen = f"{run.phase} {run.status.step or ''}".strip()
+        if not log or log[-1] != seen:
+            log.append(seen)
+        if run.phase.ended or (until is not None and until in (run.phase, run.status.step)):
+            return log
+        wait = again if again is not None else 1.0
+        if spent > limit:
+            raise AssertionError(f"stuck for {spent:.0f} s: {run.status.to_dict()}")
+        world.tick(wait)
+        spent += wait

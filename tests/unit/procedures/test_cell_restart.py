@@ -1,0 +1,257 @@
+"""CellRestart, played in virtual time: what it does, in which order, and what it does when things go wrong."""
+
+import pytest
+
+from recell.api import RecoveryFreeze
+from recell.api.meta import ObjectMeta
+from recell.api.recovery_run import RunPhase, StepState
+from recell.domain import placement
+from recell.engine.ports import Key
+from tests.fakes.world import NAMESPACE, World
+from tests.unit.procedures.play import play
+
+POLICY = {"mode": "Automatic"}
+FALLING = [95, 90, 85, 80, 75, 70, 65, 60, 55, 50]
+
+
+def failing_fleet(error_rate: float = 0.1, **more: object) -> World:
+    world = World()
+    world.fleet("a", "b", "c", policy={"mode": "Automatic", **more})
+    world.traffic.rps = 300
+    world.tick(60)
+    world.traffic.cells["b"].error_rate = error_rate
+    world.tick(30)
+    return world
+
+
+def limits_of(world: World) -> list[int | None]:
+    """The cell's limit after each write of Placement, as the log of writes has it."""
+    found = []
+    for write in world.writes:
+        if write.kind == "placement":
+            text = write.what.split(",")[0]
+            found.append(int(text.split()[1]) if text.startswith("b ") else None)
+    return found
+
+
+async def run_restart(world: World, **spec: object) -> Key:
+    key = world.run("r1", "b", strategy="CellRestart", **spec)
+    await play(world, key)
+    return key
+
+
+async def test_it_drains_half_restarts_and_restores() -> None:
+    world = failing_fleet()
+    key = world.run("r1", "b", strategy="CellRestart")
+    log = await play(world, key)
+    run = world.runs[key]
+    assert log == [
+        "Draining drain-traffic",
+        "Restoring restart-workloads",
+        "Restoring check-health",
+        "Promoting restore-traffic",
+        "Validating watch-stability",
+        "Succeeded watch-stability",
+    ]
+    assert limits_of(world) == [*FALLING, 55, 60, 65, 70, 75, 80, 85, 90, 95, 100, None]
+    assert world.workloads["b"][0].restarts == 1
+    assert [s.state for s in run.status.steps] == [StepState.DONE] * 6
+    assert placement.share(world.placements[NAMESPACE, "shop"].spec, "b") == pytest.approx(1 / 3, abs=0.01)
+    assert world.placements[NAMESPACE, "shop"].spec.holds == []
+
+
+async def test_each_step_costs_at_most_two_writes_beside_its_effects() -> None:
+    world = failing_fleet()
+    await run_restart(world)
+    records = [w for w in world.writes if w.kind in ("status", "metadata")]
+    assert len(records) <= 2 * 6 + 2, [str(w) for w in records]
+
+
+async def test_the_waits_are_the_runbooks() -> None:
+    world = failing_fleet()
+    key = await run_restart(world)
+    steps = {s.name: s for s in world.runs[key].status.steps}
+
+    def took(name: str) -> float:
+        step = steps[name]
+        assert step.started_at
+        assert step.finished_at
+        return (step.finished_at - step.started_at).total_seconds()
+
+    assert 300 <= took("drain-traffic") < 330
+    assert 300 <= took("restore-traffic") < 330
+    assert 900 <= took("watch-stability") < 920
+
+
+async def test_a_cell_that_serves_less_than_half_drains_at_once() -> None:
+    world = failing_fleet(error_rate=0.8)
+    await run_restart(world)
+    assert limits_of(world)[0] == 50
+
+
+async def test_immediate_urgency_drains_at_once() -> None:
+    world = failing_fleet()
+    await run_restart(world, urgency="Immediate")
+    assert limits_of(world)[:2] == [50, 55]
+
+
+async def test_traffic_that_does_not_leave_stops_the_run_with_both_numbers() -> None:
+    world = failing_fleet()
+    key = world.run("r1", "b", strategy="CellRestart")
+    await play(world, key, until="drain-traffic")
+    world.traffic.frozen = True
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    assert "did not apply" in (run.status.summary or "")
+    assert world.workloads["b"][0].restarts == 0
+
+
+async def test_workloads_that_do_not_come_up_escalate() -> None:
+    world = failing_fleet()
+    world.workloads["b"][0].broken = True
+    key = await run_restart(world)
+    assert world.runs[key].phase is RunPhase.ESCALATED
+    child = world.runs[NAMESPACE, "r1-next"]
+    assert child.spec.escalated_from == "r1"
+    assert child.spec.strategy == "TrafficDrainAndReplace"
+    await play(world, child.key)
+    assert world.runs[child.key].phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    await play_once(world, key)
+    conditions = {c.type: c.status for c in world.runs[key].status.conditions}
+    assert conditions["Failed"] == "True"
+    assert limits_of(world)[-1] == 50, "what is drained stays drained for whoever takes over"
+
+
+async def play_once(world: World, key: Key) -> None:
+    from recell.engine.engine import Engine
+    from recell.procedures import PROCEDURES
+
+    await Engine(world.ports(), PROCEDURES).advance(key)
+
+
+async def test_a_cell_that_fails_again_while_its_traffic_returns_is_put_back() -> None:
+    world = failing_fleet()
+    key = world.run("r1", "b", strategy="CellRestart")
+    await play(world, key, until="restore-traffic")
+    world.workloads["b"][0].heals = False
+    world.tick(30)
+    world.traffic.cells["b"].error_rate = 0.3
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.ESCALATED
+    assert limits_of(world)[-1] == 50
+
+
+async def test_a_cell_that_heals_by_itself_is_not_restarted() -> None:
+    world = failing_fleet()
+    key = world.run("r1", "b", strategy="CellRestart")
+    await play(world, key, until="drain-traffic")
+    world.traffic.cells["b"].error_rate = 0.0
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.SUCCEEDED
+    assert world.workloads["b"][0].restarts == 0
+    assert next(c.reason for c in run.status.conditions if c.type == "Succeeded") == "SelfRecovered"
+
+
+async def test_data_that_becomes_corrupted_before_the_restart_is_isolated_instead() -> None:
+    world = failing_fleet()
+    key = world.run("r1", "b", strategy="CellRestart")
+    await play(world, key, until="drain-traffic")
+    world.integrities["b"] = False
+    await play(world, key)
+    assert world.workloads["b"][0].restarts == 0
+    assert world.runs[NAMESPACE, "r1-next"].spec.strategy == "IsolateAndRestoreFromBackup"
+
+
+async def test_unknown_data_asks_a_person_and_an_approval_lets_it_go_on() -> None:
+    world = failing_fleet()
+    world.integrities["b"] = None
+    key = world.run("r1", "b", strategy="CellRestart")
+    await play(world, key, until=RunPhase.AWAITING_APPROVAL)
+    awaiting = world.runs[key].status.awaiting
+    assert awaiting is not None
+    assert awaiting.gate == "unknown-integrity"
+    world.control(key, approvals=[{"gate": awaiting.gate, "decisionID": "another"}])
+    await play(world, key, until=RunPhase.AWAITING_APPROVAL)
+    world.control(
+        key,
+        approvals=[
+            {"gate": awaiting.gate, "decisionID": "another"},
+            {"gate": awaiting.gate, "decisionID": awaiting.decision_id},
+        ],
+    )
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED
+
+
+async def test_an_approval_lapses_after_an_hour() -> None:
+    world = failing_fleet()
+    world.integrities["b"] = None
+    key = world.run("r1", "b", strategy="CellRestart")
+    await play(world, key, until=RunPhase.AWAITING_APPROVAL)
+    first = world.runs[key].status.awaiting
+    assert first is not None
+    world.control(key, paused=True)
+    await play_once(world, key)
+    world.tick(3700)
+    world.control(key, paused=False, approvals=[{"gate": first.gate, "decisionID": first.decision_id}])
+    await play_once(world, key)
+    second = world.runs[key].status.awaiting
+    assert second is not None
+    assert second.decision_id != first.decision_id
+
+
+async def test_one_short_interruption_restarts_the_clock_and_a_second_one_escalates() -> None:
+    world = failing_fleet()
+    key = world.run("r1", "b", strategy="CellRestart")
+    await play(world, key, until="watch-stability")
+    world.workloads["b"][0].heals = False
+    world.tick(4)
+    await play_for(world, key, 60)
+    world.traffic.cells["b"].down = True
+    await play_for(world, key, 4)
+    world.traffic.cells["b"].down = False
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase in (RunPhase.SUCCEEDED, RunPhase.ESCALATED)
+
+
+async def play_for(world: World, key: Key, seconds: float) -> None:
+    from recell.engine.engine import Engine
+    from recell.procedures import PROCEDURES
+
+    engine = Engine(world.ports(), PROCEDURES)
+    spent = 0.0
+    while spent < seconds and not world.runs[key].phase.ended:
+        again = await engine.advance(key) or 1.0
+        world.tick(again)
+        spent += again
+
+
+async def test_a_dry_run_changes_nothing_and_says_what_it_would_do() -> None:
+    world = failing_fleet()
+    key = await run_restart(world, dryRun=True)
+    run = world.runs[key]
+    assert run.phase is RunPhase.SUCCEEDED
+    assert world.effects() == []
+    assert [s.state for s in run.status.steps] == [StepState.DONE] * 6
+    assert "from 100 % to 50 % of its customers in 10 increments" in run.status.steps[1].message
+
+
+@pytest.mark.parametrize("step", ["drain-traffic", "restart-workloads", "check-health", "restore-traffic"])
+async def test_a_freeze_stops_every_step_and_undoes_nothing(step: str) -> None:
+    world = failing_fleet()
+    key = world.run("r1", "b", strategy="CellRestart")
+    await play(world, key, until=step)
+    before = world.effects()
+    world.freezes.append(
+        RecoveryFreeze.model_validate({"metadata": ObjectMeta(name="stop"), "spec": {"reason": "sale"}})
+    )
+    await play_for(world, key, 600)
+    assert world.effects() == before
+    run = world.runs[key]
+    assert next(c.reason for c in run.status.conditions if c.type == "Paused" and c.status == "True") == "Frozen"
+    world.freezes.clear()
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED
