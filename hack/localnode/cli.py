@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import versions
+from . import images, versions
 from .command import Failure
 from .node import LocalNode
 from .progress import Progress
@@ -27,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    node = LocalNode(options.name, Progress())
+    progress = Progress()
+    node = LocalNode(options.name, progress)
     command = options.command
     if command == "up":
         node.up(options.kubernetes)
@@ -47,6 +48,10 @@ def _run(options: argparse.Namespace) -> int:
         node.start_api_server()
     elif command == "audit-log":
         print(node.audit_log())
+    elif command == "build-image":
+        dockerfile = options.file or options.context / "Dockerfile"
+        archive = images.build(options.tag, dockerfile, options.context, options.build_arg, progress)
+        node.load(archive, images.full_name(options.tag))
     elif command == "enter":
         argv = node.inside(options.argv)
         os.execvp(argv[0], argv)
@@ -77,4 +82,5 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--tag", required=True, help="the image's name, e.g. localhost/recell/operator:dev")
     build.add_argument("--file", type=Path, help="default: Dockerfile in the context")
     build.add_argument("--context", type=Path, default=Path("."), help="default: the current folder")
+    build.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
     return parser

@@ -124,14 +124,15 @@ class LocalNode:
         """Where the API server writes its audit log."""
         return self._components(self.addresses(), Path("kube-router")).audit_log
 
-    def load(self, archive: Path) -> None:
-        """Import the images of a docker-archive into the cluster."""
+    def load(self, archive: Path, image: str) -> None:
+        """Import `image` from a docker-archive, unless the cluster holds it from that very archive."""
         self._must_run("containerd")
-        self._ctr("images", "import", "--no-unpack", str(archive), within=300)
-
-    def has_image(self, image: str) -> bool:
-        """Whether the cluster holds an image of that full name."""
-        return image in self._ctr("images", "list", "-q", f"name=={image}").split()
+        mark = self.folder / "images" / image.replace("/", "+").replace(":", "@")
+        if mark.exists() and mark.read_text() == archive.name and self._has_image(image):
+            return
+        self._ctr("images", "import", str(archive), within=300)
+        folders.write(mark, archive.name)
+        self._progress.say(f"{image}: loaded into cluster {self.name}")
 
     def inside(self, argv: list[str]) -> list[str]:
         """The command line that runs `argv` inside the node."""
@@ -246,9 +247,12 @@ class LocalNode:
 
     def _own_images(self, binaries: dict[str, Path]) -> None:
         for image, binary in ((versions.PAUSE_IMAGE, "pause"), (versions.COREDNS_IMAGE, "coredns")):
-            if not self.has_image(image):
-                path = binaries[binary]
-                self.load(archives.of_binary(path, image=image, target=path.with_name(f"{binary}-image.tar")))
+            path = binaries[binary]
+            target = path.with_name(f"{path.parent.name}.tar")
+            self.load(archives.of_binary(path, image=image, target=target), image)
+
+    def _has_image(self, image: str) -> bool:
+        return image in self._ctr("images", "list", "-q", f"name=={image}").split()
 
     def _ctr(self, *argv: str, within: float = 30) -> str:
         return self._namespaces.run(_ctr_argv(*argv), within=within)
