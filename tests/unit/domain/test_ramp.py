@@ -3,6 +3,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from recell.domain.ramp import increments, next_value
 
 PERCENT = st.integers(0, 100)
