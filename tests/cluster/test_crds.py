@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes import client
+
 from recell.api import KINDS, RecoveryPolicy, RecoveryRun, Resource
 from recell.api.crd import crd, root_schema
 from recell.api.schema import Schema
-
 from tests.cluster.conftest import Kubectl
 from tests.unit.api.bounds import Violation, violations
 from tests.unit.api.examples import Object, examples, full

@@ -148,10 +148,11 @@ class Placement(Resource):
 
 def encode_table(table: Sequence[int]) -> str:
     """Raises ValueError for a number that is not one of 16 bits."""
-    for slot, number in enumerate(table):
-        if not 0 <= number <= REJECT:
-            raise ValueError(f"slot {slot}: {number} is not from 0 to {REJECT}")
-    return base64.b64encode(struct.pack(f">{len(table)}H", *table)).decode()
+    try:
+        raw = struct.pack(f">{len(table)}H", *table)
+    except struct.error as error:
+        raise ValueError(f"not a table of slots: {error}") from error
+    return base64.b64encode(raw).decode()
 
 
 def decode_table(text: str) -> tuple[int, ...]:

@@ -13,7 +13,6 @@ from typing import Any
 from recell.api import KINDS
 from recell.api.crd import root_schema
 from recell.api.schema import Schema
-
 from tests.unit.api.examples import Object, examples
 
 Path = tuple[str | int, ...]

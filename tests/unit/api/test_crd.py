@@ -10,12 +10,12 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from pydantic import Field
+
 from recell.api import KINDS, Resource
 from recell.api.crd import crd, docs, files, main, root_schema, to_yaml
 from recell.api.meta import ATOMIC, Model, cel, list_map, rules
 from recell.api.reference import enumerations, meanings
 from recell.api.schema import Schema, SchemaError, structural
-
 from tests.unit.api.bounds import bounds_of, violations
 from tests.unit.api.examples import Object, examples
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from recell.api.meta import (
     DURATION_PATTERN,
     PERCENT_PATTERN,

@@ -1,11 +1,11 @@
 """Tables of Placement as text."""
 
 import base64
-import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from recell.api.placement import MAX_INDEX, READ_ONLY, REJECT, PlacementSpec, decode_table, encode_table
 
 tables = st.lists(st.integers(0, REJECT), max_size=2048)
@@ -34,7 +34,7 @@ def test_the_marks_are_no_indexes() -> None:
 
 @pytest.mark.parametrize("number", [-1, REJECT + 1])
 def test_a_number_of_more_than_16_bits_is_refused(number: int) -> None:
-    with pytest.raises(ValueError, match=re.escape(str(number))):
+    with pytest.raises(ValueError, match="table"):
         encode_table([number])
 
 
