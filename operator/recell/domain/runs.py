@@ -30,8 +30,11 @@ class Replay:
 
 
 def spec_hash(run: RecoveryRun) -> str:
-    """Of everything in the spec that cannot change: `control` is left out."""
-    spec = run.spec.to_dict()
+    """Of everything in the spec that cannot change: `control` is left out.
+
+    So is what has its default, so that a field which a later version adds changes no hash.
+    """
+    spec = run.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     fixed = {field: spec[field] for field in SPEC_FIELDS if field in spec}
     return _digest(json.dumps(fixed, sort_keys=True, ensure_ascii=False), 20)
 
