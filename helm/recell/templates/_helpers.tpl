@@ -14,17 +14,25 @@
 {{- end }}
 {{- end }}
 
+{{- /* The operator's pods; never changed, a Deployment's selector is immutable. */}}
 {{- define "recell.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "recell.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end }}
 
-{{- define "recell.labels" -}}
-{{ include "recell.selectorLabels" . }}
+{{- /* What belongs to the release; a template adds its component. */}}
+{{- define "recell.commonLabels" -}}
+app.kubernetes.io/name: {{ include "recell.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "recell.labels" -}}
+{{ include "recell.commonLabels" . }}
+app.kubernetes.io/component: operator
 {{- end }}
 
 {{- define "recell.serviceAccountName" -}}

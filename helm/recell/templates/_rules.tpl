@@ -31,7 +31,7 @@ No wildcards, no Secrets. Verbs are those that the code uses, no more.
 {{- end }}
 
 {{- define "recell.rules.events" -}}
-- apiGroups: ["", events.k8s.io]
+- apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 {{- end }}

@@ -87,7 +87,7 @@ def test_named_namespaces_get_roles_and_no_cluster_wide_rights(render: Render) -
 def test_a_workload_namespace_gets_rights_on_workloads_only(render: Render) -> None:
     documents = render(VARIANTS["named-namespaces"])
     role = next(role for role in of_kind(documents, "Role") if role["metadata"]["namespace"] == "shop-data")
-    assert RESTART_RIGHTS < set(rights(role))
+    assert set(rights(role)) > RESTART_RIGHTS
     assert not [right for right in rights(role) if right[1] == "recell.dev" or right[0] in ("create", "delete")]
 
 
