@@ -41,5 +41,9 @@ class Platform:
     reports: Reports
     identity: str
     """Of this process: the pod's name."""
+    namespace: str
+    """Where the operator runs."""
+    fleet_namespaces: tuple[str, ...]
+    """Where Routers may be; ("",) is everywhere."""
     router_image: str
     """For Routers that name none."""

@@ -134,6 +134,8 @@ class Operator:
             leadership=leadership,
             reports=self._metrics,
             identity=settings.identity,
+            namespace=settings.lease_namespace,
+            fleet_namespaces=settings.fleet_namespaces,
             router_image=settings.router_image,
         )
         fleet = self._build(platform, self._enqueue)
