@@ -1,0 +1,55 @@
+# Two commands matter: `make demo` and `make test`. Everything else is a part of one of them.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON ?= python3.11
+BIN := $(VENV)/bin
+CLUSTER := hack/cluster
+
+.PHONY: help demo test venv packages check unit cluster-tests e2e generate bench images clean
+
+help: ## Say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: venv ## A real recovery on a real cluster, all set-up included
+	$(BIN)/python hack/demo
+
+test: venv packages check unit cluster-tests e2e ## Everything that must pass
+
+venv: $(VENV)/.installed ## The Python environment, from the lock file
+
+$(VENV)/.installed: requirements-dev.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it or set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+packages: ## Debian packages that the tests start for real
+	hack/packages
+
+check: venv ## Lint, format, types, layers, generated files, chart
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: venv ## Pure tests, and tests against processes on this machine
+	$(BIN)/pytest tests/unit tests/contract tests/router
+
+cluster-tests: venv ## Against a real API server
+	$(BIN)/pytest tests/cluster
+
+e2e: venv ## Real pods, a real router, real load
+	$(BIN)/pytest tests/e2e
+
+generate: venv ## CRDs, API reference, chart's CRDs, manifests
+	$(BIN)/python -m recell.api.crd crds/ --docs docs/api.md
+	hack/manifests
+
+bench: venv ## The table of numbers
+	$(BIN)/python -m benchmarks
+
+clean: ## Clusters, environment, caches of this checkout
+	-$(CLUSTER) down --name recell-test
+	-$(CLUSTER) down --name recell
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
