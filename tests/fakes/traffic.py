@@ -268,6 +268,7 @@ class FakeTraffic:
         behaviour = self.cells[name]
         parts = [(s, s.part_in(since, until)) for s in meter.ended.stretches]
         ended = sum(s.requests * part for s, part in parts)
+        failed = sum(s.failed * part for s, part in parts)
         if behaviour.down:
             in_flight = 0.0
         elif behaviour.hung:
@@ -277,8 +278,9 @@ class FakeTraffic:
         return CellTraffic(
             requests=round(ended),
             requests_per_second=ended / (until - since).total_seconds(),
-            failures=round(sum(s.failed * part for s, part in parts)),
+            failures=round(failed),
             in_flight=round(in_flight),
+            pod_error_rates=(round(failed / ended, 6),) * self._pods if ended else (),
             latency_p95=_p95([(s.latency, s.requests * part) for s, part in parts if part]),
             check_up=not behaviour.down,
         )

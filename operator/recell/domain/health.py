@@ -9,6 +9,7 @@ Must not: call a cell Failed on what is seen from one place alone (rule 12), unl
 declared that very condition to mean failure.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -26,9 +27,11 @@ ENDPOINTS = "endpoints"
 PROBE = "probe"
 ROUTER_CHECK = "router-check"
 ERROR_RATE = "error-rate"
+PODS_AGREE = "router-pods"
 LATENCY = "latency"
 INTEGRITY = "integrity"
-CONDITION = "condition"
+CONDITION = "condition-"
+"""Prefix of the checks of declared conditions: `condition-disk-full` is about the condition DiskFull."""
 
 DATA_INTACT = "DataIntact"
 """Condition by which another controller may tell about the data of a cell without a check of its own."""
@@ -186,6 +189,18 @@ def _router(traffic: CellTraffic | None, policy: RecoveryPolicySpec) -> list[Evi
         Verdict.FAILED if rate > fraction(detection.error_rate) else Verdict.PASSED,
         f"{percent(rate)} of {traffic.requests} requests failed in {window}, at most {detection.error_rate} may",
     )
+    pods = traffic.pod_error_rates
+    above = [one for one in pods if one > fraction(detection.error_rate)]
+    agree = []
+    if len(pods) > 1:
+        agree.append(
+            _evidence(
+                PODS_AGREE,
+                Vantage.ROUTER,
+                Verdict.FAILED if len(above) > 1 else Verdict.PASSED,
+                f"{len(above)} of {len(pods)} router pods each saw more than {detection.error_rate} of its requests fail",
+            )
+        )
     p95 = traffic.latency_p95
     if p95 is None:
         slow = _evidence(LATENCY, Vantage.ROUTER, Verdict.INCONCLUSIVE, f"no latency was measured in {window}")
@@ -197,28 +212,35 @@ def _router(traffic: CellTraffic | None, policy: RecoveryPolicySpec) -> list[Evi
             f"95 % of {traffic.requests} answers took at most {round(p95 * 1000)} ms in {window},"
             f" allowed are {round(seconds(detection.latency) * 1000)} ms",
         )
-    return [up, errors, slow]
+    return [up, errors, *agree, slow]
 
 
 def _declared(check: ConditionCheck, conditions: list[Condition], now: datetime) -> Evidence:
+    name = _condition_check(check.type)
     found = find_condition(conditions, check.type)
     if found is None:
         message = f"condition {check.type} is not set"
-        return _evidence(CONDITION, Vantage.DECLARED, Verdict.INCONCLUSIVE, message)
-    told = f"condition {check.type} is {found.status}" + (f": {found.message or found.reason}" if found.reason else "")
+        return _evidence(name, Vantage.DECLARED, Verdict.INCONCLUSIVE, message)
+    details = found.message or found.reason
+    told = f"condition {check.type} is {found.status}{f' ({details})' if details else ''}"
     since = found.last_transition_time
     if found.status != check.status:
         verdict = Verdict.INCONCLUSIVE if found.status == ConditionStatus.UNKNOWN else Verdict.PASSED
-        return _evidence(CONDITION, Vantage.DECLARED, verdict, told, since, now)
+        return _evidence(name, Vantage.DECLARED, verdict, told, since, now)
     left = _declared_left(check, found, now)
     if left is None:
         message = f"{told}; it has no lastTransitionTime, so whether it lasted {check.for_} is not known"
-        return _evidence(CONDITION, Vantage.DECLARED, Verdict.INCONCLUSIVE, message)
+        return _evidence(name, Vantage.DECLARED, Verdict.INCONCLUSIVE, message)
     if left > 0:
         message = f"{told}; it means failure once it lasts {check.for_}"
-        return _evidence(CONDITION, Vantage.DECLARED, Verdict.INCONCLUSIVE, message, since, now)
+        return _evidence(name, Vantage.DECLARED, Verdict.INCONCLUSIVE, message, since, now)
     message = f"{told}; the Cell declares that it means failure"
-    return _evidence(CONDITION, Vantage.DECLARED, Verdict.FAILED, message, since, now)
+    return _evidence(name, Vantage.DECLARED, Verdict.FAILED, message, since, now)
+
+
+def _condition_check(type: str) -> str:
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type).lower()
+    return (CONDITION + re.sub(r"[^a-z0-9]+", "-", words).strip("-"))[:63].rstrip("-")
 
 
 def _declared_left(check: ConditionCheck, found: Condition, now: datetime) -> float | None:
@@ -271,7 +293,8 @@ def judged(evidence: Sequence[Evidence]) -> Level:
         e.verdict == Verdict.FAILED and e.vantage in (Vantage.OPERATOR, Vantage.CLUSTER) and e.check not in _NOT_SERVING
         for e in evidence
     )
-    if elsewhere and _router_verdict(evidence) == Verdict.FAILED:
+    twice = any(e.check == PODS_AGREE and e.verdict == Verdict.FAILED for e in evidence)
+    if (elsewhere or twice) and _router_verdict(evidence) == Verdict.FAILED:
         return Level.FAILED
     if any(e.verdict == Verdict.FAILED for e in evidence):
         return Level.DEGRADED
@@ -422,7 +445,7 @@ def _changed(state: HealthState, level: Level, now: datetime) -> HealthState:
     if state.level == Level.HEALTHY and now - state.since >= STEADY:
         steady = (state.since, now)
     if level == Level.UNKNOWN:
-        return replace(state, level=level, since=now, steady=steady)
+        return replace(state, level=level, since=now, steady=steady, failing_since=None)
     transitions = state.transitions
     if (level == Level.FAILED) != (state.known == Level.FAILED):
         transitions = (*transitions, now)[-TRANSITIONS_KEPT:]

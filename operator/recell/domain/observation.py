@@ -86,6 +86,8 @@ class CellTraffic:
     in_flight: int
     latency_p95: float | None = None
     """Upper bound of the bucket that holds the 95th percentile; None without requests."""
+    pod_error_rates: tuple[float, ...] = ()
+    """Error rate at each router pod that sent it requests: two pods are two places to see from."""
     check_up: bool | None = None
     """The router's own health check; False when every serving pod sees it down, None when unknown."""
 
