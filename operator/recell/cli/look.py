@@ -24,6 +24,11 @@ PLAIN_WIDTH = 80
 BAR = 12
 """Columns of a share bar."""
 
+FOLDED = frozenset(
+    {"NAMESPACE", "CELL", "RUN", "LAST-RUN", "TARGET", "STRATEGY", "STEP", "SUCCESSOR", "SUMMARY", "ADDRESS"}
+)
+"""Columns of names and texts that may take several lines on a narrow terminal."""
+
 GOOD, BUSY, BAD, QUIET, STRONG = "green", "yellow", "bold red", "dim", "bold"
 
 _CELL_STYLE = {
@@ -114,10 +119,10 @@ class Look:
         return Constrain(padded, PLAIN_WIDTH) if self.plain else padded
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[Text | str]]) -> RenderableType:
-        """Aligned columns; plain rows are one line each."""
+        """Aligned columns; plain rows are one line each, on a terminal long names are folded."""
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="" if self.plain else QUIET)
         for header in headers:
-            table.add_column(header, overflow="fold", no_wrap=self.plain)
+            table.add_column(header, overflow="fold", no_wrap=self.plain or header not in FOLDED)
         for row in rows:
             table.add_row(*row)
         return table

@@ -28,6 +28,8 @@ _LEVEL = {
 }
 
 STARTS = "Starts"
+UNDECIDED = "none"
+"""Row of a decision that was made on nothing, as `admission.decide` calls it."""
 
 
 class PlannedStep(Model):
@@ -65,6 +67,11 @@ class PlanReport(Model):
     numbers: dict[str, str] = Field(default_factory=dict)
 
     @property
+    def decided(self) -> bool:
+        """Something is known to decide on: a failure, or a strategy that the person states."""
+        return self.row != UNDECIDED
+
+    @property
     def starts(self) -> bool:
         return self.outcome == STARTS
 
@@ -99,7 +106,8 @@ def plan(fleet: Fleet, cell: Cell, spec: RecoveryRunSpec) -> PlanReport:
         evidence=decision.evidence,
         outcome=outcome,
         why=why,
-        automatic=_automatic(fleet, cell, policy),
+        automatic=_automatic(fleet, cell, policy)
+        or (why if outcome == RunPhase.MANUAL_INTERVENTION_REQUIRED else None),
         steps=[
             PlannedStep(
                 name=step.name,

@@ -21,7 +21,7 @@ from recell.providers.kube.errors import translate
 from recell.providers.kube.paths import PODS
 
 AGENT_PORT = 8405
-REQUESTS, FAILURES = "recell_cell_requests_total", "recell_cell_failures_total"
+REQUESTS, FAILURES = "recell_router_cell_requests_total", "recell_router_cell_failures_total"
 TIMEOUT = 3.0
 AT_LEAST = 1.0
 """Seconds between two looks that make a rate."""

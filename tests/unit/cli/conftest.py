@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+
 from recell.cli.main import cli
 from recell.cli.screen import Screen
 from recell.cli.session import Environment
-
 from tests.unit.cli.fake_api import FakeApi
 from tests.unit.cli.objects import NOW, Object
 
@@ -56,7 +56,9 @@ class Shell:
             connect=connect,
             now=lambda: self.now,
             sleep=sleep,
-            screen=lambda: Screen(out, err, self.environ, ask=(lambda: answers.pop(0)) if answers is not None else None),
+            screen=lambda: Screen(
+                out, err, self.environ, ask=(lambda: answers.pop(0)) if answers is not None else None
+            ),
             environ={"KUBERNETES_SERVICE_HOST": "x", **self.environ},
             person=lambda: "Alice Ruiz",
         )

@@ -143,7 +143,7 @@ class FakeApi:
 
 
 def _plural(kind: str) -> str:
-    return next((r.plural for r in (*OWN.values(), PODS) if r.kind == kind))
+    return next(r.plural for r in (*OWN.values(), PODS) if r.kind == kind)
 
 
 def _merged(target: Any, patch: Any) -> Any:

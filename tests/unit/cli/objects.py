@@ -3,7 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from recell.api.placement import encode_table
+from recell.api import Router
+from recell.api.placement import Hold
+from recell.domain import placement as domain
+from recell.domain.placement import Candidate, Routing
 
 Object = dict[str, Any]
 
@@ -37,7 +40,7 @@ EVIDENCE = [
         "check": "workloads",
         "vantage": "Cluster",
         "verdict": "Failed",
-        "message": "Deployment/cell-b-web: 0 of 3 pods ready; cell-b-web-5d9c7: CrashLoopBackOff (exit 137, 5 restarts)",
+        "message": "Deployment/cell-b-web: 0 of 3 pods ready; cell-b-web-5d9c7: CrashLoopBackOff (exit 1, 5 restarts)",
         "since": ago(150),
     },
     {
@@ -87,39 +90,17 @@ def router(customer_data: str = "Shared", **metadata: Any) -> Object:
     )
 
 
-def placement(serving: list[int] | None = None, holds: list[Object] | None = None) -> Object:
-    homes = [slot % 3 for slot in range(1024)]
-    return item(
-        "Placement",
-        "shop",
-        {
-            "epoch": 3,
-            "slots": 1024,
-            "mode": "Primary",
-            "nextIndex": 3,
-            "cells": [
-                {
-                    "name": f"cell-{letter}",
-                    "uid": f"uid-cell-{letter}",
-                    "index": index,
-                    "address": f"10.96.0.{index + 10}",
-                    "port": 80,
-                    "weight": 100,
-                }
-                for index, letter in enumerate("abc")
-            ],
-            "homes": encode_table(homes),
-            "serving": encode_table(homes if serving is None else serving),
-            "holds": holds or [],
-        },
-        generation=14,
-    )
-
-
-def half_drained() -> list[int]:
-    """Every second slot of cell-b is with one of the others."""
-    homes = [slot % 3 for slot in range(1024)]
-    return [(slot // 3) % 2 * 2 if home == 1 and slot % 2 else home for slot, home in enumerate(homes)]
+def placement(holds: list[Object] | None = None, customer_data: str = "Shared") -> Object:
+    """As the operator computes it: homes by weight, and what these holds make of them."""
+    routing = Routing.of(Router.model_validate(router(customer_data)))
+    cells = [
+        Candidate(name=f"cell-{letter}", uid=f"uid-cell-{letter}", address=f"10.96.0.{10 + n}", port=80, weight=100)
+        for n, letter in enumerate("abc")
+    ]
+    spec = domain.initial(routing, cells, epoch=3)
+    for wanted in holds or []:
+        spec = domain.hold(spec, routing, Hold.model_validate(wanted))
+    return item("Placement", "shop", spec.to_dict(), generation=14)
 
 
 def hold(cell: str, percent: int, state: str, kind: str, holder: str, reason: str, since: float = 65) -> Object:
@@ -165,7 +146,11 @@ def steps(running: int, message: str, state: str = "Running") -> list[Object]:
 
 
 def run(
-    name: str = "cell-b-7fk2p", phase: str | None = "Draining", target: str = "cell-b", spec: Object | None = None, **status: Any
+    name: str = "cell-b-7fk2p",
+    phase: str | None = "Draining",
+    target: str = "cell-b",
+    spec: Object | None = None,
+    **status: Any,
 ) -> Object:
     filled: Object = {}
     if phase is not None:
@@ -176,7 +161,8 @@ def run(
                 "id": "d1",
                 "strategy": "CellRestart",
                 "row": "single-cell-low-intact",
-                "message": "SingleCell failure, impact Low, data Intact: row single-cell-low-intact says CellRestart",
+                "message": "SingleCell failure, impact Low, data Intact: row single-cell-low-intact says CellRestart.",
+                "inputs": {"type": "SingleCell", "impact": "Low", "dataIntegrity": "Intact"},
             },
             "plan": {"procedure": "CellRestart", "version": 1, "steps": [step for step, _ in STEPS], "numbers": {}},
             "conditions": [],
@@ -216,7 +202,6 @@ def troubled() -> list[Object]:
     return [
         router(),
         placement(
-            half_drained(),
             [
                 hold("cell-b", 50, "Draining", "RecoveryRun", "cell-b-7fk2p", "increment 10 of 10"),
                 hold(
@@ -232,7 +217,7 @@ def troubled() -> list[Object]:
         ),
         policy(),
         freeze(until=ago(-3600)),
-        cell("cell-a", share={"asked": "41.6%", "applied": "41.6%"}),
+        cell("cell-a", share={"asked": "83.3%", "applied": "66.7%"}),
         cell(
             "cell-b",
             "Recovering",

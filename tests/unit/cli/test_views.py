@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console, RenderableType
+
 from recell.api import Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
 from recell.api.recovery_run import RecoveryRunSpec
 from recell.cli.fleet import Fleet
@@ -23,8 +25,6 @@ from recell.cli.views.run import Rate, RunView, changes, run_view
 from recell.cli.views.runs import runs_table
 from recell.cli.views.status import status_view
 from recell.procedures import PROCEDURES
-from rich.console import Console, RenderableType
-
 from tests.unit.cli import objects
 from tests.unit.cli.objects import NOW, Object
 
@@ -93,7 +93,9 @@ def failed_cell(**failure: str) -> list[Object]:
     healthy = [item for item in objects.well() if item["metadata"]["name"] != "cell-b"]
     return [
         *healthy,
-        objects.cell("cell-b", "Failed", share={"asked": "33.3%", "applied": "33.3%"}, failure=objects.failure(**failure)),
+        objects.cell(
+            "cell-b", "Failed", share={"asked": "33.3%", "applied": "33.3%"}, failure=objects.failure(**failure)
+        ),
     ]
 
 
@@ -130,7 +132,8 @@ PENDING = objects.run(
             "type": "Reconciling",
             "status": "True",
             "reason": "TargetBusy",
-            "message": "Cell cell-b already has the active run cell-b-first (Draining); this one starts when it has ended",
+            "message": "Cell cell-b already has the active run cell-b-first (Draining);"
+            " this one starts when it has ended",
         }
     ],
 )
@@ -229,13 +232,12 @@ def test_the_lines_of_a_run_in_a_pipe() -> None:
 def test_nothing_is_cut_however_long_a_name_is() -> None:
     long = "cell-" + "x" * 58
     items = [objects.router(), objects.cell(long, share={"asked": "100%", "applied": "100%"})]
-    assert long in piped(status(items))
-    assert long in on_terminal(status(items)).replace("\n", "").replace(" ", "") or all(
-        part in on_terminal(status(items)) for part in (long[:20],)
-    )
+    assert f"\n{long}  Healthy" in piped(status(items))
+    folded = on_terminal(status(items)).split("CELL")[1]
+    assert folded.count("x") == 58
 
 
-def test_a_look_at_many_cells_counts_each_share_once() -> None:
+def test_shares_are_read_from_the_placement_and_not_from_a_status_that_lags() -> None:
     report = router_report(fleet(objects.troubled()), ("shop", "shop"))
     shares = {cell.name: (cell.share.home, cell.share.asked) for cell in report.cells}
-    assert shares == {"cell-a": ("33.4%", "42%"), "cell-b": ("33.3%", "16.6%"), "cell-c": ("33.3%", "41.4%")}
+    assert shares == {"cell-a": ("33.4%", "83.3%"), "cell-b": ("33.3%", "16.7%"), "cell-c": ("33.3%", "0%")}

@@ -16,9 +16,11 @@ from recell.cli.session import Session, command
 from recell.cli.views.plan import plan_view
 from recell.cli.watching import follow
 
-_STRATEGIES = click.Choice([s for s in Strategy if s is not Strategy.MANUAL_INTERVENTION])
+_NOT_OF_CELLS = (Strategy.MANUAL_INTERVENTION, Strategy.EMERGENCY_SCALING, Strategy.ACTIVATE_FALLBACK_ROUTING)
+_STRATEGIES = click.Choice([s.value for s in Strategy if s not in _NOT_OF_CELLS], case_sensitive=False)
 _STRATEGY = click.option("--strategy", type=_STRATEGIES, metavar="NAME", help="Not what the matrix decides, but this.")
-_URGENCY = click.option("--urgency", type=click.Choice(list(Urgency)), help="Immediate drains at once.")
+_URGENCIES = click.Choice([urgency.value for urgency in Urgency], case_sensitive=False)
+_URGENCY = click.option("--urgency", type=_URGENCIES, help="Immediate drains at once.")
 _ALWAYS = click.option("--always", is_flag=True, help="Also if the cell is healthy.")
 
 

@@ -14,16 +14,19 @@ def plan_view(plan: PlanReport, now: datetime, look: Look) -> RenderableType:
     phase = look.cell_phase(plan.health)
     parts: list[RenderableType | None] = [
         look.paragraph(
-            ("Cell ", QUIET), (plan.cell, STRONG), " ", (phase.plain, str(phase.style)), f" in {plan.namespace}"
+            ("Cell ", QUIET), (f"{plan.namespace}/{plan.cell}", STRONG), "  ", (phase.plain, str(phase.style))
         ),
-        look.paragraph(("Strategy ", QUIET), (plan.strategy, STRONG), f" (row {plan.row})"),
-        look.paragraph(plan.message, indent=2),
     ]
+    if plan.decided:
+        parts += [
+            look.paragraph(("Strategy ", QUIET), (plan.strategy, STRONG)),
+            look.paragraph(plan.message, indent=2),
+        ]
     if plan.evidence:
         parts += [look.paragraph(("Evidence", QUIET)), evidence_lines(plan.evidence, now, look)]
     if plan.steps:
         rows: list[tuple[Text | str, ...]] = [
-            (str(number), step.name, look.text(step.phase, QUIET), f"{step.does} (at most {step.at_most})")
+            (str(number), step.name, f"{step.does} (at most {step.at_most})")
             for number, step in enumerate(plan.steps, start=1)
         ]
         parts += [look.paragraph(("Steps", QUIET)), look.facts(rows, indent=2)]
@@ -42,12 +45,15 @@ def _now(plan: PlanReport, look: Look) -> RenderableType:
     if plan.why is None:
         return look.paragraph(("A run made now starts.", GOOD))
     ends = "waits" if plan.outcome == "Waits" else f"ends at once as {plan.outcome}"
-    return look.paragraph((f"A run made now {ends}: ", BAD), f"{plan.why.reason}: {plan.why.message}")
+    why = "see above" if plan.why.message == plan.message else plan.why.message
+    return look.paragraph((f"A run made now {ends}", BAD), f" ({plan.why.reason}): {why}")
 
 
-def _alone(plan: PlanReport, look: Look) -> RenderableType:
+def _alone(plan: PlanReport, look: Look) -> RenderableType | None:
+    if plan.automatic is not None and plan.automatic == plan.why:
+        return look.paragraph("For the same reason the operator does not start one by itself.")
     if plan.automatic is None:
         return look.paragraph("The operator starts runs by itself (mode Automatic) when the cell fails.")
     return look.paragraph(
-        ("The operator does not start one by itself: ", BUSY), f"{plan.automatic.reason}: {plan.automatic.message}"
+        ("The operator does not start one by itself", BUSY), f" ({plan.automatic.reason}): {plan.automatic.message}"
     )

@@ -79,8 +79,10 @@ def _decision(view: RunView, look: Look) -> RenderableType:
     run, decision = view.run, view.run.status.decision
     target = f"{run.spec.target_ref.kind} {run.metadata.namespace}/{run.spec.target_ref.name}"
     if decision is None:
-        return look.paragraph(f"{run.spec.strategy or 'Not decided yet'} of {target}")
-    return look.paragraph(f"{decision.strategy} of {target}: {decision.message} (row {decision.row})")
+        return look.paragraph(f"{target}, {run.spec.strategy or 'strategy not decided yet'}")
+    known = decision.inputs
+    why = f"{known.type}, impact {known.impact}, data {known.data_integrity}" if known else decision.message
+    return look.paragraph(f"{target}, {decision.strategy}: {why} (row {decision.row})")
 
 
 def _step(step: StepRecord, view: RunView, look: Look) -> tuple[Text | str, ...]:
@@ -115,11 +117,13 @@ def _conditions(run: RecoveryRun, look: Look) -> list[RenderableType]:
     for name, style in (("Paused", WAITING), ("Stalled", BAD)):
         found = find_condition(run.status.conditions, name)
         if found is not None and is_true(run.status.conditions, name):
-            lines.append(look.paragraph((f"{name} ", style), f"{found.reason}: {found.message}"))
+            lines.append(look.paragraph((name, style), f" ({found.reason}): {found.message}"))
     waits = find_condition(run.status.conditions, "Reconciling")
     if run.phase is RunPhase.PENDING and not lines:
-        why = f"{waits.reason}: {waits.message}" if waits else "the operator has not looked at it yet"
-        lines.append(look.paragraph(("Not started ", BUSY), why))
+        why = (
+            f" ({waits.reason}): {waits.message}" if waits else ": the operator has not looked at it yet; does it run?"
+        )
+        lines.append(look.paragraph(("Not started", BUSY), why))
     return lines
 
 
@@ -176,11 +180,23 @@ def changes(before: RunView | None, view: RunView) -> list[str]:
             seen = "" if rate is None else f", {rate.requests_per_second:.1f} requests/s"
             failed = "" if rate is None or rate.error_rate is None else f", {rate.error_rate:.1%} errors"
             lines.append(f"{at} share {cell.name} asked {now_at[0] or '-'} applied {now_at[1] or '-'}{seen}{failed}")
+    lines += [f"{at} {line}" for line in _errors(before, view)]
     if status.awaiting and (old is None or old.awaiting != status.awaiting):
         lines.append(f"{at} waits for approval of {status.awaiting.gate}: {status.awaiting.message}")
     lines += [f"{at} {_plain(line)}" for line in _new_conditions(before, view)]
     if view.trouble and (before is None or before.trouble != view.trouble):
         lines.append(f"{at} {view.trouble}")
+    return lines
+
+
+def _errors(before: RunView | None, view: RunView) -> list[str]:
+    """Cells in which requests began to fail, or ceased to."""
+    lines = []
+    for name, rate in (view.rates or {}).items():
+        old = ((before.rates if before else None) or {}).get(name)
+        if bool(rate.error_rate) != bool(old and old.error_rate):
+            failing = f"{rate.error_rate:.1%}" if rate.error_rate else "no errors"
+            lines.append(f"errors {name} {failing} of {rate.requests_per_second:.1f} requests/s")
     return lines
 
 

@@ -39,13 +39,13 @@ def status_view(report: StatusReport, now: datetime, look: Look, *, wide: bool =
 
 
 def freeze_line(freeze: FreezeReport, now: datetime, look: Look) -> RenderableType:
-    ends = f", {span(freeze.until - now)} more" if freeze.until else ""
+    ends = f", ends in {span(freeze.until - now)}" if freeze.until else ""
     targets = join((f"{k}={v}" for k, v in sorted(freeze.selector.items())), ",")
     return stack(
         [
             look.paragraph(
                 ("FROZEN", BAD),
-                f" {freeze.scope} in {freeze.namespace}{f' ({targets})' if targets else ''}"
+                f" namespace {freeze.namespace}{f', {targets}' if targets else ''} ({freeze.scope})"
                 f" for {age(freeze.created_at, now)}{ends}: {freeze.reason}",
             ),
             look.hint(f"recell unfreeze {freeze.name} -n {freeze.namespace}"),
@@ -98,7 +98,7 @@ def _cells(router: RouterReport, now: datetime, look: Look, *, wide: bool) -> Re
     )
     headers = ["CELL", "HEALTH", "SHARE", "ASKED", "APPLIED", "RUN"]
     if wide:
-        headers += ["HOME", "SINCE", "LAST-RUN", "ATTEMPTS"]
+        headers = ["CELL", "HEALTH", "HOME", "ASKED", "APPLIED", "RUN", "SINCE", "LAST-RUN", "ATTEMPTS"]
     rows = []
     for cell in router.cells:
         row: list[Text | str] = [
@@ -111,7 +111,8 @@ def _cells(router: RouterReport, now: datetime, look: Look, *, wide: bool) -> Re
         ]
         if wide:
             since = age(cell.failure.since, now) if cell.failure else "-"
-            row += [cell.share.home or "-", since, cell.last_run or "-", str(cell.attempts)]
+            row[2] = cell.share.home or "-"
+            row += [since, cell.last_run or "-", str(cell.attempts)]
         rows.append(row)
     return look.table(headers, rows)
 
@@ -189,7 +190,7 @@ def _restrictions(cell: CellReport, now: datetime, look: Look) -> Iterator[Rende
         after = f" Next run allowed in {span(wait - now)}." if wait and wait > now else ""
         yield look.paragraph(
             ("not recovered", BUSY),
-            f" {cell.blocked.reason}: {cell.blocked.message.rstrip('.')}.{after}",
+            f" ({cell.blocked.reason}): {cell.blocked.message.rstrip('.')}.{after}",
             indent=2,
         )
 
