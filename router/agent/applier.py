@@ -8,6 +8,7 @@ the API server does.
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,9 @@ RETRY_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class Process:
+    instance: str
+    """Ours: kept in its map and never in the file, so it lasts exactly as long as the process and its
+    counters. (In a container of its own each process has number 1.)"""
     pid: int
     started_at: int
     """Seconds since 1970."""
@@ -159,10 +163,17 @@ class Applier:
     async def _look(self) -> None:
         """A process was found: what it holds is the truth, whoever put it there."""
         pid, started_at = await self._socket.process()
-        found = held(parse_map(await self._socket.map_entries(self._settings.map)))
+        lines = parse_map(await self._socket.map_entries(self._settings.map))
+        found = held(lines)
+        instance = dict(lines).get("instance")
+        if instance is None:
+            instance = secrets.token_hex(4)
+            await self._socket.add_to_map(self._settings.map, "instance", instance)
         self._newest = self._newest or found.identity
         self._held, self._opened = found, None
-        self._set(process=Process(pid, started_at), applied=found.identity, applied_at=None, servers=found.servers)
+        self._set(
+            process=Process(instance, pid, started_at), applied=found.identity, applied_at=None, servers=found.servers
+        )
         log("haproxy-found", pid=pid, holds=str(found.identity))
 
     async def _apply(self) -> None:
@@ -174,7 +185,8 @@ class Applier:
         lines = entries(placement, servers)
         self._files.write(lines, servers)
         closing = await self._open_backends(servers)
-        await self._socket.replace_map(self._settings.map, lines)
+        instance = self.state.process.instance if self.state.process else ""
+        await self._socket.replace_map(self._settings.map, [*lines, ("instance", instance)])
         await self._read_back(placement.identity)
         new = [server.backend for index, server in servers.items() if index not in self._held.servers]
         self._last_backend = new[-1] if new else self._last_backend

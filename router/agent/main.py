@@ -25,7 +25,7 @@ async def run(settings: Settings) -> None:
     server = Server()
     applier = Applier(settings, server.changed)
     server.show(applier)
-    listener = await server.listen(settings.agent_port)
+    listener = await server.listen(settings.agent_bind)
     log("started", router=settings.router, namespace=settings.namespace)
     tasks = [
         asyncio.create_task(applier.run(), name="applier"),

@@ -67,6 +67,9 @@ class RuntimeSocket:
                 await self.ask(f"clear map @{version} {path}")
             raise
 
+    async def add_to_map(self, path: Path, key: str, value: str) -> None:
+        await self._silent(f"add map {path} {key} {value}")
+
     async def map_entries(self, path: Path) -> str:
         """`key value` lines of the map in force. Raises SocketError."""
         answer = await self.ask(f"show map {path}")

@@ -57,8 +57,10 @@ class Server:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def listen(self, port: int) -> asyncio.Server:
-        return await asyncio.start_server(self._serve, None, port)
+    async def listen(self, bind: str) -> asyncio.Server:
+        """`[address]:port`; without an address on all. Raises OSError."""
+        host, _, port = bind.rpartition(":")
+        return await asyncio.start_server(self._serve, host.strip("[]") or None, int(port))
 
     async def _tell(self) -> None:
         async with self._changed:
@@ -139,7 +141,9 @@ class Server:
             "refused": asdict(state.refusal) if state.refusal else None,
             "source": asdict(self.source),
             "error": state.error,
-            "haproxy": {"pid": process.pid, "startedAt": process.started_at} if process else None,
+            "haproxy": {"instance": process.instance, "pid": process.pid, "startedAt": process.started_at}
+            if process
+            else None,
             "rejected": figures.rejected if figures else None,
             "bounds": BOUNDS,
             "cells": {
@@ -162,7 +166,7 @@ class Server:
 
         def metric(name: str, kind: str, text: str, *values: tuple[str, float]) -> None:
             out.extend((f"# HELP recell_router_{name} {text}", f"# TYPE recell_router_{name} {kind}"))
-            out.extend(f"recell_router_{name}{labels} {value:g}" for labels, value in values)
+            out.extend(f"recell_router_{name}{labels} {_number(value)}" for labels, value in values)
 
         names = {index: server.name for index, server in (state.servers or {}).items()}
         cells = [(f'cell="{names[index]}"', cell) for index, cell in figures.cells.items() if index in names]
@@ -201,3 +205,8 @@ async def _answer(writer: asyncio.StreamWriter, status: str, kind: str, text: st
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     writer.write(head.encode() + body)
     await asyncio.wait_for(writer.drain(), WRITE_WITHIN)
+
+
+def _number(value: float) -> str:
+    """Counters whole, however large; other figures to the microsecond."""
+    return str(int(value)) if value == int(value) else f"{value:.6f}"

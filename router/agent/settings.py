@@ -1,7 +1,7 @@
 """What the Deployment tells the agent. Pure: reads the mapping that it is given."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 KEY_TYPES = ("Header", "Cookie", "Host", "PathSegment")
@@ -41,10 +41,10 @@ class Settings:
     template: Path = Path("/etc/recell/haproxy.cfg")
     customers_bind: str = ":8080"
     admin_bind: str = ":8404"
-    agent_port: int = 8405
+    agent_bind: str = ":8405"
     in_flight_max: int = 1000
     """Requests that may wait for one cell at a time in this pod; the next ones get 503."""
-    api_url: str = field(default="https://kubernetes.default.svc")
+    api_url: str = "https://kubernetes.default.svc"
     credentials: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
     """Folder with `token` and `ca.crt`."""
 
@@ -80,13 +80,20 @@ def from_environment(env: Mapping[str, str]) -> Settings:
         ),
         run=Path(env.get("RUN_DIR", "/run/recell")),
         template=Path(env.get("TEMPLATE", "/etc/recell/haproxy.cfg")),
-        customers_bind=env.get("CUSTOMERS_BIND", ":8080"),
-        admin_bind=env.get("ADMIN_BIND", ":8404"),
-        agent_port=_number(env, "AGENT_PORT", 8405),
+        customers_bind=_bind(env, "CUSTOMERS_BIND", ":8080"),
+        admin_bind=_bind(env, "ADMIN_BIND", ":8404"),
+        agent_bind=_bind(env, "AGENT_BIND", ":8405"),
         in_flight_max=_number(env, "IN_FLIGHT_MAX", 1000),
         api_url=env.get("API_URL", default_url),
         credentials=Path(env.get("CREDENTIALS_DIR", "/var/run/secrets/kubernetes.io/serviceaccount")),
     )
+
+
+def _bind(env: Mapping[str, str], name: str, default: str) -> str:
+    text = env.get(name) or default
+    if not text.rpartition(":")[2].isdecimal():
+        raise ValueError(f"{name}: {text!r} is not [address]:port")
+    return text
 
 
 def _number(env: Mapping[str, str], name: str, default: int) -> int:

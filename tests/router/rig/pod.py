@@ -69,7 +69,7 @@ class RouterPod:
             "TEMPLATE": str(ROUTER / "haproxy.cfg"),
             "CUSTOMERS_BIND": f"127.0.0.1:{self.port}",
             "ADMIN_BIND": f"127.0.0.1:{self.admin_port}",
-            "AGENT_PORT": str(self.agent_port),
+            "AGENT_BIND": f"{address}:{self.agent_port}",
             "IN_FLIGHT_MAX": str(in_flight_max),
             "API_URL": api.url,
             **(key or HEADER_KEY),
@@ -101,7 +101,7 @@ class RouterPod:
         async with aiohttp.ClientSession() as session, asyncio.timeout(20):
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
-                    async with session.get(f"http://127.0.0.1:{self.agent_port}/healthz") as answer:
+                    async with session.get(f"http://{self.address}:{self.agent_port}/healthz") as answer:
                         if answer.status == 200:
                             return
                 assert self.agent.returncode is None, self.log("agent")
@@ -177,7 +177,7 @@ class RouterPod:
         async with aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 22) as session:
             while True:
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                    async with session.get(f"http://127.0.0.1:{self.agent_port}/watch") as answer:
+                    async with session.get(f"http://{self.address}:{self.agent_port}/watch") as answer:
                         async for line in answer.content:
                             self.reports.append(json.loads(line))
                 await asyncio.sleep(0.05)

@@ -238,7 +238,7 @@ def _agent(router: Router, block: HAProxy, image: str) -> Object:
     environment = {
         "ROUTER": router.metadata.name,
         **key_environment(block.customer_key),
-        "AGENT_PORT": str(AGENT_PORT),
+        "AGENT_BIND": f":{AGENT_PORT}",
         "ADMIN_BIND": f":{ADMIN_PORT}",
         "CUSTOMERS_BIND": f":{CUSTOMERS_PORT}",
         "RUN_DIR": RUN,

@@ -1,0 +1,138 @@
+"""What one router pod counted over the last minutes. Pure: the moment of each report is passed in.
+
+Promises: counters that start again with a new HAProxy process are joined, so that differences are
+always what happened in between; memory is bounded: every report of the last minute, one per ten
+seconds of the ten minutes before it, and cells in which nothing happened share their counters.
+"""
+
+from array import array
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from recell.providers.routing.haproxy.report import CellCounters, Report
+
+FULL = timedelta(minutes=1)
+KEPT = timedelta(minutes=10)
+THIN = timedelta(seconds=10)
+FRESH = 10.0
+"""A process not older than this had counted nothing before it started, which is known to be so."""
+
+Counters = array  # of unsigned 64-bit: requests, failures, latency buckets
+_FIXED = 2
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    at: datetime
+    rejected: int
+    cells: "Mapping[int, array[int]]" = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The difference between two snapshots."""
+
+    requests: int
+    failures: int
+    latency: tuple[int, ...]
+
+
+class PodHistory:
+    def __init__(self) -> None:
+        self._old: deque[Snapshot] = deque()
+        self._recent: deque[Snapshot] = deque()
+        self._instance = ""
+        self._raw: dict[int, array[int]] = {}
+        self._raw_rejected = 0
+        self.bounds: tuple[float, ...] = ()
+        self.from_zero = False
+        """The first snapshot is the start of a process: nothing was counted before it."""
+
+    def add(self, report: Report, at: datetime) -> None:
+        """A report without counters (HAProxy does not run) adds nothing."""
+        if report.rejected is None or not report.instance:
+            return
+        last = self.last
+        if last is None or report.bounds != self.bounds:
+            last = self._begin(report, at)
+        restarted = report.instance != self._instance
+        at = max(at, last.at)
+        cells = dict(last.cells)
+        for index, told in report.cells.items():
+            cells[index] = self._joined(index, told, cells.get(index), restarted)
+        before = 0 if restarted else self._raw_rejected
+        rejected = last.rejected + max(0, report.rejected - before)
+        self._raw_rejected = max(report.rejected, before)
+        if restarted:
+            self._raw = {index: raw for index, raw in self._raw.items() if index in report.cells}
+        self._instance = report.instance
+        self._keep(Snapshot(at, rejected, cells))
+
+    @property
+    def last(self) -> Snapshot | None:
+        return self._recent[-1] if self._recent else None
+
+    def first_since(self, moment: datetime) -> Snapshot | None:
+        return next((snapshot for snapshot in self._all() if snapshot.at >= moment), None)
+
+    def begins_with(self, snapshot: Snapshot) -> bool:
+        """Whether it stands for the very start of the pod, so that nothing is missing before it."""
+        return self.from_zero and next(self._all(), None) is snapshot
+
+    def counted(self, index: int, since: Snapshot, until: Snapshot) -> Counted:
+        """What happened to a cell between the two; zeros for one that is not known."""
+        after, before = until.cells.get(index), since.cells.get(index)
+        if after is None:
+            return Counted(0, 0, (0,) * (len(self.bounds) + 1))
+        both = [a - b for a, b in zip(after, before or array("Q", bytes(8 * len(after))), strict=True)]
+        return Counted(both[0], both[1], tuple(both[_FIXED:]))
+
+    def _begin(self, report: Report, at: datetime) -> Snapshot:
+        self._old.clear()
+        self._recent.clear()
+        self.bounds = report.bounds
+        self.from_zero = report.age <= FRESH
+        if self.from_zero:
+            self._raw, self._raw_rejected, self._instance = {}, 0, report.instance
+            start = Snapshot(at - timedelta(seconds=report.age), 0)
+        else:
+            self._raw = {index: _array(told) for index, told in report.cells.items()}
+            self._raw_rejected, self._instance = report.rejected or 0, report.instance
+            zero = array("Q", bytes(8 * (_FIXED + len(report.bounds) + 1)))
+            start = Snapshot(at, 0, dict.fromkeys(report.cells, zero))
+        self._recent.append(start)
+        return start
+
+    def _joined(self, index: int, told: CellCounters, total: "array[int] | None", restarted: bool) -> "array[int]":
+        raw = _array(told)
+        before = None if restarted else self._raw.get(index)
+        if before is not None:
+            # Counters are read while they move: one may seem to fall by a request or two.
+            raw = array("Q", map(max, raw, before))
+        self._raw[index] = raw
+        if total is None:
+            total = array("Q", bytes(8 * len(raw)))
+        if before is not None and raw == before:
+            return total
+        gained = raw if before is None else array("Q", (new - old for new, old in zip(raw, before, strict=True)))
+        return array("Q", (sum(pair) for pair in zip(total, gained, strict=True)))
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        self._recent.append(snapshot)
+        while len(self._recent) > 1 and self._recent[0].at < snapshot.at - FULL:
+            passing = self._recent.popleft()
+            if not self._old or passing.at - self._old[-1].at >= THIN:
+                self._old.append(passing)
+        while self._old and self._old[0].at < snapshot.at - KEPT:
+            self._old.popleft()
+            self.from_zero = False
+
+    def _all(self) -> Iterator[Snapshot]:
+        yield from self._old
+        yield from self._recent
+
+
+def _array(told: CellCounters) -> "array[int]":
+    return array("Q", (told.requests, told.failures, *told.latency))

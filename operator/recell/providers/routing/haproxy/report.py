@@ -1,0 +1,92 @@
+"""One line of a router pod's `/watch`, as a value. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+
+@dataclass(frozen=True)
+class Version:
+    """Which Placement: object, epoch of its leader, generation."""
+
+    uid: str
+    epoch: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class CellCounters:
+    """Cumulative since the HAProxy process started."""
+
+    requests: int
+    failures: int
+    latency: tuple[int, ...]
+    in_flight: int
+    check: str
+    """up, down, maint or unknown."""
+
+
+@dataclass(frozen=True)
+class Report:
+    instance: str
+    """Of the HAProxy process; empty while none runs."""
+    age: float
+    """Seconds that the process has run."""
+    applied: Version | None
+    refused: str
+    """Why the newest Placement is refused; empty if it is not."""
+    source: str
+    """Synced, Missing or Away: whether the pod can read its Placement."""
+    source_message: str
+    error: str
+    """Why an accepted Placement is not applied."""
+    rejected: int | None
+    """None: HAProxy told no counters this time."""
+    bounds: tuple[float, ...] = ()
+    """Upper bounds of the latency buckets in seconds; one more follows for everything."""
+    cells: Mapping[int, CellCounters] = field(default_factory=dict)
+    """By index."""
+
+    @property
+    def facts(self) -> tuple[object, ...]:
+        """What somebody has to be told of when it changes: everything but counters and ages."""
+        checks = tuple((index, cell.check) for index, cell in self.cells.items())
+        return (self.instance, self.applied, self.refused, self.source, self.source_message, self.error, checks)
+
+
+def parse(line: bytes) -> Report:
+    """Raises ValueError for a line that is no report."""
+    try:
+        told = orjson.loads(line)
+        process, placement, refused, source = told["haproxy"], told["placement"], told["refused"], told["source"]
+        return Report(
+            instance=str(process["instance"]) if process else "",
+            age=max(0.0, float(told["at"]) - float(process["startedAt"])) if process else 0.0,
+            applied=Version(str(placement["uid"]), int(placement["epoch"]), int(placement["generation"]))
+            if placement
+            else None,
+            refused=str(refused["reason"]) if refused else "",
+            source=str(source["state"]),
+            source_message=str(source["message"]),
+            error=str(told["error"]),
+            rejected=None if told["rejected"] is None else int(told["rejected"]),
+            bounds=tuple(float(bound) for bound in told["bounds"]),
+            cells={int(index): _cell(cell, len(told["bounds"])) for index, cell in told["cells"].items()},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a report of a router pod: {type(error).__name__} {error}") from error
+
+
+def _cell(told: Mapping[str, Any], bounds: int) -> CellCounters:
+    latency: Sequence[int] = told["latency"]
+    if len(latency) != bounds + 1:
+        raise ValueError(f"not a report of a router pod: {len(latency)} buckets for {bounds} bounds")
+    return CellCounters(
+        requests=int(told["requests"]),
+        failures=int(told["failures"]),
+        latency=tuple(int(count) for count in latency),
+        in_flight=int(told["inFlight"]),
+        check=str(told["check"]),
+    )

@@ -1,0 +1,320 @@
+"""The Traffic port for Routers of type HAProxy: one stream from each router pod, kept in memory.
+
+Promises
+- What is told is what every serving pod told: a pod of which nothing fresh is known makes the figures
+  None, and one that never said what it applied makes `applied` None. Missing is never zero.
+- Pods that left or restarted within a window still count in it, so a rollout of the router does not
+  look like traffic that went away.
+- A stream that breaks is opened again within seconds; nothing else depends on it.
+
+Must not: write anything, or read a Placement's table. Only the index -> name of its cells is used.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import aiohttp
+
+from recell.api import Placement
+from recell.domain.observation import Applied, CellTraffic, RouterTraffic
+from recell.engine.ports import Clock, Key
+from recell.providers.routing.haproxy.history import KEPT, Counted, PodHistory, Snapshot
+from recell.providers.routing.haproxy.objects import AGENT_PORT
+from recell.providers.routing.haproxy.report import CellCounters, Report, Version, parse
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_INTERVAL = 1.0
+"""Seconds between two reports of a pod."""
+STALE = timedelta(seconds=2 * SAMPLE_INTERVAL)
+SERVER_TIMEOUT = 30.0
+"""`timeout server` in the router's haproxy.cfg: no answer took longer, so it bounds the last bucket."""
+CONNECT_WITHIN = 3.0
+SILENT_FOR = 5.0
+BACKOFF = (0.2, 0.5, 1.0, 2.0)
+AWAY_FOR = timedelta(seconds=10)
+"""A pod that cannot read its Placement for this long is complained about; shorter is a restart."""
+LIMIT = 4 * 1024 * 1024
+"""Bytes of one report; 819 cells take 130 KB."""
+
+
+@dataclass
+class _Pod:
+    ip: str
+    serving: bool
+    task: asyncio.Task[None] | None = None
+    history: PodHistory = field(default_factory=PodHistory)
+    report: Report | None = None
+    """The last one; None before the first."""
+    heard_at: datetime | None = None
+    applied: Version | None = None
+    """What it said last; an agent never goes back, so it holds while nothing is heard."""
+    applied_at: datetime | None = None
+    away_since: datetime | None = None
+    lost: str = ""
+    """Why there is no stream; empty while there is one."""
+
+
+@dataclass
+class _Router:
+    names: dict[int, str] = field(default_factory=dict)
+    """Cells of the Placement by index."""
+    pods: dict[str, _Pod] = field(default_factory=dict)
+    gone: list[PodHistory] = field(default_factory=list)
+    """Of pods that left, for as long as a window can reach back to them."""
+
+    def serving(self) -> dict[str, _Pod]:
+        return {name: pod for name, pod in self.pods.items() if pod.serving}
+
+
+class HAProxyTraffic:
+    """Implements `recell.engine.ports.Traffic`. `on_change` is called with a Router's key when what its pods
+    applied, refuse or see of the cells' checks changed; not for each report."""
+
+    def __init__(self, clock: Clock, *, on_change: Callable[[Key], None], port: int = AGENT_PORT) -> None:
+        self._clock = clock
+        self._on_change = on_change
+        self._port = port
+        self._routers: dict[Key, _Router] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+
+    # What the controller says.
+
+    def set_pods(self, router: Key, pods: Mapping[str, tuple[str, bool]]) -> None:
+        """The router's pods now: name -> (IP, may customers' requests reach it?). Needs a running loop."""
+        state = self._routers.setdefault(router, _Router())
+        for name in [name for name, pod in state.pods.items() if name not in pods or pods[name][0] != pod.ip]:
+            self._forget(state, name)
+        for name, (ip, serving) in pods.items():
+            pod = state.pods.get(name)
+            if pod is None:
+                pod = state.pods[name] = _Pod(ip, serving)
+                pod.task = asyncio.get_running_loop().create_task(
+                    self._follow(router, name, pod), name=f"router pod {name}"
+                )
+            pod.serving = serving
+
+    def set_placement(self, router: Key, placement: Placement) -> None:
+        """The Placement that counts: names for the indexes in the pods' reports."""
+        state = self._routers.setdefault(router, _Router())
+        state.names = {cell.index: cell.name for cell in placement.spec.cells}
+
+    def drop(self, router: Key) -> None:
+        """The Router is gone. Repeatable."""
+        state = self._routers.pop(router, _Router())
+        for name in list(state.pods):
+            self._forget(state, name)
+
+    async def stop(self) -> None:
+        for router in list(self._routers):
+            self.drop(router)
+        await asyncio.gather(*self._ending, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    # What the port tells.
+
+    def applied(self, router: Key) -> Applied | None:
+        state = self._routers.get(router)
+        serving = state.serving().values() if state else ()
+        told = [(pod.applied, pod.applied_at) for pod in serving if pod.applied and pod.applied_at]
+        if not told or len(told) < len(serving):
+            return None
+        least = min((version for version, _ in told), key=lambda version: (version.epoch, version.generation))
+        return Applied(least.uid, least.epoch, least.generation, len(told), max(at for _, at in told))
+
+    def observed(self, router: Key, *, window: float, not_before: datetime | None = None) -> RouterTraffic | None:
+        state = self._routers.get(router)
+        serving = state.serving() if state else {}
+        if state is None or not serving or not state.names:
+            return None
+        now = self._clock.now()
+        if not all(pod.heard_at and now - pod.heard_at <= STALE for pod in serving.values()):
+            return None
+        asked_since = now - timedelta(seconds=window)
+        since = max(asked_since, not_before or asked_since)
+        spans = [_span(pod.history, since) for pod in serving.values()]
+        whole = [span for span in spans if span is not None and not span.from_zero]
+        new = [span for span in spans if span is not None and span.from_zero]
+        measured = whole or new
+        if len(whole) + len(new) < len(spans) or not measured:
+            return None
+        begin, end = min(s.since.at for s in measured), max(s.until.at for s in measured)
+        if min(s.seconds for s in whole or [max(new, key=lambda s: s.seconds)]) < window / 2:
+            return None
+        left = [pod.history for pod in state.pods.values() if not pod.serving] + state.gone
+        new += [span for history in left if (span := _span(history, since)) is not None]
+        reports = [pod.report for pod in serving.values() if pod.report]
+        return RouterTraffic(
+            since=begin,
+            until=end,
+            pods=len(serving),
+            cells={
+                name: _cell(index, whole, new, (end - begin).total_seconds(), self._latest(state, index, now), reports)
+                for index, name in state.names.items()
+            },
+            rejected=sum(span.until.rejected - span.since.rejected for span in (*whole, *new)),
+        )
+
+    def complaint(self, router: Key) -> str:
+        """What serving pods refuse or cannot do, and why; empty when they have what they should."""
+        state = self._routers.get(router)
+        now = self._clock.now()
+        return "; ".join(
+            f"pod {name} {text}"
+            for name, pod in sorted((state.serving() if state else {}).items())
+            if (text := _complaint(pod, now))
+        )
+
+    @staticmethod
+    def _latest(state: _Router, index: int, now: datetime) -> list[CellCounters]:
+        """The cell as every pod sees it now that tells, also those that only end what they began."""
+        fresh = (pod for pod in state.pods.values() if pod.report and pod.heard_at and now - pod.heard_at <= STALE)
+        return [pod.report.cells[index] for pod in fresh if pod.report and index in pod.report.cells]
+
+    # The streams.
+
+    def _forget(self, state: _Router, name: str) -> None:
+        pod = state.pods.pop(name)
+        if pod.task is not None:
+            pod.task.cancel()
+            self._ending.add(pod.task)
+            pod.task.add_done_callback(self._ending.discard)
+        state.gone.append(pod.history)
+        oldest = self._clock.now() - KEPT
+        state.gone = [history for history in state.gone if history.last and history.last.at >= oldest]
+
+    async def _follow(self, router: Key, name: str, pod: _Pod) -> None:
+        """Until cancelled."""
+        failures = 0
+        while True:
+            try:
+                async for line in self._lines(pod.ip):
+                    report = parse(line)
+                    failures, pod.lost = 0, ""
+                    self._heard(router, pod, report)
+                raise ValueError("the stream ended")
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+                text = f"{type(error).__name__} {error}".strip()
+                if text != pod.lost:
+                    logger.info("no stream from router pod %s/%s (%s): %s", router[0], name, pod.ip, text)
+                pod.lost = text
+            pause = BACKOFF[min(failures, len(BACKOFF) - 1)]
+            failures += 1
+            await asyncio.sleep(pause * random.uniform(0.75, 1.0))  # noqa: S311 - spreads the tries
+
+    async def _lines(self, ip: str) -> AsyncIterator[bytes]:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        host = f"[{ip}]" if ":" in ip else ip
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_WITHIN, sock_read=SILENT_FOR)
+        async with self._session.get(f"http://{host}:{self._port}/watch", timeout=timeout) as answer:
+            if answer.status != 200:
+                raise ValueError(f"HTTP {answer.status}")
+            rest = b""
+            async for chunk in answer.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                if len(rest) > LIMIT:
+                    raise ValueError(f"a report of more than {LIMIT} bytes")
+                for line in lines:
+                    yield line
+
+    def _heard(self, router: Key, pod: _Pod, report: Report) -> None:
+        now = self._clock.now()
+        changed = pod.report is None or pod.report.facts != report.facts
+        if report.applied != pod.applied:
+            pod.applied, pod.applied_at = report.applied, now
+        pod.away_since = (pod.away_since or now) if report.source == "Away" else None
+        pod.report, pod.heard_at = report, now
+        pod.history.add(report, now)
+        if changed:
+            self._on_change(router)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """What a pod's history holds of a window."""
+
+    history: PodHistory
+    since: Snapshot
+    until: Snapshot
+
+    @property
+    def seconds(self) -> float:
+        return (self.until.at - self.since.at).total_seconds()
+
+    @property
+    def from_zero(self) -> bool:
+        """The pod began within the window: nothing is missing, although the window is not covered."""
+        return self.history.begins_with(self.since)
+
+    def counted(self, index: int) -> Counted:
+        return self.history.counted(index, self.since, self.until)
+
+
+def _span(history: PodHistory, since: datetime) -> _Span | None:
+    first, last = history.first_since(since), history.last
+    return _Span(history, first, last) if first is not None and last is not None else None
+
+
+def _cell(
+    index: int,
+    whole: Iterable[_Span],
+    part: Iterable[_Span],
+    window: float,
+    latest: list[CellCounters],
+    serving: list[Report],
+) -> CellTraffic:
+    """`whole` cover the window by and large, each at its own times; `part` only served in some of it."""
+    of_whole = [(span, span.counted(index)) for span in whole]
+    of_part = [(span, span.counted(index)) for span in part]
+    requests = sum(counted.requests for _, counted in (*of_whole, *of_part))
+    rate = sum(counted.requests / span.seconds for span, counted in of_whole if span.seconds)
+    rate += sum(counted.requests for _, counted in of_part) / window if window else 0.0
+    return CellTraffic(
+        requests=requests,
+        requests_per_second=rate,
+        failures=min(requests, sum(counted.failures for _, counted in (*of_whole, *of_part))),
+        in_flight=sum(cell.in_flight for cell in latest),
+        latency_p95=_p95([(span.history.bounds, counted.latency) for span, counted in (*of_whole, *of_part)]),
+        check_up=_check([report.cells[index].check for report in serving if index in report.cells], len(serving)),
+    )
+
+
+def _p95(buckets: list[tuple[tuple[float, ...], tuple[int, ...]]]) -> float | None:
+    """Upper bound of the bucket that holds the 95th percentile; None without answers."""
+    bounds = max((b for b, counts in buckets if counts[-1]), default=None, key=len)
+    if bounds is None:
+        return None
+    summed = [sum(column) for column in zip(*(counts for b, counts in buckets if b == bounds), strict=True)]
+    for bound, count in zip((*bounds, SERVER_TIMEOUT), summed, strict=True):
+        if count >= 0.95 * summed[-1]:
+            return bound
+    return SERVER_TIMEOUT
+
+
+def _check(seen: list[str], pods: int) -> bool | None:
+    if "up" in seen:
+        return True
+    return False if seen and seen == ["down"] * pods else None
+
+
+def _complaint(pod: _Pod, now: datetime) -> str:
+    report = pod.report
+    if report is None:
+        return ""
+    if report.refused:
+        return f"refuses the Placement: {report.refused}"
+    if report.error:
+        return f"could not apply the Placement: {report.error}"
+    if report.source == "Missing":
+        return f"keeps the last table: {report.source_message}"
+    if pod.away_since is not None and now - pod.away_since >= AWAY_FOR:
+        return f"keeps the last table, for it cannot read its Placement: {report.source_message}"
+    return ""
