@@ -1,0 +1,238 @@
+"""The stage for demos and end-to-end tests: cluster, images, operator, the example shop, and load on it.
+
+Promises: every function may be repeated; each waits with a deadline and says what it waited for. It uses
+the same means as a user: hack/cluster, kubectl, the manifests of this tree.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SYSTEM = "recell-system"
+SHOP = "shop"
+CELLS = ("cell-a", "cell-b", "cell-c")
+IMAGES = {
+    "recell/operator:0.1.0": ("Dockerfile", "."),
+    "recell/router:0.1.0": ("router/Dockerfile", "router"),
+    "recell/shop-web:dev": ("examples/shop/Dockerfile", "examples/shop"),
+    "recell/shop-load:dev": ("examples/shop/Dockerfile", "examples/shop"),
+    "recell/shop-postgres:dev": ("examples/shop/postgres/Dockerfile", "examples/shop/postgres"),
+}
+
+Object = dict[str, Any]
+
+
+class StageError(RuntimeError):
+    """A command failed or a wait ran out; the message has the command's own words."""
+
+
+class Stage:
+    """One cluster with Recell and the shop on it."""
+
+    def __init__(self, cluster: str = "recell", say: Callable[[str], None] = lambda _: None) -> None:
+        self.cluster = cluster
+        self._say = say
+        self._kubeconfig: str | None = os.environ.get("RECELL_TEST_KUBECONFIG")
+
+    # --- commands --------------------------------------------------------------------------------
+
+    def hack_cluster(self, *arguments: str, within: float = 1200, show: bool = False) -> str:
+        command = [sys.executable, str(ROOT / "hack" / "cluster"), arguments[0], "--name", self.cluster, *arguments[1:]]
+        return _run(command, within=within, show=show)
+
+    @property
+    def kubeconfig(self) -> str:
+        if self._kubeconfig is None:
+            self._kubeconfig = self.hack_cluster("kubeconfig").strip()
+        return self._kubeconfig
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, within: float = 120) -> str:
+        return _run(["kubectl", "--kubeconfig", self.kubeconfig, *arguments], stdin=stdin, within=within)
+
+    def recell(self, *arguments: str, within: float = 600, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """The command line, as a user runs it."""
+        command = [str(Path(sys.executable).parent / "recell"), "--kubeconfig", self.kubeconfig, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=within, check=False)
+        if check and done.returncode != 0:
+            raise StageError(f"recell {' '.join(arguments)}: exit {done.returncode}: {done.stderr or done.stdout}")
+        return done
+
+    def get(self, kind: str, name: str, namespace: str = SHOP) -> Object:
+        found: Object = json.loads(self.kubectl("-n", namespace, "get", kind, name, "-o", "json"))
+        return found
+
+    def all(self, kind: str, namespace: str = SHOP, *selector: str) -> list[Object]:
+        found: Object = json.loads(self.kubectl("-n", namespace, "get", kind, *selector, "-o", "json"))
+        items: list[Object] = found["items"]
+        return items
+
+    def apply(self, text: str) -> None:
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
+
+    def patch(self, kind: str, name: str, body: Object, *, namespace: str = SHOP, subresource: str = "") -> None:
+        more = [f"--subresource={subresource}"] if subresource else []
+        self.kubectl("-n", namespace, "patch", kind, name, "--type=merge", "-p", json.dumps(body), *more)
+
+    # --- setting up ------------------------------------------------------------------------------
+
+    def up(self) -> None:
+        if self._kubeconfig is None:
+            self._say("cluster")
+            self.hack_cluster("up", show=True)
+
+    def build_images(self) -> None:
+        for tag, (file, context) in IMAGES.items():
+            self._say(f"image {tag}")
+            self.hack_cluster("build-image", "--tag", tag, "--file", str(ROOT / file), "--context", str(ROOT / context))
+
+    def install_operator(self) -> None:
+        self._say("operator")
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+        for kind in ("cells", "routers", "placements", "recoveryruns", "recoverypolicies", "recoveryfreezes"):
+            self.kubectl("wait", "--for=condition=Established", f"crd/{kind}.recell.dev", "--timeout=60s")
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "manifests"))
+        self.kubectl("-n", SYSTEM, "rollout", "status", "deployment", "--timeout=180s", within=200)
+
+    def remove_operator(self) -> None:
+        self.kubectl("delete", "-k", str(ROOT / "manifests"), "--ignore-not-found", "--timeout=120s", within=200)
+
+    def open_shop(self, policy: Object | None = None) -> None:
+        """Three cells that share a database, so that each can serve every customer; a Router; a policy."""
+        self._say("shop")
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "examples/shop/manifests/shared"))
+        for workload in ("statefulset/shop-db", *(f"deployment/{cell}-web" for cell in CELLS), "deployment/load"):
+            self.kubectl("-n", SHOP, "rollout", "status", workload, "--timeout=180s", within=200)
+        self._say("cells, router, policy")
+        if policy is not None:
+            self.apply(json.dumps(policy))
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "examples/shop/recell/shared"))
+        self.eventually("every cell is Healthy", self.all_healthy, within=180)
+        self.eventually("the Router is Ready", lambda: self.condition("router", "shop", "Ready") == "True", within=120)
+
+    def close_shop(self) -> None:
+        """Without a trace: finalizers are Recell's, so the operator must still run."""
+        for kind in ("recoveryruns", "recoveryfreezes"):
+            self.kubectl("-n", SHOP, "delete", kind, "--all", "--ignore-not-found", "--timeout=120s", within=150)
+        self.kubectl("delete", "namespace", SHOP, "--ignore-not-found", "--timeout=180s", within=200)
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def phase(self, cell: str) -> str:
+        return str((self.get("cell", cell).get("status") or {}).get("phase", ""))
+
+    def all_healthy(self) -> bool:
+        cells = {item["metadata"]["name"]: (item.get("status") or {}).get("phase") for item in self.all("cells")}
+        return all(cells.get(name) == "Healthy" for name in CELLS)
+
+    def condition(self, kind: str, name: str, type: str, namespace: str = SHOP) -> str:
+        conditions = (self.get(kind, name, namespace).get("status") or {}).get("conditions") or []
+        return next((str(c["status"]) for c in conditions if c["type"] == type), "")
+
+    def runs(self) -> list[Object]:
+        found = self.all("recoveryruns")
+        return sorted(found, key=lambda run: str(run["metadata"]["creationTimestamp"]))
+
+    def eventually(self, what: str, check: Callable[[], bool], *, within: float, every: float = 0.5) -> None:
+        """Wait until it is so. Raises StageError with what it waited for."""
+        deadline = time.monotonic() + within
+        while not check():
+            if time.monotonic() > deadline:
+                raise StageError(f"not within {within:g} s: {what}")
+            time.sleep(every)
+
+    # --- making trouble --------------------------------------------------------------------------
+
+    def fault(self, cell: str, **fault: Any) -> None:
+        """Order a fault of the cell (examples/shop/README.md)."""
+        code = (
+            "import sys,urllib.request as u;"
+            "u.urlopen(u.Request(sys.argv[1],sys.argv[2].encode(),method='POST'),timeout=10).read()"
+        )
+        url = f"http://{cell}-admin:8081/chaos"
+        self.kubectl("-n", SHOP, "exec", "deployment/load", "--", "python3", "-c", code, url, json.dumps(fault))
+
+    def heal(self, cell: str) -> None:
+        code = "import sys,urllib.request as u;u.urlopen(u.Request(sys.argv[1],method='DELETE'),timeout=10).read()"
+        url = f"http://{cell}-admin:8081/chaos"
+        self.kubectl("-n", SHOP, "exec", "deployment/load", "--", "python3", "-c", code, url)
+
+    @contextmanager
+    def load(self, *, rate: int = 100, customers: int = 300, seconds: int = 600) -> Iterator["Load"]:
+        """Customers, from inside the cluster, until the context ends."""
+        command = [
+            "kubectl", "--kubeconfig", self.kubeconfig, "-n", SHOP, "exec", "deployment/load", "--",
+            "shop-load", "--target", "http://shop", "--rate", str(rate), "--customers", str(customers),
+            "--duration", str(seconds), "--json",
+        ]  # fmt: skip
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        load = Load(process)
+        try:
+            yield load
+        finally:
+            stop = "import os,signal,pathlib\n" + _STOP_LOAD
+            subprocess.run(
+                ["kubectl", "--kubeconfig", self.kubeconfig, "-n", SHOP, "exec", "deployment/load", "--", "python3", "-c", stop],
+                capture_output=True, timeout=60, check=False,
+            )  # fmt: skip
+            load.finish()
+
+
+_STOP_LOAD = """
+for p in pathlib.Path('/proc').iterdir():
+    try:
+        words = (p / 'cmdline').read_bytes().split(b'\\0')
+    except OSError:
+        continue
+    if b'shop_load' in words:
+        os.kill(int(p.name), signal.SIGTERM)
+"""
+
+
+class Load:
+    """What customers saw: one record a second, and the summary at the end."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.seconds: list[Object] = []
+        self.summary: Object = {}
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout or ():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if record.get("type") == "summary":
+                self.summary = record
+            elif record.get("type") == "second":
+                self.seconds.append(record)
+
+    def finish(self) -> None:
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._reader.join(timeout=10)
+
+
+def _run(command: list[str], *, stdin: str | None = None, within: float, show: bool = False) -> str:
+    output = None if show else subprocess.PIPE
+    try:
+        done = subprocess.run(
+            command, input=stdin, stdout=output, stderr=output, text=True, timeout=within, check=False, cwd=ROOT
+        )
+    except subprocess.TimeoutExpired as late:
+        raise StageError(f"{' '.join(command)}: not done within {within:g} s") from late
+    if done.returncode != 0:
+        raise StageError(f"{' '.join(command)}: exit {done.returncode}: {(done.stderr or done.stdout or '').strip()}")
+    return done.stdout or ""
