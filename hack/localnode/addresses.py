@@ -26,12 +26,12 @@ class Addresses:
     @property
     def pods(self) -> IPv4Network:
         """Pod addresses."""
-        return list(self.share.subnets(new_prefix=22))[0]
+        return self._parts[0]
 
     @property
     def services(self) -> IPv4Network:
         """Service addresses (ClusterIPs)."""
-        return list(self.share.subnets(new_prefix=22))[1]
+        return self._parts[1]
 
     @property
     def machine(self) -> IPv4Address:
@@ -65,4 +65,8 @@ class Addresses:
 
     @property
     def _link(self) -> IPv4Network:
-        return IPv4Network(f"{list(self.share.subnets(new_prefix=22))[2].network_address}/30")
+        return IPv4Network(f"{self._parts[2].network_address}/30")
+
+    @property
+    def _parts(self) -> list[IPv4Network]:
+        return list(self.share.subnets(new_prefix=22))

@@ -38,10 +38,11 @@ def ensure(progress: Progress) -> Path:
 def _make(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     layer = target.with_suffix(".layer.tar")
-    excluded = [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
+    include = ",".join(versions.BASE_PACKAGES)
+    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
+    options.append("--dpkgopt=path-include=/usr/share/doc/*/copyright")
     run(
-        ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(versions.BASE_PACKAGES)}", *excluded]
-        + ["--dpkgopt=path-include=/usr/share/doc/*/copyright", versions.DEBIAN_SUITE, layer],
+        ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={include}", *options, versions.DEBIAN_SUITE, layer],
         within=900,
         # Alike on every machine: no locale of the caller's, and times no later than the packages'.
         env={**os.environ, "LC_ALL": "C"},

@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 
 class Failure(Exception):
@@ -20,21 +19,17 @@ def run(
     argv: Sequence[str | Path],
     *,
     within: float = 60,
-    stdin: str | bytes | IO[bytes] | None = None,
+    stdin: str = "",
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     check: bool = True,
 ) -> str:
     """Run `argv`, return its standard output; raise Failure on a non-zero exit or after `within` seconds."""
-    given = stdin.encode() if isinstance(stdin, str) else stdin
-    stream = given if given is not None and not isinstance(given, bytes) else None
     try:
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [str(word) for word in argv],
-            input=given if isinstance(given, bytes) else None,
-            stdin=stream if stream is not None else (None if isinstance(given, bytes) else subprocess.DEVNULL),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            input=stdin.encode(),
+            capture_output=True,
             env=dict(env) if env is not None else None,
             cwd=cwd,
             timeout=within,

@@ -29,11 +29,17 @@ def sources() -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; whoever comes second waits, for the first one ends within its own deadlines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
+    """Hold the lock file `path`; whoever comes second waits, for the first one ends within its own deadlines.
+
+    The holder may remove the file: who waited for it then takes the lock anew.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if _is_at(held.fileno(), path):
+                yield
+                return
 
 
 def write(path: Path, content: str, mode: int = 0o644) -> None:
@@ -43,6 +49,13 @@ def write(path: Path, content: str, mode: int = 0o644) -> None:
     partial.write_text(content)
     partial.chmod(mode)
     partial.replace(path)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _folder(variable: str, default: Path) -> Path:

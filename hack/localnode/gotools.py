@@ -153,7 +153,7 @@ def _own_module(program: Program, upstream: Path, work: Path) -> None:
 
 def _watched(argv: list[str], folder: Path, env: Mapping[str, str], say: Callable[[int], None]) -> None:
     """Compile, and report every 15 s how many packages are done (go build -v names each on its stderr)."""
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         argv, cwd=folder, env=dict(env), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     lines: list[str] = []

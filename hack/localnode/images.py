@@ -78,10 +78,10 @@ class _Buildah:
             options = ["--isolation", "chroot", "--network", "host", "--pull-never", "--layers", "--format", "docker"]
             for argument in arguments:
                 options += ["--build-arg", argument]
-            for source, target in _lent(scratch):
-                options += ["--volume", f"{source}:{target}:ro"]
-            target = [*options, "--tag", name, "--file", str(dockerfile.resolve()), str(folder.resolve())]
-            self._run(scratch, "build", *target, within=BUILD_WITHIN)
+            for source, seen_as in _lent(scratch):
+                options += ["--volume", f"{source}:{seen_as}:ro"]
+            what = ["--tag", name, "--file", str(dockerfile.resolve()), str(folder.resolve())]
+            self._run(scratch, "build", *options, *what, within=BUILD_WITHIN)
             self._run(scratch, "push", name, f"docker-archive:{partial}:{name}", within=300)
         partial.replace(archive)
 
@@ -123,4 +123,3 @@ def _lent(scratch: Path) -> list[tuple[Path, str]]:
         folders.write(scratch / "pip.conf", text.getvalue())
         lent.append((scratch / "pip.conf", "/etc/pip.conf"))
     return lent
-

@@ -79,7 +79,7 @@ class Namespaces:
             raise Failure("the cluster's node is not running; `hack/cluster up` starts it")
         return ["nsenter", "-t", str(pid), "--mount", "--net", "--pid", *(str(word) for word in argv)]
 
-    def run(self, argv: Sequence[str | Path], *, within: float = 60, stdin: str | None = None) -> str:
+    def run(self, argv: Sequence[str | Path], *, within: float = 60, stdin: str = "") -> str:
         """Run a command inside and return what it printed."""
         return run(self.inside(argv), within=within, stdin=stdin)
 
@@ -116,7 +116,7 @@ class Namespaces:
     def _start(argv: list[str], log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
-            subprocess.Popen(  # noqa: S603
+            subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
             )
 

@@ -40,7 +40,7 @@ def ensure(addresses: Addresses, namespaces: Namespaces, init_pid: int) -> None:
     """Lay the link and the routes on both ends. The node's guard stands before its link comes up."""
     ensure_free(addresses)
     services, machine, node = addresses.services, addresses.machine, addresses.node
-    inside = f"""
+    guard = f"""
         # Pods and the machine asking for a Service that nothing answers for: refused at once. (DNAT comes before
         # routing, so only what kube-proxy left alone still carries a Service address here.)
         ip rule show | grep -q '^100:' || ip rule add pref 100 iif lo to {services} lookup main
@@ -51,20 +51,16 @@ def ensure(addresses: Addresses, namespaces: Namespaces, init_pid: int) -> None:
         sysctl -qw net.ipv4.ip_forward=1
         sysctl -qw net.bridge.bridge-nf-call-iptables=1
     """
-    namespaces.run(["sh", "-ec", inside])
+    namespaces.run(["sh", "-ec", guard])
     if not Path(f"/sys/class/net/{addresses.link}").exists():
         run(["ip", "link", "add", addresses.link, "type", "veth", "peer", "name", UPLINK, "netns", str(init_pid)])
-    namespaces.run(
-        ["sh", "-ec"]
-        + [
-            f"""
-            ip addr replace {node}/30 dev {UPLINK}
-            ip link set {UPLINK} up
-            ip route replace {services} dev {SINK} src {node}
-            ip route replace {RANGE} via {machine}
-            """
-        ]
-    )
+    joined = f"""
+        ip addr replace {node}/30 dev {UPLINK}
+        ip link set {UPLINK} up
+        ip route replace {services} dev {SINK} src {node}
+        ip route replace {RANGE} via {machine}
+    """
+    namespaces.run(["sh", "-ec", joined])
     run(["ip", "addr", "replace", f"{machine}/30", "dev", addresses.link])
     run(["ip", "link", "set", addresses.link, "up"])
     run(["ip", "route", "replace", "unreachable", str(RANGE), "metric", "4096"])
@@ -80,10 +76,12 @@ def remove(addresses: Addresses, *, last: bool) -> None:
         run(["ip", "route", "delete", "unreachable", str(RANGE), "metric", "4096"], check=False)
 
 
+KERNEL_SETTINGS = {"net/ipv4/ip_forward": "1"}
+
+
 class KernelSettings:
     """The machine-wide kernel settings that a node changes, put back when the last cluster goes."""
 
-    WANTED = {"net/ipv4/ip_forward": "1"}
     CHANGED_BY_KUBELET = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
     MODULES = ("overlay", "br_netfilter")
 
@@ -92,13 +90,13 @@ class KernelSettings:
 
     def apply(self) -> None:
         """Save what there is (once), then set what a node needs."""
-        names = (*self.WANTED, *self.CHANGED_BY_KUBELET)
+        names = (*KERNEL_SETTINGS, *self.CHANGED_BY_KUBELET)
         if not self._saved.exists():
             before = {name: Path("/proc/sys", name).read_text().strip() for name in names}
             folders.write(self._saved, json.dumps(before))
         if not Path("/proc/sys/net/bridge").exists() or "overlay" not in Path("/proc/filesystems").read_text():
             run(["modprobe", "-a", *self.MODULES])
-        for name, value in self.WANTED.items():
+        for name, value in KERNEL_SETTINGS.items():
             Path("/proc/sys", name).write_text(value)
 
     def restore(self) -> None:

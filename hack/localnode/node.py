@@ -12,10 +12,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import urllib.request
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import addons, archives, cgroups, components, folders, gotools, network, packages, versions
@@ -37,6 +37,7 @@ class LocalNode:
         self._progress = progress
         self._namespaces = Namespaces(self.folder)
         self._settings = self.folder / "cluster.json"
+        self._lock = folders.clusters() / f".{name}.lock"
 
     # -- commands ------------------------------------------------------------------------------------------------
 
@@ -50,6 +51,9 @@ class LocalNode:
             parts = self._components(addresses, binaries["kube-router"])
             self._link(binaries["kubernetes"])
             network.KernelSettings().apply()
+            fresh = self._namespaces.init_pid() is None
+            if fresh:  # groups of containers that died with their node keep a new kubelet busy for half a minute
+                cgroups.remove(self.name)
             cgroups.ensure(self.name)
             network.ensure(addresses, self._namespaces, self._namespaces.ensure(binaries["pause"]))
             containerd = parts.containerd()
@@ -60,10 +64,13 @@ class LocalNode:
             self._kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=addons.manifests(addresses))
             self._wait_ready(containerd)
             self._own_images(binaries)
+            if fresh:  # an earlier node's "Ready" is no news of this one
+                self._kubectl("delete", "node", self.name, "--ignore-not-found")
             for component in parts.node():
                 self._ensure(component)
             self._kubectl("wait", "--for=condition=Ready", f"node/{self.name}", "--timeout=60s", patient=True)
-            self._kubectl("rollout", "status", "-n", "kube-system", "deployment/coredns", "--timeout=60s")
+            asked = f"an answer from cluster DNS at {addresses.dns_service}"
+            wait_until(asked, lambda: _resolves(addresses), within=60)
         self._progress.say(f"cluster {self.name} is up: Kubernetes {self._version(kubernetes)} at {addresses.server}")
 
     def down(self) -> None:
@@ -83,6 +90,7 @@ class LocalNode:
                     network.KernelSettings().restore()
                     release_mount_points()
                 shutil.rmtree(self.folder)
+            self._lock.unlink()
         self._progress.say(f"cluster {self.name} is down")
 
     def status(self) -> dict[str, object]:
@@ -148,7 +156,7 @@ class LocalNode:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with folders.locked(folders.clusters() / f".{self.name}.lock"):
+        with folders.locked(self._lock):
             yield
 
     def _version(self, asked: str | None) -> str:
@@ -258,8 +266,8 @@ class LocalNode:
         return self._namespaces.run(_ctr_argv(*argv), within=within)
 
     def _kubectl(self, *argv: str, stdin: object = None, patient: bool = False) -> None:
-        command = [self.folder / "bin" / "kubectl", f"--kubeconfig={self.kubeconfig}", *argv]
-        given = json.dumps(stdin) if stdin is not None else None
+        command: list[str | Path] = [self.folder / "bin" / "kubectl", f"--kubeconfig={self.kubeconfig}", *argv]
+        given = json.dumps(stdin) if stdin is not None else ""
         if not patient:
             run(command, within=90, stdin=given)
         else:  # `kubectl wait` fails at once on an object that is about to appear
@@ -283,10 +291,23 @@ def _ctr_argv(*argv: str) -> list[str]:
 def _answers(scheme: str, url: str) -> bool:
     context = ssl._create_unverified_context() if scheme == "https" else None
     try:
-        with urllib.request.urlopen(url, timeout=3, context=context) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=3, context=context) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False
+
+
+def _resolves(addresses: Addresses) -> bool:
+    """Whether cluster DNS, asked through its Service, knows the API server's Service."""
+    name = b"".join(bytes([len(label)]) + label.encode() for label in "kubernetes.default.svc.cluster.local".split("."))
+    question = b"\x2a\x2a\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + name + b"\x00\x00\x01\x00\x01"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(1)
+        try:
+            client.sendto(question, (str(addresses.dns_service), 53))
+            return addresses.kubernetes_service.packed in client.recv(4096)
+        except OSError:
+            return False
 
 
 def _settings_files() -> list[Path]:

@@ -31,10 +31,20 @@ class Authority:
         if not self.certificate.exists():
             _new_key(self._key)
             partial = self.certificate.with_suffix(".partial")
-            run(
-                ["openssl", "req", "-x509", "-new", "-key", self._key, "-subj", "/CN=recell-local-ca", "-days", DAYS]
-                + ["-addext", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature", "-out", partial]
-            )
+            usage = "keyUsage=critical,keyCertSign,cRLSign,digitalSignature"
+            made: list[str | Path] = [
+                "-key",
+                self._key,
+                "-subj",
+                "/CN=recell-local-ca",
+                "-days",
+                DAYS,
+                "-addext",
+                usage,
+                "-out",
+                partial,
+            ]
+            run(["openssl", "req", "-x509", "-new", *made])
             partial.replace(self.certificate)
         if not self.service_account_public.exists():
             _new_key(self.service_account_key)
@@ -72,11 +82,9 @@ class Authority:
         folders.write(self.folder / f"{name}.ext", extensions)
         request = run(["openssl", "req", "-new", "-key", key, "-subj", subject])
         partial = certificate.with_suffix(".partial")
-        run(
-            ["openssl", "x509", "-req", "-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-days", DAYS]
-            + ["-extfile", self.folder / f"{name}.ext", "-out", partial],
-            stdin=request,
-        )
+        signer: list[str | Path] = ["-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-days", DAYS]
+        signer += ["-extfile", self.folder / f"{name}.ext"]
+        run(["openssl", "x509", "-req", *signer, "-out", partial], stdin=request)
         partial.replace(certificate)
         return certificate, key
 
