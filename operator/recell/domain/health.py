@@ -28,6 +28,7 @@ PROBE = "probe"
 ROUTER_CHECK = "router-check"
 ERROR_RATE = "error-rate"
 PODS_AGREE = "router-pods"
+"""Two router pods are two places to see from, when both, and at least half of all, see too many errors."""
 LATENCY = "latency"
 INTEGRITY = "integrity"
 CONDITION = "condition-"
@@ -197,8 +198,8 @@ def _router(traffic: CellTraffic | None, policy: RecoveryPolicySpec) -> list[Evi
             _evidence(
                 PODS_AGREE,
                 Vantage.ROUTER,
-                Verdict.FAILED if len(above) > 1 else Verdict.PASSED,
-                f"{len(above)} of {len(pods)} router pods each saw more than {detection.error_rate} of its requests fail",
+                Verdict.FAILED if len(above) > 1 and 2 * len(above) >= len(pods) else Verdict.PASSED,
+                f"{len(above)} of {len(pods)} router pods saw more than {detection.error_rate} of their requests fail",
             )
         )
     p95 = traffic.latency_p95
