@@ -7,14 +7,15 @@ FROM docker.io/library/debian:bookworm-slim AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends python3 python3-venv ca-certificates \
  && rm -rf /var/lib/apt/lists/*
-ENV PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/recell
 
 # The dependencies first: this layer changes only with the lock files.
 WORKDIR /src
 COPY requirements-build.lock requirements.lock ./
 RUN /opt/build/bin/pip install --require-hashes -r requirements-build.lock \
- && /opt/build/bin/pip --python /opt/recell/bin/python install --require-hashes --only-binary :all: -r requirements.lock
+ && /opt/build/bin/pip --python /opt/recell/bin/python install --no-compile --require-hashes \
+    --only-binary :all: -r requirements.lock
 
 COPY pyproject.toml README.md ./
 COPY operator ./operator
@@ -23,10 +24,11 @@ ARG SOURCE_DATE_EPOCH=0
 # system is read-only at run time, so bytecode is compiled here, by hash instead of by time of change.
 RUN SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH}" \
     /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
- && /opt/build/bin/pip --python /opt/recell/bin/python install --no-deps --no-index /wheels/*.whl \
+ && /opt/build/bin/pip --python /opt/recell/bin/python install --no-compile --no-deps --no-index /wheels/*.whl \
  && find /opt/recell -name direct_url.json -delete \
  && find /opt/recell -name RECORD -exec sed -i '/direct_url\.json/d' {} + \
- && PYTHONHASHSEED=0 /opt/recell/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/recell/lib \
+ && PYTHONHASHSEED=0 /opt/recell/bin/python -m compileall -q -f --invalidation-mode unchecked-hash \
+    /opt/recell/lib \
  && find /opt/recell -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 
 
