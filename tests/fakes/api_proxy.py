@@ -66,7 +66,7 @@ class ApiProxy:
     cut_streams_after: int | None = None
     """The next stream is cut after so many lines."""
     _faults: list[Fault] = field(default_factory=list)
-    _open: set[web.Request] = field(default_factory=set)
+    _open: list[web.Request] = field(default_factory=list)
     _upstream: aiohttp.ClientSession | None = None
 
     @classmethod
@@ -79,9 +79,9 @@ class ApiProxy:
         )
         app = web.Application(client_max_size=2**24)
         app.router.add_route("*", "/{path:.*}", proxy._handle)
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0.1).start()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
         port = runner.addresses[0][1]
         proxy.kubeconfig.write_text(
             yaml.safe_dump(
@@ -146,7 +146,7 @@ class ApiProxy:
         if fault is not None:
             seen.status = fault.status
             return web.json_response(fault.body, status=fault.status, headers=fault.headers)
-        self._open.add(request)
+        self._open.append(request)
         try:
             while self.hanging:
                 await asyncio.sleep(0.02)
@@ -156,7 +156,7 @@ class ApiProxy:
                 request.transport.abort()
             raise
         finally:
-            self._open.discard(request)
+            self._open.remove(request)
 
     def _fault_for(self, request: web.Request) -> Fault | None:
         for fault in self._faults:

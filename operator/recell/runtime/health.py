@@ -68,9 +68,9 @@ class Health:
                 web.get("/metrics", self._metrics),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, host or None, port, shutdown_timeout=1.0).start()
+        await web.TCPSite(self._runner, host or None, port).start()
 
     def stopping(self) -> None:
         """From now on not ready."""

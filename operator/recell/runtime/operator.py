@@ -83,18 +83,10 @@ class Operator:
         self._queues: dict[type[Resource], WorkQueue[Key]] = {}
         self._stop = asyncio.Event()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._health: Health | None = None
 
     def stop(self) -> None:
         """End in order, as on SIGTERM."""
         self._stop.set()
-
-    @property
-    def port(self) -> int:
-        """Of the health endpoint, once it is open."""
-        if self._health is None:
-            raise RuntimeError("the operator is not running")
-        return self._health.port
 
     async def run(self) -> int:
         """Until it is told to stop (0) or may not go on (1: the caller ends the process at once)."""
@@ -144,7 +136,7 @@ class Operator:
         def reflectors() -> list[Reflector]:
             return [*store.reflectors, *workloads.reflectors]
 
-        self._health = health = Health(
+        health = Health(
             clock,
             reflectors=reflectors,
             queues=lambda: {kind.INFO.kind: queue for kind, queue in self._queues.items()},
@@ -156,6 +148,7 @@ class Operator:
         frame = Frame(api.connection, KINDS, settings.fleet_namespaces, _deliver_to(store))
 
         await health.start(settings.host, settings.port)
+        logger.info("health and metrics on port %d", health.port)
         await fleet.open()
         store.start()
         workloads.start()
