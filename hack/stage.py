@@ -59,7 +59,7 @@ class Stage:
 
     def recell(self, *arguments: str, within: float = 600, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The command line, as a user runs it."""
-        command = [str(Path(sys.executable).parent / "recell"), "--kubeconfig", self.kubeconfig, *arguments]
+        command = [str(Path(sys.executable).parent / "recell"), *arguments, "--kubeconfig", self.kubeconfig]
         done = subprocess.run(command, capture_output=True, text=True, timeout=within, check=False)
         if check and done.returncode != 0:
             raise StageError(f"recell {' '.join(arguments)}: exit {done.returncode}: {done.stderr or done.stdout}")
@@ -164,6 +164,15 @@ class Stage:
         url = f"http://{cell}-admin:8081/chaos"
         self.kubectl("-n", SHOP, "exec", "deployment/load", "--", "python3", "-c", code, url)
 
+    def leader(self) -> str:
+        """Name of the operator's pod that leads; empty while none does."""
+        lease = self.get("lease", "recell", SYSTEM)
+        return str(lease["spec"].get("holderIdentity") or "").rpartition("_")[0]
+
+    def signal_operator(self, pod: str, name: str) -> None:
+        """Send a signal to a pod's operator process, from outside of its container: not even SIGKILL can be missed."""
+        self.hack_cluster("enter", "--", "python3", "-c", _SIGNAL, pod, name, within=60)
+
     @contextmanager
     def load(self, *, rate: int = 100, customers: int = 300, seconds: int = 600) -> Iterator["Load"]:
         """Customers, from inside the cluster, until the context ends."""
@@ -185,6 +194,22 @@ class Stage:
             load.finish()
 
 
+_SIGNAL = """
+import os, pathlib, signal, sys
+pod, number, hit = sys.argv[1], getattr(signal, sys.argv[2]), 0
+for process in pathlib.Path('/proc').iterdir():
+    if not process.name.isdigit():
+        continue
+    try:
+        words = (process / 'cmdline').read_bytes()
+        mine = f'HOSTNAME={pod}'.encode() in (process / 'environ').read_bytes().split(b'\\0')
+    except OSError:
+        continue
+    if mine and b'recell-operator' in words:
+        os.kill(int(process.name), number)
+        hit += 1
+sys.exit(0 if hit else f'no process of pod {pod}')
+"""
 _STOP_LOAD = """
 for p in pathlib.Path('/proc').iterdir():
     try:

@@ -1,0 +1,51 @@
+"""What was really written to the API server: its audit log, not our own records."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hack.stage import Stage
+
+Entry = dict[str, Any]
+
+
+class Audit:
+    """Entries from now on."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._path = Path(stage.hack_cluster("audit-log").strip())
+        self._from = self._path.stat().st_size
+
+    def entries(self) -> Iterator[Entry]:
+        """Accepted writes, in the order in which the server finished them."""
+        with self._path.open("rb") as file:
+            file.seek(self._from)
+            for line in file:
+                try:
+                    entry: Entry = json.loads(line)
+                except ValueError:
+                    continue  # the last line is still being written
+                done = entry.get("stage") == "ResponseComplete"
+                if done and 200 <= entry.get("responseStatus", {}).get("code", 0) < 300:
+                    yield entry
+
+    def writes(self, resource: str, name: str, subresource: str = "") -> list[Entry]:
+        found = []
+        for entry in self.entries():
+            ref = entry.get("objectRef", {})
+            here = (ref.get("resource"), ref.get("name"), ref.get("subresource", ""))
+            if here == (resource, name, subresource) and entry["verb"] in ("create", "update", "patch", "delete"):
+                found.append(entry)
+        return found
+
+    def limits(self, router: str, cell: str) -> list[int | None]:
+        """The cell's limit after each write of the Placement that changed it; None: no hold."""
+        found: list[int | None] = []
+        for entry in self.writes("placements", router):
+            spec = (entry.get("requestObject") or {}).get("spec") or {}
+            held = [h["maxPercent"] for h in spec.get("holds", ()) if h["cell"] == cell]
+            now = min(held, default=None)
+            if not found or found[-1] != now:
+                found.append(now)
+        return found

@@ -1,0 +1,55 @@
+"""One stage for all end-to-end tests: the shop on a real cluster, with the operator installed as a user does."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hack.stage import SHOP, Stage
+
+QUICK = {
+    "apiVersion": "recell.dev/v1alpha1",
+    "kind": "RecoveryPolicy",
+    "metadata": {"name": "default", "namespace": SHOP},
+    "spec": {
+        "mode": "Automatic",
+        "detection": {"failedAfter": "3s", "healthyAfter": "5s", "window": "5s"},
+        "limits": {"cooldown": "0s", "maxAttempts": 100},
+        "steps": {"drainIncrements": 3, "incrementInterval": "2s", "stabilityDuration": "6s"},
+    },
+}
+"""The defaults but for waits and the limits that would keep one test from the next."""
+
+
+@pytest.fixture(scope="session")
+def whole_stage(kubeconfig: Path) -> Iterator[Stage]:
+    cluster = os.environ.get("RECELL_TEST_CLUSTER", "recell-test")
+    stage = Stage(cluster, say=lambda what: print(f"stage: {what}", file=sys.__stderr__))
+    stage.build_images()
+    stage.install_operator()
+    stage.open_shop(QUICK)
+    yield stage
+    stage.close_shop()
+    stage.remove_operator()
+
+
+@pytest.fixture
+def stage(whole_stage: Stage) -> Iterator[Stage]:
+    """The shop as it should be: no runs, no freezes, every cell Healthy and whole."""
+    _reset(whole_stage)
+    yield whole_stage
+    _reset(whole_stage)
+
+
+def _reset(stage: Stage) -> None:
+    for cell in ("cell-a", "cell-b", "cell-c"):
+        stage.heal(cell)
+    stage.apply(json.dumps(QUICK))
+    for kind in ("recoveryfreezes", "recoveryruns"):
+        stage.kubectl("-n", SHOP, "delete", kind, "--all", "--timeout=120s", within=150)
+    for hold in stage.get("placement", "shop")["spec"].get("holds", ()):
+        stage.recell("return", hold["cell"], "-n", SHOP, "--yes")
+    stage.eventually("every cell is Healthy", stage.all_healthy, within=120)

@@ -1,0 +1,90 @@
+"""CellRestart on a real cluster, seen from the customers' side and from the API server's audit log."""
+
+import json
+import time
+from typing import Any
+
+from hack.stage import SHOP, Stage
+from tests.e2e.audit import Audit
+
+ERRORS = {"kind": "err", "percent": 12, "until": "restart"}
+DOWN = [83, 67, 50]
+UP = [67, 83, 100]
+DEPLOYMENT = "cell-b-web"
+
+
+def run_of(name: str, **spec: Any) -> str:
+    return json.dumps(
+        {
+            "apiVersion": "recell.dev/v1alpha1",
+            "kind": "RecoveryRun",
+            "metadata": {"name": name, "namespace": SHOP},
+            "spec": {"targetRef": {"kind": "Cell", "name": "cell-b"}, **spec},
+        }
+    )
+
+
+def always(stage: Stage) -> dict[str, Any]:
+    """A run on a cell that may be healthy."""
+    before = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 600))
+    return {"strategy": "CellRestart", "startWhen": "Always", "startBefore": before}
+
+
+def ended(stage: Stage, name: str) -> bool:
+    return bool((stage.get("recoveryrun", name).get("status") or {}).get("finishedAt"))
+
+
+def step_of(stage: Stage, name: str) -> str:
+    return str((stage.get("recoveryrun", name).get("status") or {}).get("step", ""))
+
+
+def assert_everything_once(audit: Audit) -> None:
+    assert [v for v in audit.limits("shop", "cell-b") if v is not None] == [*DOWN, *UP]
+    assert len(audit.writes("deployments", DEPLOYMENT)) == 1, "restarted once"
+
+
+def test_a_cell_that_errs_is_recovered_by_itself_and_nobody_else_notices(stage: Stage) -> None:
+    audit = Audit(stage)
+    with stage.load(rate=150) as load:
+        time.sleep(5)
+        stage.fault("cell-b", **ERRORS)
+        stage.eventually("a run appears", lambda: bool(stage.runs()), within=60)
+        name = stage.runs()[0]["metadata"]["name"]
+        stage.eventually("the run ends", lambda: ended(stage, name), within=180)
+        time.sleep(3)
+    run = stage.get("recoveryrun", name)
+    assert run["status"]["phase"] == "Succeeded", run["status"]
+    assert run["spec"]["trigger"] == "Automatic"
+    assert run["status"]["decision"]["row"] == "single-cell-low-intact"
+    assert_everything_once(audit)
+    homes = load.summary["homes"]
+    for cell in ("cell-a", "cell-c"):
+        assert homes[cell]["errors"] == 0, homes
+        assert homes[cell]["requests"] > 500
+    assert homes["cell-b"]["errors"] > 0, "the fault was felt"
+    assert load.seconds[-1]["errors"] == {}, "and is over"
+    assert stage.get("placement", "shop")["spec"].get("holds", []) == []
+
+
+def test_kubectl_apply_and_wait(stage: Stage) -> None:
+    audit = Audit(stage)
+    with stage.load(rate=100):
+        time.sleep(6)
+        stage.apply(run_of("by-hand", **always(stage)))
+        stage.kubectl(
+            "-n", SHOP, "wait", "--for=condition=Succeeded", "recoveryrun/by-hand", "--timeout=180s", within=200
+        )
+    assert_everything_once(audit)
+    listed = stage.kubectl("-n", SHOP, "get", "recoveryruns")
+    assert "CellRestart" in listed
+    assert "Succeeded" in listed
+
+
+def test_recell_recover(stage: Stage) -> None:
+    with stage.load(rate=100):
+        time.sleep(6)
+        done = stage.recell(
+            "recover", "cell-b", "-n", SHOP, "--strategy", "CellRestart", "--always", "--yes", "--wait", within=240
+        )
+    assert "Succeeded" in done.stdout
+    assert stage.runs()[0]["status"]["phase"] == "Succeeded"

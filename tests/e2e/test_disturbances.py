@@ -1,0 +1,80 @@
+"""The operator, its leader and the API server fail in the middle of a run: it ends all the same, everything once."""
+
+import time
+
+from hack.stage import SHOP, Stage
+from tests.e2e.audit import Audit
+from tests.e2e.test_cell_restart import always, assert_everything_once, ended, run_of, step_of
+
+STEPS = ("drain-traffic", "restart-workloads", "check-health", "restore-traffic", "watch-stability")
+SLOWER = {"spec": {"steps": {"incrementInterval": "5s", "stabilityDuration": "25s"}}}
+"""Each step has to last until it was seen."""
+
+
+def start(stage: Stage, name: str) -> None:
+    stage.apply(run_of(name, **always(stage)))
+
+
+def reached(stage: Stage, name: str, step: str) -> bool:
+    order = ("check-eligibility", *STEPS)
+    now = step_of(stage, name)
+    return now in order and order.index(now) >= order.index(step)
+
+
+def test_the_leader_is_killed_in_each_step(stage: Stage) -> None:
+    stage.patch("recoverypolicy", "default", SLOWER)
+    audit = Audit(stage)
+    with stage.load(rate=100):
+        time.sleep(6)
+        start(stage, "killed")
+        killed = []
+        for step in STEPS:
+            stage.eventually(f"step {step} runs", lambda step=step: reached(stage, "killed", step), within=120, every=0.2)
+            killed.append((step, step_of(stage, "killed")))
+            stage.signal_operator(stage.leader(), "SIGKILL")
+            stage.eventually("somebody leads", lambda: bool(stage.leader()), within=60)
+        stage.eventually("the run ends", lambda: ended(stage, "killed"), within=240)
+    assert stage.get("recoveryrun", "killed")["status"]["phase"] == "Succeeded"
+    assert_everything_once(audit)
+    assert len({seen for _, seen in killed}) >= 4, f"too fast to be killed in each step: {killed}"
+
+
+def test_a_stopped_leader_that_wakes_after_the_take_over_writes_nothing(stage: Stage) -> None:
+    stage.patch("recoverypolicy", "default", SLOWER)
+    audit = Audit(stage)
+    with stage.load(rate=100):
+        time.sleep(6)
+        start(stage, "stopped")
+        stage.eventually("the drain runs", lambda: step_of(stage, "stopped") == "drain-traffic", within=60, every=0.2)
+        old = stage.leader()
+        epoch = stage.get("placement", "shop")["spec"]["epoch"]
+        stage.signal_operator(old, "SIGSTOP")
+        stopped = time.monotonic()
+        stage.eventually("another one leads", lambda: stage.leader() not in ("", old), within=60)
+        stage.eventually(
+            "the Placement has its epoch", lambda: stage.get("placement", "shop")["spec"]["epoch"] > epoch, within=60
+        )
+        time.sleep(max(0.0, 60 - (time.monotonic() - stopped)))
+        stage.signal_operator(old, "SIGCONT")
+        stage.eventually("the run ends", lambda: ended(stage, "stopped"), within=240)
+    assert stage.get("recoveryrun", "stopped")["status"]["phase"] == "Succeeded"
+    assert_everything_once(audit)
+    epochs = [
+        entry["requestObject"]["spec"]["epoch"] for entry in audit.writes("placements", "shop") if entry["verb"] != "delete"
+    ]
+    assert epochs == sorted(epochs), "no write of the old leader after the new one's first"
+
+
+def test_the_api_server_is_away_for_half_a_minute(stage: Stage) -> None:
+    stage.patch("recoverypolicy", "default", SLOWER)
+    audit = Audit(stage)
+    start(stage, "away")
+    stage.eventually("the drain runs", lambda: step_of(stage, "away") == "drain-traffic", within=60, every=0.2)
+    stage.hack_cluster("stop-apiserver")
+    time.sleep(30)
+    stage.hack_cluster("start-apiserver")
+    stage.eventually("the run ends", lambda: ended(stage, "away"), within=300)
+    run = stage.get("recoveryrun", "away")
+    assert run["status"]["phase"] == "Succeeded", run["status"]["summary"]
+    assert_everything_once(audit)
+    assert stage.get("placement", "shop", SHOP)["spec"].get("holds", []) == []

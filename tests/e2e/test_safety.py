@@ -1,0 +1,117 @@
+"""What the operator must not do, and what people are told, on a real cluster."""
+
+import json
+import time
+
+from hack.stage import SHOP, SYSTEM, Stage
+from tests.e2e.audit import Audit
+from tests.e2e.test_cell_restart import always, ended, run_of, step_of
+
+
+def test_observe_moves_nothing(stage: Stage) -> None:
+    stage.patch("recoverypolicy", "default", {"spec": {"mode": "Observe"}})
+    audit = Audit(stage)
+    with stage.load(rate=150):
+        time.sleep(5)
+        stage.fault("cell-b", kind="err", percent=60, until="restart")
+        stage.eventually("the cell is Failed", lambda: stage.phase("cell-b") == "Failed", within=60)
+        time.sleep(5)
+    assert audit.writes("placements", "shop") == []
+    assert stage.runs() == []
+    blocked = stage.get("cell", "cell-b")["status"]["recovery"]["blocked"]
+    assert blocked["reason"] == "Observe"
+    assert "would be started" in blocked["message"]
+
+
+def test_a_freeze_stops_a_run_and_lets_it_go_on(stage: Stage) -> None:
+    with stage.load(rate=100):
+        time.sleep(6)
+        stage.apply(run_of("frozen", **always(stage)))
+        stage.eventually("the drain runs", lambda: step_of(stage, "frozen") == "drain-traffic", within=60, every=0.2)
+        stage.recell("freeze", "-n", SHOP, "--reason", "sale", "--yes")
+        stage.eventually(
+            "the run is Paused", lambda: stage.condition("recoveryrun", "frozen", "Paused") == "True", within=10
+        )
+        audit = Audit(stage)
+        time.sleep(8)
+        assert audit.writes("placements", "shop") == [], "no effect begins while frozen"
+        stage.recell("unfreeze", "-n", SHOP, "--yes")
+        stage.eventually("the run ends", lambda: ended(stage, "frozen"), within=180)
+    assert stage.get("recoveryrun", "frozen")["status"]["phase"] == "Succeeded"
+
+
+def test_abort_gives_a_healthy_cell_its_traffic_back(stage: Stage) -> None:
+    with stage.load(rate=100):
+        time.sleep(6)
+        stage.apply(run_of("aborted", **always(stage)))
+        stage.eventually("the drain runs", lambda: step_of(stage, "aborted") == "drain-traffic", within=60, every=0.2)
+        stage.recell("abort", "aborted", "-n", SHOP, "--yes")
+        stage.eventually("the run ends", lambda: ended(stage, "aborted"), within=180)
+    assert stage.get("recoveryrun", "aborted")["status"]["phase"] == "Aborted"
+    assert stage.get("placement", "shop")["spec"].get("holds", []) == []
+
+
+def test_a_second_run_waits_for_the_first_and_says_so(stage: Stage) -> None:
+    with stage.load(rate=100):
+        time.sleep(6)
+        stage.apply(run_of("first", **always(stage)))
+        stage.eventually("the first runs", lambda: step_of(stage, "first") != "", within=60)
+        stage.apply(run_of("second", **always(stage)))
+
+        def told() -> bool:
+            conditions = (stage.get("recoveryrun", "second").get("status") or {}).get("conditions") or []
+            return any(c["reason"] == "TargetBusy" and "first" in c["message"] for c in conditions)
+
+        stage.eventually("the second says why it waits", told, within=30)
+        stage.recell("abort", "second", "-n", SHOP, "--yes")
+        stage.eventually("the second ends", lambda: ended(stage, "second"), within=60)
+        stage.eventually("the first ends", lambda: ended(stage, "first"), within=180)
+
+
+def test_wrong_cells_say_what_is_wrong(stage: Stage) -> None:
+    wrong = [
+        ("no-workload", {"name": "cell-a", "port": 80}, "no-such-deployment", "no-such-deployment"),
+        ("no-port", {"name": "cell-a", "port": 81}, "cell-a-web", "spec.backend.service.port"),
+        ("no-service", {"name": "nowhere", "port": 80}, "cell-a-web", "nowhere"),
+    ]
+    for name, service, deployment, _ in wrong:
+        stage.apply(
+            json.dumps(
+                {
+                    "apiVersion": "recell.dev/v1alpha1",
+                    "kind": "Cell",
+                    "metadata": {"name": name, "namespace": SHOP},
+                    "spec": {
+                        "routerRef": {"name": "shop"},
+                        "backend": {"type": "Service", "service": service},
+                        "workloads": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment}],
+                    },
+                }
+            )
+        )
+    for name, _, _, expected in wrong:
+
+        def told(name: str = name, expected: str = expected) -> bool:
+            return expected in json.dumps(stage.get("cell", name).get("status") or {})
+
+        stage.eventually(f"Cell {name} says {expected}", told, within=60)
+        assert stage.phase(name) in ("Joining", "Unknown", "Degraded", "Failed")
+    placed = {c["name"] for c in stage.get("placement", "shop")["spec"]["cells"]}
+    assert placed.isdisjoint(name for name, *_ in wrong), "none of them gets a customer"
+    for name, *_ in wrong:
+        stage.kubectl("-n", SHOP, "delete", "cell", name, "--timeout=60s")
+
+
+def test_nothing_is_written_while_nothing_changes(stage: Stage) -> None:
+    time.sleep(15)  # what the last test left behind has settled
+    audit = Audit(stage)
+    time.sleep(30)
+    account = f"system:serviceaccount:{SYSTEM}:"
+    mine = [
+        e
+        for e in audit.entries()
+        if e["user"]["username"].startswith(account)
+        and e["verb"] in ("create", "update", "patch", "delete")
+        and e["objectRef"]["resource"] != "leases"
+    ]
+    assert [(e["verb"], e["objectRef"]["resource"], e["objectRef"].get("name")) for e in mine] == []
