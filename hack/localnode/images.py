@@ -40,7 +40,8 @@ def build(tag: str, dockerfile: Path, folder: Path, arguments: Sequence[str], pr
     base = base_image.archive()
     shelf = folders.cache() / "images" / name.replace("/", "+").replace(":", "@")
     archive = shelf / f"{context.digest(folder, dockerfile, name, base.name, *arguments)}.tar"
-    with folders.locked(folders.cache() / "locks" / "buildah"):
+    # By tag: builds of several images may overlap, and a finished one is found without waiting for any.
+    with folders.locked(folders.cache() / "locks" / f"image-{shelf.name}"):
         if archive.exists():
             archive.touch()
             return archive
@@ -72,9 +73,10 @@ class _Buildah:
         with tempfile.TemporaryDirectory(prefix="recell-build-") as temporary:
             scratch = Path(temporary)
             known = self._store / "base"
-            if not known.exists() or known.read_text() != self._base.name:
-                self._run(scratch, "pull", f"docker-archive:{self._base}", within=300)
-                folders.write(known, self._base.name)
+            with folders.locked(folders.cache() / "locks" / "buildah-base"):
+                if not known.exists() or known.read_text() != self._base.name:
+                    self._run(scratch, "pull", f"docker-archive:{self._base}", within=300)
+                    folders.write(known, self._base.name)
             options = ["--isolation", "chroot", "--network", "host", "--pull-never", "--layers", "--format", "docker"]
             for argument in arguments:
                 options += ["--build-arg", argument]

@@ -299,7 +299,7 @@ def _answers(scheme: str, url: str) -> bool:
 
 def _resolves(addresses: Addresses) -> bool:
     """Whether cluster DNS, asked through its Service, knows the API server's Service."""
-    name = b"".join(bytes([len(label)]) + label.encode() for label in "kubernetes.default.svc.cluster.local".split("."))
+    name = b"".join(bytes([len(label)]) + label for label in (b"kubernetes", b"default", b"svc", b"cluster", b"local"))
     question = b"\x2a\x2a\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + name + b"\x00\x00\x01\x00\x01"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(1)
