@@ -68,7 +68,7 @@ def verify(
         f"{cell} gets {percent(part)} of {observed.requests_per_second:.0f} requests/s,"
         f" expected {percent(expected)}, allowed {percent(bound)} ({1 + tolerance:g} x)"
     )
-    if part <= bound:
+    if part <= bound + 1e-9:
         return _said(Verdict.PASSED, told)
     if part <= bound + _CHANCE * math.sqrt(bound * (1 - min(bound, 1.0)) / max(1, observed.requests)):
         message = f"{told}; {observed.requests} requests are too few to tell this from chance"

@@ -42,7 +42,7 @@ PERSON = "Person"
 """Kind of a holder that is no object."""
 
 FIRM = frozenset({HoldState.ISOLATED, HoldState.RETIRED, HoldState.QUARANTINED})
-"""States of holds that bind even when there is nowhere else to go."""
+"""States of holds that bind even when every cell is held."""
 REMEMBERED = frozenset({HoldState.ISOLATED, HoldState.RETIRED})
 """States of holds that outlive the cell's entry, so that nothing under its name is trusted (rule 2)."""
 
@@ -420,16 +420,11 @@ class _Desk:
                 firm[h.cell] = min(h.max_percent, firm.get(h.cell, 100))
             if h.state == HoldState.QUARANTINED:
                 self._rejected_above[cell.index] = min(h.max_percent, self._rejected_above.get(cell.index, 100))
-        self._receivers: dict[int, tuple[list[int], list[int]]] = {}
-        """By weight: the hashes and the indices of the cells that may take others' customers."""
-        for cell in spec.cells:
-            if cell.weight > 0 and least.get(cell.name, 100) == 100:
-                salts, indices = self._receivers.setdefault(cell.weight, ([], []))
-                salts.append(_hash(f"cell {cell.name}"))
-                indices.append(cell.index)
-        # Without a receiver nobody is moved away from home, only what must not be served is not.
-        binding = least if self._receivers else firm
+        # When every cell is held, drains do not bind: nobody leaves a home for nowhere, and customers of a
+        # cell that must not serve stay with those who have them. Only firm holds are kept.
+        binding = least if _receivers(spec.cells, least) else firm
         self._limits = {self._cells[name].index: percent for name, percent in binding.items()}
+        self._receivers = _receivers(spec.cells, binding)
 
     def serve(self, homes: Sequence[int]) -> list[int]:
         serving = list(homes)
@@ -494,6 +489,17 @@ class _Desk:
             if score > best:
                 best, chosen = score, indices[scores.index(top)]
         return chosen
+
+
+def _receivers(cells: Sequence[PlacedCell], limits: Mapping[str, int]) -> dict[int, tuple[list[int], list[int]]]:
+    """Cells that may take others' customers, by weight: their hashes and their indices."""
+    found: dict[int, tuple[list[int], list[int]]] = {}
+    for cell in cells:
+        if cell.weight > 0 and limits.get(cell.name, 100) == 100:
+            salts, indices = found.setdefault(cell.weight, ([], []))
+            salts.append(_hash(f"cell {cell.name}"))
+            indices.append(cell.index)
+    return found
 
 
 def _part(count: int, percent: int) -> int:
