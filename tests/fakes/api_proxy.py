@@ -63,6 +63,8 @@ class ApiProxy:
     """Every connection is closed without an answer."""
     hanging: bool = False
     """No request gets an answer."""
+    muted: str = ""
+    """Watches of clients whose User-Agent begins so get nothing more."""
     cut_streams_after: int | None = None
     """The next stream is cut after so many lines."""
     _faults: list[Fault] = field(default_factory=list)
@@ -158,6 +160,10 @@ class ApiProxy:
         finally:
             self._open.remove(request)
 
+    def _is_muted(self, request: web.Request) -> bool:
+        agent = request.headers.get("User-Agent", "")
+        return bool(self.muted) and "watch=true" in request.query_string and agent.startswith(self.muted)
+
     def _fault_for(self, request: web.Request) -> Fault | None:
         for fault in self._faults:
             if fault.times > 0 and fault.method == request.method and re.search(fault.path, request.path_qs):
@@ -172,7 +178,7 @@ class ApiProxy:
             request.method,
             self.server + request.path_qs,
             headers=headers,
-            data=await request.read(),
+            data=await request.read() or None,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
         ) as answer:
             seen.status = answer.status
@@ -184,7 +190,7 @@ class ApiProxy:
             if "watch=true" in request.query_string:
                 limit, self.cut_streams_after = self.cut_streams_after, None
             async for chunk in answer.content.iter_any():
-                while self.hanging:
+                while self.hanging or self._is_muted(request):
                     await asyncio.sleep(0.02)
                 if limit is not None:
                     kept = chunk.split(b"\n")[: max(0, limit - lines)]
