@@ -196,18 +196,27 @@ class Web:
         self.end()
         self.start()
 
-    def ask(self, method: str, path: str, body: object = None, timeout: float = 10.0, **headers: str) -> Answer:
-        """Ask the public port; header names are given with underscores."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        customer: str | None = None,
+        key: str | None = None,
+        timeout: float = 10.0,
+    ) -> Answer:
+        """Ask the public port, as a customer and with an idempotency key if they are given."""
+        headers = {"x-customer-id": customer, "Idempotency-Key": key}
+        named = {name: value for name, value in headers.items() if value is not None}
         return ask(self.port, method, path, body, named, timeout)
 
     def begin_order(self, customer: str) -> Asked:
         """Send an order and do not wait for its answer."""
         return Asked(self.port, "POST", "/orders", {"item": "tea", "cents": 450}, {"x-customer-id": customer}, 20)
 
-    def order(self, customer: str, item: str = "tea", cents: int = 450, **headers: str) -> Answer:
+    def order(self, customer: str, item: str = "tea", cents: int = 450, key: str | None = None) -> Answer:
         """Place an order."""
-        return self.ask("POST", "/orders", {"item": item, "cents": cents}, x_customer_id=customer, **headers)
+        return self.ask("POST", "/orders", {"item": item, "cents": cents}, customer, key)
 
     def chaos(self, method: str = "GET", body: object = None, fault: str = "") -> Answer:
         """Ask the admin port."""

@@ -23,7 +23,7 @@ def test_err_hits_customers_and_the_probe_but_not_the_kubelet(web: Web) -> None:
     web.chaos("POST", {"kind": "err", "percent": 100, "status": 502})
 
     assert web.order("alice").status == 502
-    assert web.ask("GET", "/customer", x_customer_id="alice").status == 502
+    assert web.ask("GET", "/customer", customer="alice").status == 502
     assert web.ask("GET", "/probe").status == 502
     for path in ("/readyz", "/healthz", "/integrity"):
         assert web.ask("GET", path).status == 200
@@ -61,7 +61,7 @@ def test_slow_delays_and_still_answers(web: Web) -> None:
 def test_a_hanging_request_goes_on_when_the_fault_is_taken_back(web: Web) -> None:
     fault = web.chaos("POST", {"kind": "hang"}).body["id"]
     with pytest.raises(TimeoutError):
-        web.ask("GET", "/customer", timeout=0.3, x_customer_id="alice")
+        web.ask("GET", "/customer", timeout=0.3, customer="alice")
     hanging = web.begin_order("alice")
     assert web.ask("GET", "/healthz").status == 200
 

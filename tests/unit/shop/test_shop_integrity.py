@@ -17,9 +17,7 @@ def fill(web: Web) -> None:
 
 def test_data_are_intact_while_orders_arrive(web: Web) -> None:
     with ThreadPoolExecutor(6) as pool:
-        orders = [
-            pool.submit(web.order, f"customer-{number % 5}", Idempotency_Key=str(number // 10)) for number in range(120)
-        ]
+        orders = [pool.submit(web.order, f"customer-{number % 5}", key=str(number // 10)) for number in range(120)]
         while not all(order.done() for order in orders):
             verdict = web.ask("GET", "/integrity")
             assert (verdict.status, verdict.body["reasons"]) == (200, [])

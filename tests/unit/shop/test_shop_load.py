@@ -120,7 +120,8 @@ def test_moved_customers_and_their_missing_orders_are_seen(router: SlotRouter, t
     summary = records(ended.stdout)[-1]
     of_b = {record["customer"] for record in records(orders.read_text()) if record["cell"] == "cell-b"}
     assert summary["errors"] == {}
-    assert summary["moved"] == summary["homes"]["cell-b"]["moved"] == len(of_b)
+    # At least once each: requests that overtake one another on their way make a customer change more often.
+    assert summary["moved"] == summary["homes"]["cell-b"]["moved"] >= len(of_b)
     assert summary["homes"]["cell-b"]["wrong"] > 0  # their orders are in cell-b
     assert summary["homes"]["cell-a"] | {"requests": 0} == {"requests": 0, "errors": 0, "wrong": 0, "moved": 0}
     # The verifier sees the same: a customer's orders in the one cell are not to be had in the other.
@@ -131,6 +132,15 @@ def test_moved_customers_and_their_missing_orders_are_seen(router: SlotRouter, t
     assert set(finding["missing"]) == {
         record["order"] for record in records(orders.read_text()) if record["cell"] == "cell-b"
     }
+
+
+def test_a_late_answer_is_no_change_of_cell() -> None:
+    from shop_load.customers import Customer
+
+    customer = Customer("alice", 690)
+    answers = [("cell-b", 1), ("cell-a", 3), ("cell-b", 2), ("cell-a", 4), ("cell-b", 5)]
+    assert [customer.answered_by(*answer) for answer in answers] == [False, True, False, False, True]
+    assert (customer.home, customer.cell) == ("cell-b", "cell-b")
 
 
 def test_an_unexpected_cell_is_wrong_and_a_silent_one_is_named(web: Web) -> None:
@@ -290,7 +300,9 @@ def test_lines_fit_80_columns_and_the_bar_shows_the_shares() -> None:
     assert line.endswith(" aaaaaaaaabbbbc")
     assert len(line) <= 80
     assert len(HEADER) + BAR - len("share") == 80
-    summary = summary_lines(tally, {"a" * 60: Seen(10**8, 10**8, 10**8, 10**8)}, 10**7, 1024, 1024, ["a problem"])
+    summary = summary_lines(
+        tally, {"a" * 60: Seen(10**8, 10**8, 10**8, 10**8)}, 10**7, 1024, 1024, ["a problem of " * 9]
+    )
     assert all(len(one) <= 80 for one in summary), summary
 
 

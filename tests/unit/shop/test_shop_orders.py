@@ -21,7 +21,7 @@ def test_an_acknowledged_order_is_committed_and_listed(web: Web, postgres: Postg
         database["PGDATABASE"], f"SELECT customer, item, cents FROM shop.orders WHERE id = '{placed.body['id']}'"
     )
     assert row == "alice|tea|450"
-    listed = web.ask("GET", "/orders", x_customer_id="alice")
+    listed = web.ask("GET", "/orders", customer="alice")
     assert [(order["id"], order["item"], order["cents"]) for order in listed.body["orders"]] == [
         (placed.body["id"], "tea", 450)
     ]
@@ -29,14 +29,14 @@ def test_an_acknowledged_order_is_committed_and_listed(web: Web, postgres: Postg
 
 def test_an_idempotency_key_places_one_order(web: Web) -> None:
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: web.order("alice", Idempotency_Key="k1"), range(8)))
+        answers = list(pool.map(lambda _: web.order("alice", key="k1"), range(8)))
 
     assert {answer.body["id"] for answer in answers} == {answers[0].body["id"]}
     assert sorted(answer.status for answer in answers) == [200] * 7 + [201]
-    assert web.ask("GET", "/customer", x_customer_id="alice").body["orders"] == 1
+    assert web.ask("GET", "/customer", customer="alice").body["orders"] == 1
     # The same key of another customer is another order; for a different order it is refused.
-    assert web.order("bob", Idempotency_Key="k1").status == 201
-    refused = web.order("alice", "coffee", Idempotency_Key="k1")
+    assert web.order("bob", key="k1").status == 201
+    refused = web.order("alice", "coffee", key="k1")
     assert refused.status == 422
     assert "use a new key" in refused.body["message"]
     assert web.ask("GET", "/integrity").body["integrity"] == "Intact"
@@ -45,21 +45,21 @@ def test_an_idempotency_key_places_one_order(web: Web) -> None:
 def test_orders_are_paged_oldest_first(web: Web) -> None:
     ids = [web.order("alice", f"item-{number}").body["id"] for number in range(7)]
 
-    pages = []
-    after = 0
+    pages: list[list[str]] = []
+    after: int | None = 0
     while after is not None:
-        page = web.ask("GET", f"/orders?limit=3&after={after}", x_customer_id="alice").body
+        page = web.ask("GET", f"/orders?limit=3&after={after}", customer="alice").body
         pages.append([order["id"] for order in page["orders"]])
         after = page["next"]
     assert pages == [ids[:3], ids[3:6], ids[6:]]
 
 
 def test_a_customer_nobody_knows_has_no_orders(web: Web) -> None:
-    answer = web.ask("GET", "/customer", x_customer_id="nobody")
+    answer = web.ask("GET", "/customer", customer="nobody")
 
     assert (answer.status, answer.body["known"], answer.body["orders"]) == (200, False, 0)
     assert "x-customer-home" not in answer.headers
-    assert web.ask("GET", "/orders", x_customer_id="nobody").body == {"orders": [], "next": None}
+    assert web.ask("GET", "/orders", customer="nobody").body == {"orders": [], "next": None}
 
 
 def test_a_bad_order_is_refused_with_the_field(web: Web) -> None:
@@ -75,7 +75,7 @@ def test_a_bad_order_is_refused_with_the_field(web: Web) -> None:
         ({"item": "a\u0000b", "cents": 1}, "alice", "item"),
         (["tea"], "alice", "JSON object"),
     ):
-        answer = web.ask("POST", "/orders", body, x_customer_id=customer)
+        answer = web.ask("POST", "/orders", body, customer=customer)
         assert answer.status == 400, (body, customer)
         assert message in answer.body["message"]
         assert answer.headers["x-cell"] == "cell-a"
@@ -110,7 +110,7 @@ def test_a_restart_of_the_database_is_survived(web: Web, postgres: Postgres) -> 
         postgres.start()
     web.wait_ready()
 
-    assert [order["id"] for order in web.ask("GET", "/orders", x_customer_id="alice").body["orders"]] == [kept]
+    assert [order["id"] for order in web.ask("GET", "/orders", customer="alice").body["orders"]] == [kept]
     assert web.ask("GET", "/integrity").body["integrity"] == "Intact"
 
 
@@ -120,7 +120,7 @@ def test_two_processes_on_an_empty_database_agree_on_the_schema(start_web: Start
     second.wait_ready()
 
     first.order("alice")
-    assert second.ask("GET", "/customer", x_customer_id="alice").body["orders"] == 1
+    assert second.ask("GET", "/customer", customer="alice").body["orders"] == 1
     assert (first.log() + second.log()).count("made the schema") == 1
 
 
@@ -132,7 +132,7 @@ def test_at_the_end_readiness_goes_first_and_requests_in_flight_are_finished(sta
     web.process.send_signal(signal.SIGTERM)
 
     wait_until(lambda: web.ask("GET", "/readyz").status == 503, "readiness goes")
-    draining = web.ask("GET", "/customer", x_customer_id="bob")
+    draining = web.ask("GET", "/customer", customer="bob")
     assert draining.status == 200  # still served while routers learn of the end
     assert draining.headers["connection"] == "close"
     assert ordering.answer().status == 201

@@ -43,20 +43,26 @@ class Seen:
 
 @dataclass(slots=True)
 class Customer:
-    """One customer. `home` answered first, `cell` answered last; `acknowledged` counts this run's orders."""
+    """One customer. `home` answered first, `cell` the latest request; `acknowledged` counts this run's orders."""
 
     key: str
     slot: int
     home: str | None = None
     cell: str | None = None
+    latest: int = -1
     acknowledged: int = 0
     seen: Seen = field(default_factory=Seen)
 
-    def answered_by(self, cell: str) -> bool:
-        """Note which cell answered; returns whether that is a change."""
-        moved = self.cell is not None and self.cell != cell
+    def answered_by(self, cell: str, request: int) -> bool:
+        """Note which cell answered a request (numbered as sent); returns whether the customer changed cells.
+
+        A late answer, to a request that was sent before one already answered, is no change.
+        """
         self.home = self.home or cell
-        self.cell = cell
+        if request < self.latest:
+            return False
+        moved = self.cell is not None and self.cell != cell
+        self.cell, self.latest = cell, request
         return moved
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Mapping
+from textwrap import wrap
 
 from shop_load.customers import Seen
 from shop_load.tally import Tally
 
 WIDTH = 80
 BAR = 14
-_ERRORS = 18
+_ERRORS = 22
 HEADER = f"{'time':<8} {'rps':>4} {'ok':>4} {'errors':<{_ERRORS}} wrong moved   p50   p99 share"
 
 
@@ -62,13 +63,14 @@ def summary_lines(
     p50, p99 = tally.latencies.percentile(50), tally.latencies.percentile(99)
     lines = [
         "",
-        f"requests {tally.ended}   ok {tally.ok}   errors {tally.errors.total()}   wrong cell {tally.wrong}   "
-        f"moved {tally.moved}   not sent {tally.unsent}",
+        f"requests {tally.ended}   ok {tally.ok}   errors {tally.errors.total()}   not sent {tally.unsent}",
+        f"answers  {tally.wrong} by a wrong cell   {tally.moved} by another cell than the one before",
         f"latency  p50 {_milliseconds(p50)} ms   p99 {_milliseconds(p99)} ms",
         f"orders   {acknowledged} acknowledged   customers cover {slots_covered} of {slots} slots",
     ]
     if tally.errors:
-        lines.append("errors   " + "   ".join(f"{kind} {count}" for kind, count in tally.errors.most_common()))
+        kinds = ", ".join(f"{kind} {count}" for kind, count in tally.errors.most_common())
+        lines += wrap(f"errors   {kinds}", WIDTH, subsequent_indent=" " * 9)
     lines += ["", f"{'customers of':<24} {'requests':>9} {'errors':>9} {'wrong cell':>10} {'moved':>9} {'answered':>9}"]
     for home in sorted({*homes, *tally.cells}):
         seen = homes.get(home, Seen())
@@ -77,8 +79,9 @@ def summary_lines(
         )
     lines.append("")
     found = list(problems)
-    lines += [f"problem: {problem}" for problem in found] or ["no problem"]
-    return lines
+    for problem in found:
+        lines += wrap(f"problem: {problem}", WIDTH, subsequent_indent="  ")
+    return lines if found else [*lines, "no problem"]
 
 
 def _errors(tally: Tally) -> str:

@@ -152,7 +152,7 @@ class Traffic:
         error = answer.error
         if error is None and answer.cell is None:
             error = "no-cell"
-        moved = answer.cell is not None and customer.answered_by(answer.cell)
+        moved = answer.cell is not None and customer.answered_by(answer.cell, number)
         wrong = answer.cell is not None and self._is_wrong(answer, acknowledged_before)
         outcome = Outcome(customer.home, answer.cell, error, wrong, moved, (loop.time() - began) * 1000)
         customer.seen.add(Seen(1, error is not None, wrong, moved))

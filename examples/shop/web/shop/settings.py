@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+MAX_SECONDS = 300
+
 
 class BadSettings(Exception):
     """A variable is missing or wrong; the message names it and says what is expected."""
@@ -37,10 +39,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         cell=cell,
         pod=environment.get("HOSTNAME", "").strip() or cell,
         host=environment.get("SHOP_HOST", "0.0.0.0"),
-        port=int(_number(environment, "SHOP_PORT", "8080", 65535)),
-        admin_port=int(_number(environment, "SHOP_ADMIN_PORT", "8081", 65535)),
-        drain_seconds=_number(environment, "SHOP_DRAIN_SECONDS", "3", 300),
-        stop_seconds=_number(environment, "SHOP_STOP_SECONDS", "10", 300),
+        port=_port(environment, "SHOP_PORT", "8080"),
+        admin_port=_port(environment, "SHOP_ADMIN_PORT", "8081"),
+        drain_seconds=_seconds(environment, "SHOP_DRAIN_SECONDS", "3"),
+        stop_seconds=_seconds(environment, "SHOP_STOP_SECONDS", "10"),
     )
 
 
@@ -50,12 +52,19 @@ _MEANING = {
 }
 
 
-def _number(environment: Mapping[str, str], name: str, default: str, most: float) -> float:
+def _port(environment: Mapping[str, str], name: str, default: str) -> int:
+    text = environment.get(name, "").strip() or default
+    if not text.isdecimal() or int(text) > 65535:
+        raise BadSettings(f"{name} is {text!r}: expected a port from 0 (any free one) to 65535")
+    return int(text)
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: str) -> float:
     text = environment.get(name, "").strip() or default
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= most:
-        raise BadSettings(f"{name} is {text!r}: expected a number from 0 to {most:g}")
+    if not 0 <= value <= MAX_SECONDS:
+        raise BadSettings(f"{name} is {text!r}: expected seconds from 0 to {MAX_SECONDS}")
     return value
