@@ -108,13 +108,13 @@ class PlacementWatch:
 
     @contextlib.asynccontextmanager
     async def _get(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        reader, writer = await asyncio.wait_for(
-            asyncio.open_connection(self._host, self._port, ssl=self._context(), limit=LIMIT), CONNECT_WITHIN
-        )
+        async with asyncio.timeout(CONNECT_WITHIN):
+            reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._context(), limit=LIMIT)
         try:
             writer.write(self._request(path))
             await writer.drain()
-            status, headers = await asyncio.wait_for(_head(reader), ANSWER_WITHIN)
+            async with asyncio.timeout(ANSWER_WITHIN):
+                status, headers = await _head(reader)
             chunks = _body(reader, headers)
             if status != 200:
                 text = b""
@@ -151,16 +151,20 @@ async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
 async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> AsyncIterator[bytes]:
     if headers.get("transfer-encoding", "").lower() == "chunked":
         while True:
-            size = int((await asyncio.wait_for(reader.readline(), SILENT_FOR)).strip() or b"x", 16)
+            async with asyncio.timeout(SILENT_FOR):
+                size = int((await reader.readline()).strip() or b"x", 16)
             if size == 0:
                 return
             if size > LIMIT:
                 raise _Failed(f"a part of {size} bytes")
-            yield await asyncio.wait_for(reader.readexactly(size), ANSWER_WITHIN)
-            await asyncio.wait_for(reader.readline(), ANSWER_WITHIN)
+            async with asyncio.timeout(ANSWER_WITHIN):
+                chunk = await reader.readexactly(size)
+                await reader.readline()
+            yield chunk
     left = int(headers.get("content-length", "-1"))
     while left:
-        chunk = await asyncio.wait_for(reader.read(65536 if left < 0 else min(left, 65536)), ANSWER_WITHIN)
+        async with asyncio.timeout(ANSWER_WITHIN):
+            chunk = await reader.read(65536 if left < 0 else min(left, 65536))
         if not chunk:
             if left > 0:
                 raise _Failed("the answer ended early")

@@ -21,6 +21,7 @@ from .runtime_socket import RuntimeSocket, SocketError
 from .settings import Settings
 from .table import Held, Server, assign, entries, held, parse_map
 
+LISTENS_EVERY = 1.0
 RETRY_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -129,8 +130,8 @@ class Applier:
         while True:
             if self._want is not None and not self._in_step and not await self._retrying(self._apply, ended):
                 return
-            if not await self._woken(ended, None):
-                return
+            if not await self._woken(ended, LISTENS_EVERY) or not await self._socket.listens():
+                return  # The guard lets go: an open connection would keep a stopping process alive.
 
     async def _retrying(self, work: Callable[[], Awaitable[None]], ended: asyncio.Task[None]) -> bool:
         """Until it worked; False when the process ended."""
@@ -188,7 +189,8 @@ class Applier:
         instance = self.state.process.instance if self.state.process else ""
         await self._socket.replace_map(self._settings.map, [*lines, ("instance", instance)])
         await self._read_back(placement.identity)
-        new = [server.backend for index, server in servers.items() if index not in self._held.servers]
+        had = {server.backend for server in self._held.servers.values()}
+        new = [server.backend for server in servers.values() if server.backend not in had]
         self._last_backend = new[-1] if new else self._last_backend
         self._held = Held(placement.identity, servers)
         self._in_step = self._want is placement
@@ -217,7 +219,7 @@ class Applier:
                 raise SocketError(f"{name}: the running HAProxy does not have this backend")
             if (has.address, has.port) != (server.address, server.port):
                 commands.append(f"set server {name} addr {server.address} port {server.port}")
-                # Down for the cell that had this backend or address before is not down for this one.
+                # Down for the cell that had this backend before is not down for this one.
                 commands.append(f"set server {name} health up")
             if has.check == "maint":
                 commands.append(f"set server {name} state ready")

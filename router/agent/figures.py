@@ -13,8 +13,7 @@ from .table import Server
 BOUNDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Seconds; the buckets are cumulative and one more follows for everything. As in haproxy.cfg."""
 _BUCKETS = tuple(f"gpc{number}" for number in range(len(BOUNDS) + 1))
-_ANSWERED = _BUCKETS[-1]
-_SERVER_ERRORS = f"gpc{len(BOUNDS) + 1}"
+_FAILURES = f"gpc{len(BOUNDS) + 1}"
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class CellFigures:
     requests: int = 0
     """That ended."""
     failures: int = 0
-    """That ended with 500 or above, or without an answer of the cell."""
+    """Answered with 500 or above, by the cell or, because the cell gave no answer, by HAProxy."""
     in_flight: int = 0
     latency: tuple[int, ...] = (0,) * len(_BUCKETS)
     """Answers of the cell by time until their headers, in cumulative buckets."""
@@ -49,10 +48,9 @@ def read(table: str, running: Mapping[int, RunningServer], servers: Mapping[int,
         row, has = rows.get(index, {}), running.get(server.backend)
         in_flight = int(row.get("conn_cur", "0"))
         ended = int(row.get("http_req_cnt", "0")) - in_flight
-        unanswered = max(0, ended - int(row.get(_ANSWERED, "0")))
         cells[index] = CellFigures(
             requests=max(0, ended),
-            failures=int(row.get(_SERVER_ERRORS, "0")) + unanswered,
+            failures=int(row.get(_FAILURES, "0")),
             in_flight=in_flight,
             latency=tuple(int(row.get(name, "0")) for name in _BUCKETS),
             check=has.check if has else "unknown",

@@ -93,6 +93,15 @@ class RuntimeSocket:
         """By number of the backend. Raises SocketError."""
         return parse_servers(await self.ask("show servers state"))
 
+    async def listens(self) -> bool:
+        """False when the process has gone, or is going: one that is told to stop closes this door first."""
+        try:
+            _, writer = await self._connect()
+        except SocketError:
+            return False
+        writer.close()
+        return True
+
     async def guard(self) -> "Guard":
         """Raises SocketError while no HAProxy listens."""
         reader, writer = await self._connect()
@@ -108,7 +117,8 @@ class RuntimeSocket:
         try:
             writer.write(request)
             await writer.drain()
-            return (await asyncio.wait_for(reader.read(-1), ANSWER_WITHIN)).decode(errors="replace")
+            async with asyncio.timeout(ANSWER_WITHIN):
+                return (await reader.read(-1)).decode(errors="replace")
         except (OSError, TimeoutError) as error:
             raise SocketError(f"{self._path}: {type(error).__name__} {error}".rstrip()) from None
         finally:
@@ -116,7 +126,8 @@ class RuntimeSocket:
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
-            return await asyncio.wait_for(asyncio.open_unix_connection(self._path), CONNECT_WITHIN)
+            async with asyncio.timeout(CONNECT_WITHIN):
+                return await asyncio.open_unix_connection(self._path)
         except (OSError, TimeoutError) as error:
             raise SocketError(f"{self._path}: {type(error).__name__} {error}".rstrip()) from None
 
@@ -134,8 +145,9 @@ class Guard:
             self._writer.write(b"prompt\n")
             while True:
                 try:
-                    if not await asyncio.wait_for(self._reader.read(4096), GUARD_EVERY):
-                        return
+                    async with asyncio.timeout(GUARD_EVERY):
+                        if not await self._reader.read(4096):
+                            return
                 except TimeoutError:
                     self._writer.write(b"\n")
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 
 from .applier import Applier, State
@@ -53,14 +53,20 @@ class Server:
 
     def changed(self) -> None:
         """Something that listeners want to know at once."""
-        task = asyncio.get_running_loop().create_task(self._tell())
+        self._begin(self._tell())
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._begin(self._serve(reader, writer))
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def listen(self, bind: str) -> asyncio.Server:
         """`[address]:port`; without an address on all. Raises OSError."""
         host, _, port = bind.rpartition(":")
-        return await asyncio.start_server(self._serve, host.strip("[]") or None, int(port))
+        return await asyncio.start_server(self._accept, host.strip("[]") or None, int(port))
 
     async def _tell(self) -> None:
         async with self._changed:
@@ -69,9 +75,10 @@ class Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            words = (await asyncio.wait_for(reader.readline(), READ_WITHIN)).split()
-            while (await asyncio.wait_for(reader.readline(), READ_WITHIN)).strip():
-                pass
+            async with asyncio.timeout(READ_WITHIN):
+                words = (await reader.readline()).split()
+                while (await reader.readline()).strip():
+                    pass
             path = words[1].decode() if len(words) > 1 else ""
             if path == "/watch":
                 await self._watch(writer)
@@ -95,9 +102,11 @@ class Server:
             told = self._revision
             line = json.dumps(await self._report(), separators=(",", ":")).encode() + b"\n"
             writer.write(b"%x\r\n%s\r\n" % (len(line), line))
-            await asyncio.wait_for(writer.drain(), WRITE_WITHIN)
+            async with asyncio.timeout(WRITE_WITHIN):
+                await writer.drain()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._revised(told), INTERVAL)
+                async with asyncio.timeout(INTERVAL):
+                    await self._revised(told)
 
     async def _revised(self, told: int) -> None:
         async with self._changed:
@@ -204,7 +213,8 @@ async def _answer(writer: asyncio.StreamWriter, status: str, kind: str, text: st
     body = text.encode()
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     writer.write(head.encode() + body)
-    await asyncio.wait_for(writer.drain(), WRITE_WITHIN)
+    async with asyncio.timeout(WRITE_WITHIN):
+        await writer.drain()
 
 
 def _number(value: float) -> str:

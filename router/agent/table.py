@@ -46,15 +46,17 @@ class Held:
 def assign(placement: Placement, held: Held, last: int) -> dict[int, Server]:
     """A backend for each cell: the one it has, else the next free one after `last`.
 
-    The one that was given back longest ago comes last, so that a retry of a request that is still on
-    its way to the old cell never meets the new one.
+    A cell at another address gets another backend: customers' connections may still hold on to the old
+    one. For the same reason the backend that was given back last is the last to be given away.
     """
     used = {server.backend for server in held.servers.values()}
     free = (b for b in (*range(last + 1, BACKENDS), *range(last + 1)) if b not in used)
     servers = {}
     for cell in placement.cells:
         old = held.servers.get(cell.index)
-        servers[cell.index] = Server(old.backend if old else next(free), cell.name, cell.address, cell.port)
+        stays = old is not None and (old.address, old.port) == (cell.address, cell.port)
+        backend = old.backend if old is not None and stays else next(free)
+        servers[cell.index] = Server(backend, cell.name, cell.address, cell.port)
     return servers
 
 

@@ -4,8 +4,8 @@ import hashlib
 import random
 
 import pytest
-from recell.api.placement import READ_ONLY, REJECT
 
+from recell.api.placement import READ_ONLY, REJECT
 from tests.router.rig import Cells, PlacementApi, RouterPod, ask, placement, spread
 from tests.router.rig.load import slot_of
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
+
 from recell.api.placement import encode_table
 
 NAMESPACE = "fleet"

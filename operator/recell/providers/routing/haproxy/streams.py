@@ -282,6 +282,7 @@ def _cell(
         requests_per_second=rate,
         failures=min(requests, sum(counted.failures for _, counted in (*of_whole, *of_part))),
         in_flight=sum(cell.in_flight for cell in latest),
+        pod_error_rates=tuple(counted.failures / counted.requests for _, counted in of_whole if counted.requests),
         latency_p95=_p95([(span.history.bounds, counted.latency) for span, counted in (*of_whole, *of_part)]),
         check_up=_check([report.cells[index].check for report in serving if index in report.cells], len(serving)),
     )
