@@ -29,7 +29,9 @@ def test_the_leader_is_killed_in_each_step(stage: Stage) -> None:
         start(stage, "killed")
         killed = []
         for step in STEPS:
-            stage.eventually(f"step {step} runs", lambda step=step: reached(stage, "killed", step), within=120, every=0.2)
+            stage.eventually(
+                f"step {step} runs", lambda step=step: reached(stage, "killed", step), within=120, every=0.2
+            )
             killed.append((step, step_of(stage, "killed")))
             stage.signal_operator(stage.leader(), "SIGKILL")
             stage.eventually("somebody leads", lambda: bool(stage.leader()), within=60)
@@ -60,7 +62,9 @@ def test_a_stopped_leader_that_wakes_after_the_take_over_writes_nothing(stage: S
     assert stage.get("recoveryrun", "stopped")["status"]["phase"] == "Succeeded"
     assert_everything_once(audit)
     epochs = [
-        entry["requestObject"]["spec"]["epoch"] for entry in audit.writes("placements", "shop") if entry["verb"] != "delete"
+        entry["requestObject"]["spec"]["epoch"]
+        for entry in audit.writes("placements", "shop")
+        if entry["verb"] != "delete"
     ]
     assert epochs == sorted(epochs), "no write of the old leader after the new one's first"
 

@@ -161,9 +161,7 @@ def _serves(pod: Object) -> bool:
 
 def _slim_pod(pod: Object) -> Object:
     status = pod.get("status") or {}
-    ready = [
-        {"type": c["type"], "status": c["status"]} for c in status.get("conditions") or () if c["type"] == "Ready"
-    ]
+    ready = [{"type": c["type"], "status": c["status"]} for c in status.get("conditions") or () if c["type"] == "Ready"]
     return {"metadata": _slim_metadata(pod), "status": {"podIP": status.get("podIP"), "conditions": ready}}
 
 

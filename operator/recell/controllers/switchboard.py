@@ -61,12 +61,17 @@ class PlacementSwitchboard:
         asked = _Asked(change, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(router, []).append(asked)
         if router not in self._writing:
-            task = asyncio.create_task(self._write_all(router), name=f"placement {router}")
-            self._writing[router] = task
-            task.add_done_callback(lambda _: self._writing.pop(router, None))
+            self._writing[router] = asyncio.create_task(self._write_all(router), name=f"placement {router}")
         return await asked.answer
 
     async def _write_all(self, router: Key) -> None:
+        """Ends, and is known to have ended, in the same moment: what is asked later starts another one."""
+        try:
+            await self._write_waiting(router)
+        finally:
+            del self._writing[router]
+
+    async def _write_waiting(self, router: Key) -> None:
         while batch := self._waiting.pop(router, []):
             try:
                 await self._write(router, batch)

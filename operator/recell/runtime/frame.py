@@ -75,6 +75,7 @@ class Frame:
         await kopf.operator(
             registry=self._registry(home),
             standalone=True,
+            identity="recell",  # else it asks who the user is, whom a container's image need not know
             clusterwide=everywhere,
             namespaces=() if everywhere else [*self._namespaces],
             stop_flag=self._stop,
