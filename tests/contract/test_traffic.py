@@ -1,0 +1,173 @@
+"""The contract of the Traffic port, with writing a Placement: the fake and real routers keep it alike."""
+
+from datetime import timedelta
+
+from recell.api import Placement
+from recell.api.placement import REJECT
+from recell.domain.observation import RouterTraffic
+from tests.contract.conftest import ROUTER, Plane
+
+EVEN = [slot % 2 for slot in range(1024)]
+ALL_B = [1] * 1024
+WINDOW = 4.0
+
+
+async def applied(plane: Plane, written: Placement) -> None:
+    meta, spec = written.metadata, written.spec
+
+    def covered() -> bool:
+        seen = plane.traffic.applied(ROUTER)
+        return seen is not None and seen.covers(meta.uid, spec.epoch, meta.generation)
+
+    await plane.until(covered)
+
+
+async def window_after_now(plane: Plane) -> RouterTraffic:
+    """Traffic of a whole window that begins now."""
+    begin = plane.now()
+    seen: RouterTraffic = await plane.until(
+        lambda: (
+            plane.now() - begin > timedelta(seconds=WINDOW)
+            and plane.traffic.observed(ROUTER, window=WINDOW, not_before=begin)
+        )
+    )
+    assert seen.since >= begin
+    assert seen.until <= plane.now()
+    return seen
+
+
+async def test_nothing_is_known_before_anything_was_written(plane: Plane) -> None:
+    assert plane.traffic.applied(("elsewhere", "none")) is None
+    assert plane.traffic.observed(("elsewhere", "none"), window=WINDOW) is None
+    assert plane.traffic.applied(ROUTER) is None
+    assert plane.traffic.observed(ROUTER, window=WINDOW) is None
+
+
+async def test_applied_means_every_serving_pod(plane: Plane) -> None:
+    begin = plane.now()
+    await applied(plane, plane.write(EVEN, generation=3))
+    seen = plane.traffic.applied(ROUTER)
+    assert seen is not None
+    assert (seen.uid, seen.epoch, seen.generation, seen.pods) == ("placement-1", 1, 3, 2)
+    assert begin <= seen.at <= plane.now()
+    assert not seen.covers("placement-1", 1, 4)
+    assert not seen.covers("placement-1", 2, 1)
+    assert not seen.covers("another", 1, 3)
+
+
+async def test_traffic_goes_where_the_table_says_and_a_drained_cell_gets_none(plane: Plane) -> None:
+    await applied(plane, plane.write(EVEN, generation=1))
+    even = await window_after_now(plane)
+    assert set(even.cells) == {"a", "b"}
+    assert 0.3 < even.cells["a"].requests / even.requests < 0.7
+    assert even.pods == 2
+    for cell in even.cells.values():
+        assert cell.requests > 20
+        assert abs(cell.requests_per_second * even.window - cell.requests) < 0.35 * cell.requests
+        assert cell.failures == 0
+        assert cell.error_rate == 0
+        assert cell.latency_p95 is not None
+        assert cell.check_up in (True, None)
+    assert even.rejected == 0
+    await applied(plane, plane.write(ALL_B, generation=2))
+    at = plane.traffic.applied(ROUTER)
+    assert at is not None
+    # Nothing is told of a window that has only begun.
+    assert plane.traffic.observed(ROUTER, window=60, not_before=at.at) is None
+    drained = await window_after_now(plane)
+    assert drained.cells["a"].requests == 0
+    assert drained.cells["a"].error_rate is None
+    assert drained.cells["a"].latency_p95 is None
+    assert drained.cells["a"].in_flight == 0
+    assert drained.cells["b"].requests > 40
+
+
+async def test_failures_are_counted_for_the_cell_that_fails(plane: Plane) -> None:
+    await applied(plane, plane.write(EVEN, generation=1))
+    plane.failing("a")
+    seen = await window_after_now(plane)
+    assert seen.cells["a"].error_rate is not None
+    assert seen.cells["a"].error_rate > 0.9
+    assert seen.cells["b"].error_rate == 0
+
+
+async def test_a_hung_cell_shows_requests_in_flight_and_none_that_ended(plane: Plane) -> None:
+    await applied(plane, plane.write(EVEN, generation=1))
+    plane.hung("a")
+    await plane.until(
+        lambda: (seen := plane.traffic.observed(ROUTER, window=WINDOW)) and seen.cells["a"].in_flight >= 5
+    )
+    seen = await window_after_now(plane)
+    assert seen.cells["a"].requests == 0
+    assert seen.cells["a"].error_rate is None
+    assert seen.cells["a"].in_flight >= 5
+
+
+async def test_a_dead_cell_fails_at_once_and_every_pod_sees_it_down(plane: Plane) -> None:
+    await applied(plane, plane.write(EVEN, generation=1))
+    await plane.down("a")
+    await plane.until(
+        lambda: (seen := plane.traffic.observed(ROUTER, window=WINDOW)) and seen.cells["a"].check_up is False
+    )
+    seen = await window_after_now(plane)
+    assert seen.cells["a"].failures == seen.cells["a"].requests > 0
+    assert seen.cells["b"].check_up is True
+    assert seen.cells["b"].error_rate == 0
+
+
+async def test_turned_away_requests_are_the_routers_and_no_cells(plane: Plane) -> None:
+    await applied(plane, plane.write([REJECT if slot % 2 else 1 for slot in range(1024)], generation=1))
+    seen = await window_after_now(plane)
+    assert seen.rejected > 20
+    assert seen.cells["a"].requests == 0
+    assert seen.cells["b"].failures == 0
+
+
+async def test_what_the_pods_have_not_heard_of_is_not_applied(plane: Plane) -> None:
+    await applied(plane, plane.write(EVEN, generation=1))
+    await plane.freeze()
+    newer = plane.write(ALL_B, generation=2)
+    seen = await window_after_now(plane)
+    assert seen.cells["a"].requests > 0
+    still = plane.traffic.applied(ROUTER)
+    assert still is not None
+    assert still.generation == 1
+    await plane.thaw()
+    await applied(plane, newer)
+
+
+async def test_older_and_foreign_placements_do_not_get_applied(plane: Plane) -> None:
+    await applied(plane, plane.write(EVEN, generation=5, epoch=3))
+    for generation, epoch, uid in ((6, 2, "placement-1"), (4, 3, "placement-1"), (7, 3, "restored")):
+        plane.write(ALL_B, generation=generation, epoch=epoch, uid=uid)
+        seen = await window_after_now(plane)
+        assert seen.cells["a"].requests > 0
+        still = plane.traffic.applied(ROUTER)
+        assert still is not None
+        assert (still.uid, still.epoch, still.generation) == ("placement-1", 3, 5)
+    await applied(plane, plane.write(ALL_B, generation=8, epoch=4, uid="restored"))
+
+
+async def test_silence_is_no_figure_and_no_zero(plane: Plane) -> None:
+    await applied(plane, plane.write(EVEN, generation=1))
+    await window_after_now(plane)
+    plane.silence()
+    await plane.until(lambda: plane.traffic.observed(ROUTER, window=WINDOW) is None)
+    # What a pod has applied it keeps, heard or not.
+    seen = plane.traffic.applied(ROUTER)
+    assert seen is not None
+    assert seen.generation == 1
+    plane.speak()
+    await plane.until(lambda: plane.traffic.observed(ROUTER, window=WINDOW) is not None)
+
+
+async def test_without_a_serving_pod_nothing_is_known(plane: Plane) -> None:
+    await applied(plane, plane.write(EVEN, generation=1))
+    await window_after_now(plane)
+    plane.serving(0)
+    assert plane.traffic.applied(ROUTER) is None
+    assert plane.traffic.observed(ROUTER, window=WINDOW) is None
+    plane.serving(1)
+    seen = plane.traffic.applied(ROUTER)
+    assert seen is not None
+    assert seen.pods == 1
