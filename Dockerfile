@@ -43,7 +43,9 @@ COPY --from=build /opt/recell /opt/recell
 ENV PATH=/opt/recell/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    HOME=/tmp
+    HOME=/tmp \
+    USER=recell
+# no entry in /etc/passwd: any user ID will do, the name above is for libraries that ask for one
 USER 65532:65532
 WORKDIR /
 ENTRYPOINT ["recell-operator"]

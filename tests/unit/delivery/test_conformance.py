@@ -52,7 +52,7 @@ def test_each_variant_conforms(conform: list[str], installed: list[Document]) ->
 
 @pytest.mark.parametrize("path", ["manifests/install.yaml", "examples/quickstart", "examples/shop/recell"])
 def test_files_conform(conform: list[str], path: str) -> None:
-    found = [ROOT / path] if path.endswith(".yaml") else sorted((ROOT / path).glob("*.yaml"))
+    found = [ROOT / path] if path.endswith(".yaml") else sorted((ROOT / path).rglob("*.yaml"))
     assert found
     check(conform, "\n---\n".join(each.read_text() for each in found))
 

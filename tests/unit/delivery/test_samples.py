@@ -17,7 +17,7 @@ def documents() -> list[tuple[Path, Document]]:
     return [
         (path.relative_to(ROOT), document)
         for folder in FOLDERS
-        for path in sorted((ROOT / folder).glob("*.yaml"))
+        for path in sorted((ROOT / folder).rglob("*.yaml"))
         for document in parsed(path.read_text())
         if document["apiVersion"].startswith("recell.dev/")
     ]
