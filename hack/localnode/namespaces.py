@@ -85,7 +85,8 @@ class Namespaces:
 
     def start(self, argv: Sequence[str | Path], log: Path) -> None:
         """Start a long-running program inside; what it prints is appended to `log`."""
-        self._start(self.inside(argv), log)
+        # Left behind as a child of the init, which reaps it: a waiting nsenter would outlive a program it saw stopped.
+        self._start(self.inside(["setsid", "sh", "-c", '"$@" &', "sh", *argv]), log).wait(timeout=10)
 
     def processes(self, program: str | None = None) -> list[int]:
         """The pids inside (as the machine sees them), or only those started as `program`."""
@@ -113,10 +114,10 @@ class Namespaces:
         (self.folder / "run" / "laid-out").unlink(missing_ok=True)
 
     @staticmethod
-    def _start(argv: list[str], log: Path) -> None:
+    def _start(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
-            subprocess.Popen(
+            return subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
             )
 
