@@ -8,10 +8,13 @@ import os
 import sys
 from pathlib import Path
 
-from . import images, versions
+from . import versions
 from .command import Failure
+from .kind import KindCluster, engine_answers
 from .node import LocalNode
 from .progress import Progress
+
+Cluster = LocalNode | KindCluster
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,36 +29,47 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _run(options: argparse.Namespace) -> int:
+def _cluster(name: str) -> Cluster:
+    """The cluster that has this name; a new one is kind's where a Docker engine answers."""
     progress = Progress()
-    node = LocalNode(options.name, progress)
+    node = LocalNode(name, progress)
+    return KindCluster(name, progress) if not node.exists() and engine_answers() else node
+
+
+def _run(options: argparse.Namespace) -> int:
+    cluster = _cluster(options.name)
     command = options.command
     if command == "up":
-        node.up(options.kubernetes)
-        print(f"export KUBECONFIG={node.kubeconfig}")
+        cluster.up(options.kubernetes)
+        print(f"export KUBECONFIG={cluster.kubeconfig}")
     elif command == "down":
-        node.down()
+        cluster.down()
     elif command == "status":
-        status = node.status()
+        status = cluster.status()
         print(json.dumps(status, indent=2))
         return 0 if status["ready"] else 1
-    elif command == "kubeconfig":
-        node.addresses()
-        print(node.kubeconfig)
+    else:
+        cluster.require()
+        _use(cluster, command, options)
+    return 0
+
+
+def _use(cluster: Cluster, command: str, options: argparse.Namespace) -> None:
+    """The commands that need a cluster."""
+    if command == "kubeconfig":
+        print(cluster.kubeconfig)
     elif command == "stop-apiserver":
-        node.stop_api_server(hang=options.hang)
+        cluster.stop_api_server(hang=options.hang)
     elif command == "start-apiserver":
-        node.start_api_server()
+        cluster.start_api_server()
     elif command == "audit-log":
-        print(node.audit_log())
+        print(cluster.audit_log())
     elif command == "build-image":
         dockerfile = options.file or options.context / "Dockerfile"
-        archive = images.build(options.tag, dockerfile, options.context, options.build_arg, progress)
-        node.load(archive, images.full_name(options.tag))
+        cluster.provide(options.tag, dockerfile, options.context, options.build_arg)
     elif command == "enter":
-        argv = node.inside(options.argv)
+        argv = cluster.inside(options.argv)
         os.execvp(argv[0], argv)
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import cgroups, folders, versions
+from . import audit, cgroups, folders, versions
 from .addresses import Addresses
 from .network import BRIDGE
 from .pki import Authority
@@ -31,23 +31,6 @@ class Component:
     files: Mapping[Path, str] = field(default_factory=dict)
     """Configuration read at the start; a change restarts the program."""
     within: float = 60
-
-
-AUDIT_POLICY: dict[str, object] = {
-    "apiVersion": "audit.k8s.io/v1",
-    "kind": "Policy",
-    "omitStages": ["RequestReceived"],
-    "omitManagedFields": True,
-    "rules": [
-        {
-            "level": "RequestResponse",
-            "verbs": ["create", "update", "patch", "delete", "deletecollection"],
-            "resources": [{"group": "recell.dev"}],
-        },
-        {"level": "Metadata", "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
-        {"level": "None"},
-    ],
-}
 
 
 class Components:
@@ -178,15 +161,15 @@ state = "/run/containerd"
             f"--proxy-client-key-file={front_proxy[1]}",
             f"--audit-policy-file={policy}",
             f"--audit-log-path={self.audit_log}",
-            "--audit-log-maxsize=200",
-            "--audit-log-maxbackup=4",
+            f"--audit-log-maxsize={audit.MEGABYTES}",
+            f"--audit-log-maxbackup={audit.OLDER_PARTS}",
             "--shutdown-delay-duration=0s",
         )
         return Component(
             "kube-apiserver",
             argv,
             ready="https://127.0.0.1:6443/readyz",
-            files={policy: json.dumps(AUDIT_POLICY, indent=1)},
+            files={policy: json.dumps(audit.POLICY, indent=1)},
             within=90,
         )
 

@@ -15,10 +15,10 @@ import signal
 import socket
 import ssl
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from . import addons, archives, cgroups, components, folders, gotools, network, packages, versions
+from . import addons, archives, cgroups, components, folders, gotools, images, network, packages, versions
 from .addresses import SLOTS, Addresses
 from .command import Failure, run, succeeds, wait_until
 from .components import CONTAINERD_SOCKET, Component, Components
@@ -132,6 +132,11 @@ class LocalNode:
         """Where the API server writes its audit log."""
         return self._components(self.addresses(), Path("kube-router")).audit_log
 
+    def provide(self, tag: str, dockerfile: Path, context: Path, arguments: Sequence[str]) -> None:
+        """Build the image unless the cache has it, and load it unless the cluster has it."""
+        archive = images.build(tag, dockerfile, context, arguments, self._progress)
+        self.load(archive, images.full_name(tag))
+
     def load(self, archive: Path, image: str) -> None:
         """Import `image` from a docker-archive, unless the cluster holds it from that very archive."""
         self._must_run("containerd")
@@ -142,7 +147,15 @@ class LocalNode:
         folders.write(mark, archive.name)
         self._progress.say(f"{image}: loaded into cluster {self.name}")
 
-    def inside(self, argv: list[str]) -> list[str]:
+    def exists(self) -> bool:
+        """Whether the cluster, or a part of it, is there."""
+        return self.folder.joinpath("pki").exists() or self._settings.exists()
+
+    def require(self) -> None:
+        """Raise Failure unless the cluster was made."""
+        self.addresses()
+
+    def inside(self, argv: Sequence[str]) -> list[str]:
         """The command line that runs `argv` inside the node."""
         return self._namespaces.inside(argv)
 
