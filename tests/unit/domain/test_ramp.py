@@ -60,3 +60,7 @@ def test_a_crash_between_increments_goes_on_from_the_value_in_force() -> None:
     assert next_value(93, 50, ramp) == 90  # another plan's value
     assert next_value(50, 50, ramp) is None
     assert next_value(30, 50, ramp) == 50  # somebody drained further
+    back = increments(50, 100, 10)
+    assert next_value(50, 100, back) == 55
+    assert next_value(57, 100, back) == 60
+    assert next_value(100, 100, back) is None
