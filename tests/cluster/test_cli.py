@@ -254,7 +254,7 @@ def test_approve_pause_resume_abort(draining: Fleet) -> None:
     assert draining.read("RecoveryRun", name)["spec"]["control"]["paused"] is True
     assert draining.recell("resume", name).code == 0
     assert "paused" not in draining.read("RecoveryRun", name)["spec"]["control"]
-    assert draining.recell("abort", name).code == 0
+    assert draining.recell("abort", name, "--yes").code == 0
     assert draining.read("RecoveryRun", name)["spec"]["control"]["abort"] is True
     draining.phase(name, "Aborted", awaiting=None)
     assert draining.recell("pause", name).code == 1
@@ -275,7 +275,7 @@ def test_freeze_and_unfreeze(fleet: Fleet) -> None:
     assert (spec["scope"], spec["reason"]) == ("AllRuns", "big sale")
     assert "FROZEN" in fleet.recell("status").out
     assert fleet.recell("plan", "cell-b", "-o", "json").json["why"]["reason"] == "Frozen"
-    assert fleet.recell("unfreeze").code == 0
+    assert fleet.recell("unfreeze", "--yes").code == 0
     assert fleet.names("RecoveryFreeze") == []
     assert fleet.recell("unfreeze").code == 1
 

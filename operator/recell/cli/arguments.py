@@ -47,3 +47,6 @@ def output(*forms: str) -> Decorator:
 
 
 YES = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+YES_UNASKED = click.option("-y", "--yes", is_flag=True, expose_value=False, hidden=True)
+"""For commands that change something and never ask: a script may say --yes to each of them."""

@@ -29,7 +29,7 @@ FOLDED = frozenset(
 )
 """Columns of names and texts that may take several lines on a narrow terminal."""
 
-GOOD, BUSY, BAD, QUIET, STRONG = "green", "yellow", "bold red", "dim", "bold"
+GOOD, BUSY, BAD, QUIET, STRONG, WAITING = "green", "yellow", "bold red", "dim", "bold", "bold magenta"
 
 _CELL_STYLE = {
     CellPhase.HEALTHY: GOOD,
@@ -44,7 +44,7 @@ _RUN_STYLE = {
     RunPhase.PARTIALLY_SUCCEEDED: BUSY,
     RunPhase.FAILED: BAD,
     RunPhase.MANUAL_INTERVENTION_REQUIRED: BAD,
-    RunPhase.AWAITING_APPROVAL: "bold magenta",
+    RunPhase.AWAITING_APPROVAL: WAITING,
     RunPhase.ESCALATED: BUSY,
     RunPhase.SKIPPED: QUIET,
     RunPhase.SUPERSEDED: QUIET,

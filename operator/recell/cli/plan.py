@@ -16,6 +16,7 @@ from recell.api.meta import Model, ObjectMeta, duration_text
 from recell.api.recovery_policy import Mode
 from recell.api.recovery_run import DecisionInputs, RecoveryRunSpec, RunPhase
 from recell.cli.fleet import Fleet, router_key, target_cell
+from recell.cli.report import Obstacle
 from recell.domain import limits
 from recell.domain.health import HealthState, Level
 from recell.engine import admission, record
@@ -37,11 +38,6 @@ class PlannedStep(Model):
     phase: RunPhase
     does: str
     at_most: str
-
-
-class Obstacle(Model):
-    reason: str
-    message: str
 
 
 class PlanReport(Model):

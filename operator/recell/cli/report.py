@@ -103,6 +103,13 @@ class StepReport(Model):
     finished_at: datetime | None = None
 
 
+class Obstacle(Model):
+    """What stands in the way, in a word and in a sentence."""
+
+    reason: str
+    message: str
+
+
 class RunReport(Model):
     namespace: str
     name: str
@@ -114,6 +121,8 @@ class RunReport(Model):
     message: str = ""
     dry_run: bool = False
     paused: bool = False
+    why: Obstacle | None = None
+    """Why it does not start or go on: paused, stalled, or not admitted yet."""
     decision: Decision | None = None
     steps: list[StepReport] = Field(default_factory=list)
     awaiting: Awaiting | None = None
@@ -288,6 +297,7 @@ def run_report(run: RecoveryRun) -> RunReport:
         message=step.message if step else "",
         dry_run=run.spec.dry_run,
         paused=is_true(status.conditions, "Paused"),
+        why=_standstill(run),
         decision=status.decision,
         steps=[StepReport.model_validate(step.model_dump()) for step in status.steps],
         awaiting=status.awaiting,
@@ -297,6 +307,19 @@ def run_report(run: RecoveryRun) -> RunReport:
         started_at=status.started_at,
         finished_at=status.finished_at,
     )
+
+
+def _standstill(run: RecoveryRun) -> Obstacle | None:
+    if run.phase.ended:
+        return None
+    names = ["Stalled", "Paused"] + (["Reconciling"] if run.phase is RunPhase.PENDING else [])
+    for name in names:
+        found = find_condition(run.status.conditions, name)
+        if found is not None and found.status == "True":
+            return Obstacle(reason=found.reason, message=found.message)
+    if run.status.started_at is None and not run.status.conditions:
+        return Obstacle(reason="NotSeen", message="the operator has not looked at it yet; does it run?")
+    return None
 
 
 def runs_report(runs: Iterable[RecoveryRun]) -> list[RunReport]:

@@ -26,7 +26,6 @@ from recell.cli.report import CellReport, router_report, run_report
 from recell.cli.session import Session
 from recell.cli.views.run import RunView, changes, run_view
 from recell.engine.errors import Retryable
-from recell.procedures import PROCEDURES
 
 LOOK_AGAIN = 1.0
 """Seconds between two looks."""
@@ -145,7 +144,7 @@ async def _look(session: Session, key: Key, rates: RouterRates, before: RunView 
             fleet = await _around(session, run, router)
             cells = _shown(tuple(router_report(fleet, router.key).cells), run)
             seen, note = await rates.look(router.key, session.now)
-        return RunView(run=run, now=session.now, does=_does(run), cells=cells, rates=seen, rates_note=note)
+        return RunView(run=run, now=session.now, cells=cells, rates=seen, rates_note=note)
     except Retryable as error:
         if before is None:
             raise
@@ -178,9 +177,3 @@ def _shown(cells: tuple[CellReport, ...], run: RecoveryRun) -> tuple[CellReport,
 
     chosen = {cell.name for cell in sorted(cells, key=rank)[:SHOWN]}
     return tuple(cell for cell in cells if cell.name in chosen)
-
-
-def _does(run: RecoveryRun) -> dict[str, str]:
-    plan = run.status.plan
-    procedure = PROCEDURES.get(plan.procedure) if plan else None
-    return {step.name: step.does for step in (*procedure.steps, *procedure.on_abort)} if procedure else {}

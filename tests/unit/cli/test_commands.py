@@ -433,6 +433,10 @@ def test_pause_resume_abort_touch_control_alone(shell: Make) -> None:
     assert len(cluster.api.writes) == 1
     assert cluster("resume", "cell-b-7fk2p").code == 0
     assert not cluster.api.read("RecoveryRun", "cell-b-7fk2p")["spec"]["control"].get("paused")
+    cluster.answers = ["n\n", "y\n"]
+    declined = cluster("abort", "cell-b-7fk2p")
+    assert declined.code == 1
+    assert "Abort run cell-b-7fk2p (Draining, drain-traffic)? It cannot be taken back." in declined.err
     assert cluster("abort", "cell-b-7fk2p").code == 0
     assert cluster.api.read("RecoveryRun", "cell-b-7fk2p")["spec"]["control"]["abort"] is True
 
@@ -440,7 +444,7 @@ def test_pause_resume_abort_touch_control_alone(shell: Make) -> None:
 @pytest.mark.parametrize("command", ["pause", "resume", "abort"])
 def test_a_run_that_has_ended_takes_no_orders(shell: Make, command: str) -> None:
     cluster = shell([objects.run(phase="Failed")])
-    result = cluster(command, "cell-b-7fk2p")
+    result = cluster(command, "cell-b-7fk2p", "--yes")
     assert result.code == 1
     assert "has ended (Failed)" in result.err
     assert cluster.api.writes == []
@@ -470,11 +474,15 @@ def test_freeze_and_unfreeze(shell: Make) -> None:
         "selector": {"matchLabels": {"tier": "gold"}},
     }
     assert cluster("freeze").code == 0
+    cluster.answers = ["n\n", "y\n"]
+    declined = cluster("unfreeze", name)
+    assert declined.code == 1
+    assert f"lifts {name}: big sale" in declined.err
     assert cluster("unfreeze", name).code == 0
     (other,) = cluster.api.names("RecoveryFreeze")
     assert cluster.api.read("RecoveryFreeze", other)["spec"]["reason"] == "frozen by Alice Ruiz"
     assert cluster("unfreeze", "freeze-9").code == 3
-    assert cluster("unfreeze").code == 0
+    assert cluster("unfreeze", "--yes").code == 0
     assert cluster.api.names("RecoveryFreeze") == []
     assert cluster("unfreeze").code == 1
 

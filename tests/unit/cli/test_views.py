@@ -24,13 +24,11 @@ from recell.cli.views.plan import plan_view
 from recell.cli.views.run import Rate, RunView, changes, run_view
 from recell.cli.views.runs import runs_table
 from recell.cli.views.status import status_view
-from recell.procedures import PROCEDURES
 from tests.unit.cli import objects
 from tests.unit.cli.objects import NOW, Object
 
 GOLDEN = Path(__file__).parent / "golden"
 WIDTH = 80
-DOES = {step.name: step.does for step in PROCEDURES["CellRestart"].steps}
 
 View = Callable[[Look], RenderableType]
 
@@ -68,7 +66,6 @@ def watched(items: list[Object], *, rates: bool = True, **more: Any) -> RunView:
     return RunView(
         run=seen.runs[0],
         now=NOW,
-        does=DOES,
         cells=tuple(router_report(seen, ("shop", "shop")).cells),
         rates={
             "cell-a": Rate(41.62, 0.0),

@@ -5,7 +5,7 @@ import click
 from recell.api import Cell, RecoveryRun
 from recell.api.meta import ANNOTATION_ACKNOWLEDGE
 from recell.api.recovery_run import Approval, Awaiting, Control
-from recell.cli.arguments import YES
+from recell.cli.arguments import YES, YES_UNASKED
 from recell.cli.exits import CommandError, Exit
 from recell.cli.look import age
 from recell.cli.session import Session, command
@@ -85,6 +85,7 @@ async def _set(session: Session, run: str, said: str, **control: bool | None) ->
 
 @click.command()
 @click.argument("run")
+@YES_UNASKED
 @command
 async def pause(session: Session, *, run: str) -> Exit:
     """Let a run begin nothing new; undo nothing."""
@@ -93,6 +94,7 @@ async def pause(session: Session, *, run: str) -> Exit:
 
 @click.command()
 @click.argument("run")
+@YES_UNASKED
 @command
 async def resume(session: Session, *, run: str) -> Exit:
     """Let a paused run go on."""
@@ -101,12 +103,17 @@ async def resume(session: Session, *, run: str) -> Exit:
 
 @click.command()
 @click.argument("run")
+@YES
 @command
-async def abort(session: Session, *, run: str) -> Exit:
+async def abort(session: Session, *, run: str, yes: bool) -> Exit:
     """End a run for good.
 
     It undoes what is temporary, but never raises the traffic of a cell that is not healthy.
     """
+    found = await session.cluster.one(RecoveryRun, session.key(run))
+    _going(found)
+    doing = f"{found.phase}{f', {found.status.step}' if found.status.step else ''}"
+    session.screen.confirm(f"Abort run {found.metadata.name} ({doing})? It cannot be taken back.", yes=yes)
     return await _set(
         session, run, f"abort is asked for and cannot be taken back; look: recell watch {run}", abort=True
     )
@@ -114,6 +121,7 @@ async def abort(session: Session, *, run: str) -> Exit:
 
 @click.command()
 @click.argument("cell")
+@YES_UNASKED
 @command
 async def acknowledge(session: Session, *, cell: str) -> Exit:
     """Let automatic recovery of a cell go on.

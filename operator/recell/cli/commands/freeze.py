@@ -7,7 +7,7 @@ import click
 from recell.api import RecoveryFreeze
 from recell.api.meta import timestamp
 from recell.api.recovery_freeze import FreezeScope
-from recell.cli.arguments import duration_or_moment
+from recell.cli.arguments import YES, YES_UNASKED, duration_or_moment
 from recell.cli.cluster import missing
 from recell.cli.exits import CommandError, Exit
 from recell.cli.session import Session, command
@@ -23,6 +23,7 @@ from recell.cli.session import Session, command
 )
 @click.option("--new-runs-only", is_flag=True, help="Runs that work already go on.")
 @click.option("-l", "--selector", metavar="KEY=VALUE", multiple=True, help="Only Cells with this label.")
+@YES_UNASKED
 @command
 async def freeze(
     session: Session,
@@ -61,8 +62,9 @@ async def freeze(
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[FREEZE]...")
+@YES
 @command
-async def unfreeze(session: Session, *, names: tuple[str, ...]) -> Exit:
+async def unfreeze(session: Session, *, names: tuple[str, ...], yes: bool) -> Exit:
     """Lift these freezes, or all of the namespace."""
     found = {item.metadata.name: item for item in await session.cluster.all(RecoveryFreeze, session.namespace)}
     wanted = [session.key(name)[1] for name in names] or sorted(found)
@@ -71,6 +73,9 @@ async def unfreeze(session: Session, *, names: tuple[str, ...]) -> Exit:
             raise missing("RecoveryFreeze", (session.namespace, name), sorted(found))
     if not wanted:
         raise CommandError(f"namespace {session.namespace} is not frozen", Exit.NEGATIVE)
+    for name in wanted:
+        session.screen.note(f"lifts {name}: {found[name].spec.reason}")
+    session.screen.confirm(f"Let recoveries go on in namespace {session.namespace}?", yes=yes)
     for name in wanted:
         await session.cluster.delete(RecoveryFreeze, found[name])
         session.screen.line(f"freeze {name} lifted")

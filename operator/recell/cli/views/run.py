@@ -8,13 +8,11 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from recell.api import RecoveryRun
-from recell.api.meta import find_condition, fraction, is_true
-from recell.api.recovery_run import RunPhase, StepRecord, StepState
+from recell.api.meta import find_condition, fraction
+from recell.api.recovery_run import StepRecord, StepState
 from recell.cli.look import BAD, BUSY, QUIET, STRONG, Look, age, stack
 from recell.cli.report import CellReport, run_report
-from recell.cli.views.runs import doing
-
-WAITING = "bold magenta"
+from recell.cli.views.runs import approval, lasting, standstill
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,6 @@ class RunView:
 
     run: RecoveryRun
     now: datetime
-    does: Mapping[str, str]
-    """One line for people, per step."""
     cells: tuple[CellReport, ...] = ()
     """Cells of the target's router."""
     rates: Mapping[str, Rate] | None = None
@@ -53,17 +49,16 @@ def run_view(view: RunView, look: Look) -> RenderableType:
             (run.metadata.name, STRONG),
             "  ",
             (phase.plain, str(phase.style)),
-            f" {'after' if run.phase.ended else 'for'}"
-            f" {age(status.started_at or run.metadata.creation_timestamp, status.finished_at or view.now)}",
+            f", {lasting(report, view.now)}",
             (", DRY RUN: nothing is changed", BUSY) if run.spec.dry_run else "",
         ),
         _decision(view, look),
     ]
     if status.steps:
-        parts += [Text(), look.facts([_step(step, view, look) for step in status.steps])]
-    if not status.steps or run.phase is RunPhase.AWAITING_APPROVAL or report.awaiting:
-        parts += doing(report, view.now, look)[-2 if report.awaiting else 0 :]
-    parts += _conditions(run, look)
+        parts += [Text(), *_steps(view, look)]
+    parts += standstill(report, look)
+    if report.awaiting:
+        parts += approval(report.awaiting, report, view.now, look)
     if view.cells and not run.phase.ended:
         parts += [Text(), _traffic(view, look)]
     if view.rates_note and not run.phase.ended:
@@ -85,46 +80,38 @@ def _decision(view: RunView, look: Look) -> RenderableType:
     return look.paragraph(f"{target}, {decision.strategy}: {why} (row {decision.row})")
 
 
+def _steps(view: RunView, look: Look) -> list[RenderableType]:
+    """What was done and is done now, a row each; what follows in one line."""
+    begun = [step for step in view.run.status.steps if step.state is not StepState.PENDING]
+    rest = ", ".join(step.name for step in view.run.status.steps if step.state is StepState.PENDING)
+    parts = [look.facts([_step(step, view, look) for step in begun])] if begun else []
+    if rest:
+        parts.append(look.paragraph((f"{'Not done' if view.run.phase.ended else 'Then'}: {rest}", QUIET)))
+    return parts
+
+
 def _step(step: StepRecord, view: RunView, look: Look) -> tuple[Text | str, ...]:
-    waits = step.state is StepState.PENDING
-    took = "" if waits or step.started_at is None else age(step.started_at, step.finished_at or view.now)
-    words = view.does.get(step.name, "") if waits else step.message
-    if step.state is StepState.RUNNING and (progress := _progress(view)):
+    took = "" if step.started_at is None else age(step.started_at, step.finished_at or view.now)
+    words = step.message
+    if step.state is StepState.RUNNING and (progress := _progress(step, view)):
         words = f"{words} [{progress}]"
     return (
         look.step(step.state),
-        look.text(step.name, QUIET if waits else STRONG if step.state is StepState.RUNNING else ""),
+        look.text(step.name, STRONG if step.state is StepState.RUNNING else ""),
         look.text(took, QUIET),
-        look.text(words, QUIET if waits else BAD if step.state is StepState.FAILED else ""),
+        look.text(words, BAD if step.state is StepState.FAILED else ""),
     )
 
 
-def _progress(view: RunView) -> str:
-    """The run's own hold says how far a change of traffic has come."""
+def _progress(step: StepRecord, view: RunView) -> str:
+    """The run's own hold says how far a change of traffic has come; its reason if it is this step's change."""
     mine = f"RecoveryRun/{view.run.metadata.name}"
     for cell in view.cells:
         for hold in cell.holds:
             if hold.holder == mine and not hold.orphaned:
-                return f"{cell.name} at {hold.max_percent}% of its customers, {hold.reason}"
+                mine_now = step.started_at is not None and hold.since >= step.started_at
+                return f"{cell.name} at {hold.max_percent}% of its customers{f', {hold.reason}' if mine_now else ''}"
     return ""
-
-
-def _conditions(run: RecoveryRun, look: Look) -> list[RenderableType]:
-    """Why it does not go on: paused, stalled, or not started yet."""
-    lines: list[RenderableType] = []
-    if run.phase.ended:
-        return lines
-    for name, style in (("Paused", WAITING), ("Stalled", BAD)):
-        found = find_condition(run.status.conditions, name)
-        if found is not None and is_true(run.status.conditions, name):
-            lines.append(look.paragraph((name, style), f" ({found.reason}): {found.message}"))
-    waits = find_condition(run.status.conditions, "Reconciling")
-    if run.phase is RunPhase.PENDING and not lines:
-        why = (
-            f" ({waits.reason}): {waits.message}" if waits else ": the operator has not looked at it yet; does it run?"
-        )
-        lines.append(look.paragraph(("Not started", BUSY), why))
-    return lines
 
 
 def _traffic(view: RunView, look: Look) -> RenderableType:

@@ -5,7 +5,8 @@ from datetime import datetime
 from rich.console import RenderableType
 from rich.text import Text
 
-from recell.cli.look import QUIET, STRONG, Look, age, stack
+from recell.api.recovery_run import Awaiting
+from recell.cli.look import BAD, QUIET, STRONG, WAITING, Look, age, stack
 from recell.cli.report import RunReport
 
 
@@ -26,27 +27,48 @@ def _headline(run: RunReport, now: datetime, look: Look, *, namespaced: bool) ->
         (name, STRONG),
         "  ",
         (phase.plain, str(phase.style)),
-        f" for {age(run.started_at or run.created_at, now)}: {run.strategy or 'not decided yet'} of {run.target}",
+        f", {lasting(run, now)}: {run.strategy or 'not decided yet'} of {run.target}",
         ", dry run" if run.dry_run else "",
-        (", PAUSED", "bold magenta") if run.paused else "",
+        (", PAUSED", WAITING) if run.paused else "",
     )
+
+
+def lasting(run: RunReport, now: datetime) -> str:
+    if run.finished_at or run.phase.ended:
+        return f"after {age(run.started_at or run.created_at, run.finished_at or now)}"
+    if run.started_at is None:
+        return f"made {age(run.created_at, now)} ago"
+    return f"running for {age(run.started_at, now)}"
+
+
+def standstill(run: RunReport, look: Look, indent: int = 0) -> list[RenderableType]:
+    """Why the run does not start or go on."""
+    if run.why is None:
+        return []
+    word = "Paused" if run.paused else "Not started" if run.started_at is None else "Stalled"
+    style = BAD if word == "Stalled" else WAITING
+    return [look.paragraph((word, style), f" ({run.why.reason}): {run.why.message}", indent=indent)]
 
 
 def doing(run: RunReport, now: datetime, look: Look) -> list[RenderableType]:
     """The step that runs, and what the run waits for."""
-    lines: list[RenderableType] = []
+    lines: list[RenderableType] = standstill(run, look, indent=2)
     if run.step:
         lines.append(look.paragraph(f"{run.step}{f': {run.message}' if run.message else ''}", indent=2))
     if run.awaiting:
-        lines.append(
-            look.paragraph(
-                ("waits for approval", "bold magenta"),
-                f" of {run.awaiting.gate} for {age(run.awaiting.since, now)}: {run.awaiting.message}",
-                indent=2,
-            )
-        )
-        lines.append(look.hint(f"recell approve {run.name} -n {run.namespace}"))
+        lines += approval(run.awaiting, run, now, look)
     return lines
+
+
+def approval(awaiting: Awaiting, run: RunReport, now: datetime, look: Look) -> list[RenderableType]:
+    return [
+        look.paragraph(
+            ("waits for approval", WAITING),
+            f" of {awaiting.gate} for {age(awaiting.since, now)}: {awaiting.message}",
+            indent=2,
+        ),
+        look.hint(f"recell approve {run.name} -n {run.namespace}"),
+    ]
 
 
 def runs_table(

@@ -174,7 +174,7 @@ def evidence_lines(evidence: Sequence[Evidence], now: datetime, look: Look) -> R
 def _condition(condition: Condition, now: datetime, look: Look) -> RenderableType:
     return look.paragraph(
         (f"{condition.type}={condition.status}", BUSY),
-        f" {condition.reason}: {condition.message or 'no message'} ",
+        f" {condition.reason}{f': {condition.message}' if condition.message else ''} ",
         (f"({age(condition.last_transition_time, now)})", QUIET),
         indent=2,
     )
