@@ -192,21 +192,26 @@ def _go(progress: Progress) -> Path:
     if not known:
         packages.ensure(packages.GO, progress)
         known = [Path("/usr/bin/go")]
-    machine = "arm64" if os.uname().machine == "aarch64" else "amd64"
     toolchain = folders.cache() / "go" / versions.GO
-    if not (toolchain / "bin" / "go").exists():
-        progress.say(f"fetching Go {versions.GO} (the installed one is too old)")
-        module = ("golang.org/toolchain", f"0.0.1-go{versions.GO}.linux-{machine}")
-        toolchain.parent.mkdir(parents=True, exist_ok=True)
-        fetched = _module(known[0], *module, toolchain.parent, {**os.environ, "GO111MODULE": "on"})
-        partial = toolchain.with_name(toolchain.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(fetched, partial, copy_function=shutil.copyfile)
-        for folder in ("bin", "pkg/tool"):  # modules carry no execute bits
-            for path in (partial / folder).rglob("*"):
-                path.chmod(0o755)
-        partial.rename(toolchain)
+    with folders.locked(folders.cache() / "locks" / "go-toolchain"):
+        if not (toolchain / "bin" / "go").exists():
+            progress.say(f"fetching Go {versions.GO} (the installed one is too old)")
+            _fetch_toolchain(known[0], toolchain)
     return toolchain / "bin" / "go"
+
+
+def _fetch_toolchain(go: Path, target: Path) -> None:
+    machine = "arm64" if os.uname().machine == "aarch64" else "amd64"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, "GO111MODULE": "on", "GOTOOLCHAIN": "local"}
+    fetched = _module(go, "golang.org/toolchain", f"0.0.1-go{versions.GO}.linux-{machine}", target.parent, env)
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(fetched, partial, copy_function=shutil.copyfile)
+    for folder in ("bin", "pkg/tool"):  # modules carry no execute bits
+        for path in (partial / folder).rglob("*"):
+            path.chmod(0o755)
+    partial.rename(target)
 
 
 def _version(go: Path) -> tuple[int, int]:

@@ -48,8 +48,8 @@ def ensure(addresses: Addresses, namespaces: Namespaces, init_pid: int) -> None:
         # The node's own programs need some route for kube-proxy to rewrite; this one leads nowhere.
         ip link show {SINK} >/dev/null 2>&1 || ip link add {SINK} type bridge
         ip link set {SINK} arp off up
-        sysctl -qw net.ipv4.ip_forward=1
-        sysctl -qw net.bridge.bridge-nf-call-iptables=1
+        echo 1 >/proc/sys/net/ipv4/ip_forward
+        echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables
     """
     namespaces.run(["sh", "-ec", guard])
     if not Path(f"/sys/class/net/{addresses.link}").exists():

@@ -24,7 +24,7 @@ NODE = {
 }
 """What must be found (a command, or a file) -> the package that brings it."""
 IMAGES = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "runc": "runc"}
-GO = {"go": "golang-go"}
+GO = {"go": "golang-go", "/etc/ssl/certs/ca-certificates.crt": "ca-certificates"}
 
 
 def ensure(needs: dict[str, str], progress: Progress) -> None:
