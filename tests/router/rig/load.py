@@ -35,6 +35,7 @@ async def ask(
     method: str = "GET",
     path: str = "/",
     host: bytes | None = b"shop.example",
+    address: str = "127.0.0.1",
     within: float = 10.0,
 ) -> Answer:
     """One request in raw bytes on a connection of its own."""
@@ -43,7 +44,7 @@ async def ask(
         lines.append(b"Host: " + host)
     lines += [name.encode() + b": " + value for name, value in headers]
     async with asyncio.timeout(within):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+        reader, writer = await asyncio.open_connection(address, port, limit=1 << 20)
         try:
             writer.write(b"\r\n".join(lines) + b"\r\n\r\n")
             await writer.drain()
@@ -66,6 +67,7 @@ class Load:
     pause: float = 0.01
     limit: int = 20_000
     within: float = 60.0
+    address: str = "127.0.0.1"
     answers: list[tuple[float, str, int, str]] = field(default_factory=list)
     """Moment, customer, status, cell or reason."""
     errors: list[str] = field(default_factory=list)
@@ -99,7 +101,9 @@ class Load:
                 customer = f"customer-{(turn * self.clients + number) % self.customers}"
                 sent = time.monotonic()
                 try:
-                    async with session.get(f"http://127.0.0.1:{port}/", headers={"x-customer-id": customer}) as answer:
+                    async with session.get(
+                        f"http://{self.address}:{port}/", headers={"x-customer-id": customer}
+                    ) as answer:
                         await answer.read()
                         who = answer.headers.get("X-Cell") or answer.headers.get("X-Reason", "")
                         self.answers.append((sent, customer, answer.status, who))
