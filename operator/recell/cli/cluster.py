@@ -123,5 +123,5 @@ def parsed(kind: type[R], item: Object) -> R:
 
 def missing(kind: str, key: Key, there: list[str]) -> CommandError:
     near = difflib.get_close_matches(key[1], there, n=3) or there[:5]
-    instead = f"there is {', '.join(near)}" if near else f"there is no {kind} in this namespace; add -n NAMESPACE"
+    instead = f"there is {', '.join(near)}" if near else "there is none; another namespace is chosen with -n"
     return CommandError(f"{kind} {key[1]} not found in namespace {key[0]}: {instead}", Exit.CLUSTER)

@@ -16,7 +16,6 @@ Key = tuple[str, str]
 
 POLICY_DEFAULT = "default"
 HOLDER_RUN = "RecoveryRun"
-HOLDER_PERSON = "Person"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from recell.api.placement import READ_ONLY, REJECT, Hold, HoldState, decode_tabl
 from recell.api.recovery_policy import Mode
 from recell.api.recovery_run import Awaiting, Decision, RunPhase, StepState
 from recell.cli.fleet import Fleet, Key, router_key
+from recell.domain.placement import PERSON
 
 EXPECTED_CONDITIONS = ("Accepted", "Ready", "Available", "Performing", "DataIntact", "ClusterReachable")
 """Conditions of a Cell that are True when all is well."""
@@ -30,6 +31,11 @@ class HoldReport(Model):
     reason: str
     since: datetime
     orphaned: bool
+
+    @property
+    def releasable(self) -> bool:
+        """`recell return` lets it go."""
+        return self.orphaned or self.holder.startswith(f"{PERSON}/")
 
 
 class ShareReport(Model):

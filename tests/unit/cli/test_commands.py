@@ -363,6 +363,16 @@ def test_watch_shows_requests_and_errors_summed_over_the_router_pods(shell: Make
     assert [line for line in lines if "errors cell-b" in line] == ["+2m9s errors cell-b 5.0% of 20.0 requests/s"]
 
 
+def test_a_router_pod_that_was_restarted_is_counted_anew(shell: Make) -> None:
+    pods = {
+        "shop-1": [metrics(cellb=(100, 50)), metrics(cellb=(10, 0)), metrics(cellb=(20, 1)), metrics(cellb=(30, 2))]
+    }
+    cluster = shell([*objects.well(), objects.draining()], metrics=pods)
+    cluster.on_sleep = [lambda api: None, lambda api: None, phase("cell-b-7fk2p", "Succeeded")]
+    lines = cluster("watch", "cell-b-7fk2p").out.splitlines()
+    assert [line for line in lines if "errors cell-b" in line] == ["+2m10s errors cell-b 10.0% of 10.0 requests/s"]
+
+
 def test_watch_does_without_rates_where_it_may_not_read_them(shell: Make) -> None:
     cluster = shell([*objects.well(), objects.draining()], metrics={"shop-1": [""]})
     cluster.api.connection.status = 403

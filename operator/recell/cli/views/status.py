@@ -183,6 +183,8 @@ def _condition(condition: Condition, now: datetime, look: Look) -> RenderableTyp
 def _restrictions(cell: CellReport, now: datetime, look: Look) -> Iterator[RenderableType]:
     for hold in cell.holds:
         yield hold_line(hold, now, look)
+    if any(hold.releasable for hold in cell.holds):
+        yield look.hint(f"recell return {cell.name} -n {cell.namespace}")
     if cell.paused:
         yield look.paragraph("paused: no automatic run starts (spec.paused is true)", indent=2)
     if cell.blocked:
@@ -200,6 +202,6 @@ def hold_line(hold: HoldReport, now: datetime, look: Look, *, name: str = "") ->
         f"{name} " if name else "",
         ("held", BUSY),
         f" at {hold.max_percent}% ({hold.state}) by {hold.holder} for {age(hold.since, now)}: {hold.reason}",
-        (" ORPHANED: that run is over, release it with recell return", BAD) if hold.orphaned else "",
+        (" ORPHANED: that run is over", BAD) if hold.orphaned else "",
         indent=2,
     )
