@@ -40,11 +40,12 @@ class Collection:
         return "" in self._reflectors or namespace in self._reflectors
 
     def _of(self, namespace: str) -> Reflector | None:
-        return self._reflectors.get(namespace) or self._reflectors.get("")
+        found = self._reflectors.get(namespace)
+        return self._reflectors.get("") if found is None else found
 
     def get(self, key: Key) -> Object | None:
         reflector = self._of(key[0])
-        return reflector.get(key) if reflector else None
+        return None if reflector is None else reflector.get(key)
 
     def by(self, index: str, value: Hashable) -> Sequence[Object]:
         return tuple(obj for reflector in self.reflectors for obj in reflector.by(index, value))

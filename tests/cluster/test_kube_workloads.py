@@ -1,0 +1,443 @@
+"""Workloads and Services that Cells name, with real controllers and real pods."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recell.api import Cell
+from recell.api.cell import WorkloadKind, WorkloadRef
+from recell.api.meta import ANNOTATION_RESTART, LABEL_CELL, LABEL_FLEET
+from recell.domain.observation import WorkloadPhase, WorkloadState
+from recell.engine.errors import BadInput, Forbidden, NotFound, Retryable, Reverted
+from recell.engine.ports import Key
+from recell.providers.kube import workloads as provider
+from recell.providers.kube.api import Api, Object
+from recell.providers.kube.paths import CELLS, DEPLOYMENTS, ENDPOINT_SLICES, NAMESPACES, SERVICES, STATEFUL_SETS
+from recell.providers.kube.store import KubeStore
+from recell.providers.kube.workloads import KubeWorkloads
+from recell.runtime.clock import SystemClock
+from tests.cluster.conftest import Kubectl
+from tests.fakes.api_proxy import ApiProxy
+from tests.fakes.eventually import eventually
+
+pytestmark = pytest.mark.usefixtures("crds")
+
+ROLLOUT = 120.0
+
+
+@pytest.fixture(scope="module")
+def image(kubectl: Kubectl) -> str:
+    """One that every node has: the sandbox's own, which does nothing."""
+    nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
+    names = [name for node in nodes for entry in node["status"]["images"] for name in entry.get("names") or ()]
+    return next(name for name in names if "pause" in name and "@" not in name)
+
+
+class World:
+    """A watched namespace, the provider behind a proxy, and what it told."""
+
+    def __init__(self, proxy: ApiProxy, tested: Api, direct: Api, namespace: str, image: str) -> None:
+        self.proxy, self.direct, self.namespace, self.image = proxy, direct, namespace, image
+        clock = SystemClock()
+        self.store = KubeStore(tested, clock, (namespace,))
+        self.changed: list[Key] = []
+        self.workloads = KubeWorkloads(tested, clock, self.store, (namespace,), on_change=self.changed.append)
+
+    async def start(self) -> None:
+        self.store.start()
+        self.workloads.start()
+        await asyncio.wait_for(asyncio.gather(self.store.wait_synced(), self.workloads.wait_synced()), 30)
+
+    async def stop(self) -> None:
+        await self.workloads.stop()
+        await self.store.stop()
+
+    async def cell(
+        self, name: str, *refs: tuple[str, str], service: str = "", namespace: str = "", port: int = 80
+    ) -> Cell:
+        spec: Object = {
+            "routerRef": {"name": "shop"},
+            "backend": {"type": "Service", "service": {"name": service or name, "port": port}},
+            "workloads": [{"apiVersion": "apps/v1", "kind": kind, "name": ref} for kind, ref in refs],
+        }
+        if namespace:
+            spec["namespace"] = namespace
+        metadata = {"name": name, "namespace": self.namespace}
+        body = {"apiVersion": CELLS.api_version, "kind": "Cell", "metadata": metadata, "spec": spec}
+        await self.direct.create(CELLS.collection(self.namespace), body)
+
+        def known() -> Cell | None:
+            return self.store.cell((self.namespace, name))
+
+        return await eventually(known, "the Cell is watched")
+
+    def pods(self, app: str, **container: Any) -> Object:
+        command = {"name": "main", "image": self.image, "imagePullPolicy": "Never"} | container
+        return {
+            "metadata": {"labels": {"app": app}},
+            "spec": {"containers": [command], "terminationGracePeriodSeconds": 0},
+        }
+
+    async def deployment(self, name: str, replicas: int = 1, template: Object | None = None) -> None:
+        spec = {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": template or self.pods(name),
+        }
+        await self.apply("Deployment", DEPLOYMENTS.collection(self.namespace), name, spec)
+
+    async def stateful_set(self, name: str, strategy: Object) -> None:
+        spec = {
+            "replicas": 1,
+            "serviceName": name,
+            "selector": {"matchLabels": {"app": name}},
+            "template": self.pods(name),
+            "updateStrategy": strategy,
+        }
+        await self.apply("StatefulSet", STATEFUL_SETS.collection(self.namespace), name, spec)
+
+    async def service(self, name: str, app: str = "", **spec: Any) -> None:
+        wanted: Object = {"ports": [{"port": 80}]} | spec
+        if app:
+            wanted["selector"] = {"app": app}
+        await self.apply("Service", SERVICES.collection(self.namespace), name, wanted, api_version="v1")
+
+    async def apply(self, kind: str, collection: str, name: str, spec: Object, api_version: str = "apps/v1") -> None:
+        metadata = {"name": name, "namespace": self.namespace}
+        body = {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec}
+        await self.direct.create(collection, body, field_manager="argocd-controller")
+
+    def state(self, cell: Cell) -> WorkloadState:
+        return self.workloads.states(cell)[0]
+
+    async def reaches(self, cell: Cell, phase: WorkloadPhase, text: str = "") -> WorkloadState:
+        def there() -> WorkloadState | None:
+            state = self.state(cell)
+            return state if state.phase == phase and text in state.message else None
+
+        return await eventually(there, f"{cell.metadata.name} is {phase} {text!r}", deadline=ROLLOUT)
+
+
+@pytest.fixture
+async def world(kubeconfig: Path, kubectl: Kubectl, namespace: str, image: str, tmp_path: Path) -> AsyncIterator[World]:
+    async with ApiProxy.to(kubeconfig, tmp_path) as proxy:
+        tested, direct = await Api.connect(str(proxy.kubeconfig)), await Api.connect(str(kubeconfig))
+        made = World(proxy, tested, direct, namespace, image)
+        await made.start()
+        yield made
+        await made.stop()
+        for kind in ("cells.recell.dev", "deployments", "statefulsets", "daemonsets", "services", "endpointslices"):
+            kubectl("delete", kind, "--all", "-n", namespace, "--wait=false")
+        await tested.close()
+        await direct.close()
+
+
+def deployment_ref(name: str) -> WorkloadRef:
+    return WorkloadRef(api_version="apps/v1", kind=WorkloadKind.DEPLOYMENT, name=name)
+
+
+async def test_what_a_cell_names_is_labelled_once_and_seen(world: World) -> None:
+    await world.deployment("web", replicas=2)
+    await world.service("web", "web")
+    cell = await world.cell("web", ("Deployment", "web"))
+    assert world.state(cell).phase == WorkloadPhase.UNKNOWN
+    assert world.workloads.endpoints(cell) is None
+    with pytest.raises(Retryable, match="not been read yet"):
+        world.workloads.address_of(cell)
+
+    await world.workloads.ensure_labels(cell)
+    state = await world.reaches(cell, WorkloadPhase.CURRENT)
+    assert (state.desired, state.ready, state.updated, state.restart_token) == (2, 2, True, None)
+    assert state.since is None
+    service = await world.direct.get(SERVICES.path(world.namespace, "web"))
+    assert world.workloads.address_of(cell) == (service["spec"]["clusterIP"], 80)
+    await eventually(lambda: (world.workloads.endpoints(cell) or state).ready == 2, "two endpoints")
+    deployment = await world.direct.get(DEPLOYMENTS.path(world.namespace, "web"))
+    assert deployment["metadata"]["labels"][LABEL_CELL] == "web"
+    assert LABEL_CELL not in deployment["spec"]["template"]["metadata"]["labels"], "that would have been a rollout"
+    assert cell.key in world.changed
+
+    world.proxy.seen.clear()
+    await world.workloads.ensure_labels(cell)
+    assert world.proxy.seen == [], "all is well: nothing is asked, nothing is written"
+
+
+async def test_a_label_that_was_taken_away_is_put_back(world: World) -> None:
+    await world.deployment("web")
+    cell = await world.cell("web", ("Deployment", "web"))
+    await world.workloads.ensure_labels(cell)
+    await world.reaches(cell, WorkloadPhase.CURRENT)
+    world.changed.clear()
+    await world.direct.merge_patch(
+        DEPLOYMENTS.path(world.namespace, "web"), {"metadata": {"labels": {LABEL_CELL: None}}}
+    )
+    await eventually(lambda: cell.key in world.changed, "the cell is told")
+    assert world.state(cell).phase == WorkloadPhase.UNKNOWN, "not seen is not yet missing"
+    await world.workloads.ensure_labels(cell)
+    await world.reaches(cell, WorkloadPhase.CURRENT)
+
+
+async def test_what_is_missing_is_said_and_found_when_it_appears(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider, "LOOK_AGAIN", 0.5)
+    cell = await world.cell("ghost", ("Deployment", "ghost"))
+    await world.workloads.ensure_labels(cell)
+    state = world.state(cell)
+    assert state.phase == WorkloadPhase.NOT_FOUND
+    assert "does not exist: create it or correct spec.workloads" in state.message
+    assert state.since is not None
+    endpoints = world.workloads.endpoints(cell)
+    assert endpoints is not None
+    assert not endpoints.service_found
+    with pytest.raises(NotFound, match=r"spec\.backend\.service\.name: Service .* does not exist"):
+        world.workloads.address_of(cell)
+    await world.deployment("ghost")
+    await world.service("ghost", "ghost")
+    world.changed.clear()
+
+    async def found() -> bool:
+        if cell.key in world.changed:  # it is time to look again
+            world.changed.clear()
+            await world.workloads.ensure_labels(cell)
+        endpoints = world.workloads.endpoints(cell)
+        return endpoints is None or endpoints.service_found
+
+    await eventually(found, "the Service is found")
+    await world.reaches(cell, WorkloadPhase.CURRENT)
+    assert world.workloads.address_of(cell).port == 80
+
+
+async def test_a_deleted_workload_is_missing(world: World) -> None:
+    await world.deployment("web")
+    cell = await world.cell("web", ("Deployment", "web"))
+    await world.workloads.ensure_labels(cell)
+    await world.reaches(cell, WorkloadPhase.CURRENT)
+    await world.direct.delete(DEPLOYMENTS.path(world.namespace, "web"))
+    await eventually(lambda: world.state(cell).phase == WorkloadPhase.UNKNOWN, "gone from the watch")
+    await world.workloads.ensure_labels(cell)
+    assert world.state(cell).phase == WorkloadPhase.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("container", "told"),
+    [
+        ({"image": "localhost/no/such:image"}, "ErrImageNeverPull"),
+        ({"command": ["/no/such/program"]}, "web-"),
+    ],
+    ids=["image", "command"],
+)
+async def test_pods_that_cannot_come_up_make_it_failed(world: World, container: Object, told: str) -> None:
+    await world.deployment("web", template=world.pods("web", **container))
+    cell = await world.cell("web", ("Deployment", "web"))
+    await world.workloads.ensure_labels(cell)
+    state = await world.reaches(cell, WorkloadPhase.FAILED, told)
+    assert (state.desired, state.ready, state.updated) == (1, 0, False)
+    assert state.since is not None
+    # Mended, the pods' watch is closed again.
+    await world.direct.merge_patch(
+        DEPLOYMENTS.path(world.namespace, "web"),
+        {"spec": {"template": {"spec": {"containers": [world.pods("web")["spec"]["containers"][0]]}}}},
+    )
+    await world.reaches(cell, WorkloadPhase.CURRENT)
+    assert world.workloads._pods.reflectors == ()
+
+
+async def test_a_pod_that_no_node_takes_makes_it_failed(world: World) -> None:
+    template = world.pods("web")
+    template["spec"]["nodeSelector"] = {"no-such": "node"}
+    await world.deployment("web", template=template)
+    cell = await world.cell("web", ("Deployment", "web"))
+    await world.workloads.ensure_labels(cell)
+    await world.reaches(cell, WorkloadPhase.FAILED, "Unschedulable")
+
+
+async def test_a_restart_rolls_the_pods_once_per_token(world: World, kubectl: Kubectl) -> None:
+    await world.deployment("web", replicas=2)
+    cell = await world.cell("web", ("Deployment", "web"))
+    await world.workloads.ensure_labels(cell)
+    await world.reaches(cell, WorkloadPhase.CURRENT)
+    before = pods_of(kubectl, world.namespace)
+    await world.workloads.restart(cell, deployment_ref("web"), "run-1.restart")
+    state = world.state(cell)
+    assert state.restart_token == "run-1.restart"
+    assert not state.updated, "the answer of the write is known at once: it has not rolled yet"
+    await world.reaches(cell, WorkloadPhase.CURRENT)
+    assert world.state(cell).updated
+    after = pods_of(kubectl, world.namespace)
+    assert not before & after
+    generation = (await world.direct.get(DEPLOYMENTS.path(world.namespace, "web")))["metadata"]["generation"]
+    world.proxy.seen.clear()
+    for _ in range(3):
+        await world.workloads.restart(cell, deployment_ref("web"), "run-1.restart")
+    assert world.proxy.writes() == []
+    deployment = await world.direct.get(DEPLOYMENTS.path(world.namespace, "web"))
+    assert deployment["metadata"]["generation"] == generation
+    assert pods_of(kubectl, world.namespace) == after
+
+
+def pods_of(kubectl: Kubectl, namespace: str) -> set[str]:
+    listing = json.loads(kubectl("get", "pods", "-n", namespace, "-l", "app=web", "-o", "json"))
+    return {item["metadata"]["uid"] for item in listing["items"] if not item["metadata"].get("deletionTimestamp")}
+
+
+async def test_a_restart_that_is_reverted_twice_is_given_up(world: World) -> None:
+    await world.deployment("web")
+    cell = await world.cell("web", ("Deployment", "web"))
+    await world.workloads.ensure_labels(cell)
+    path = DEPLOYMENTS.path(world.namespace, "web")
+
+    async def revert() -> None:
+        await world.direct.merge_patch(
+            path,
+            {"spec": {"template": {"metadata": {"annotations": {ANNOTATION_RESTART: None}}}}},
+            field_manager="argocd-controller",
+        )
+
+    for _ in range(2):
+        await world.workloads.restart(cell, deployment_ref("web"), "run-2.restart")
+        await revert()
+    with pytest.raises(Reverted, match="argocd-controller"):
+        await world.workloads.restart(cell, deployment_ref("web"), "run-2.restart")
+    await world.workloads.restart(cell, deployment_ref("web"), "run-3.restart")
+
+
+async def test_a_restart_among_others_changes_is_repeated(world: World) -> None:
+    await world.deployment("web")
+    cell = await world.cell("web", ("Deployment", "web"))
+    world.proxy.fail("deployments/web", 409, method="PATCH", times=3, reason="Conflict")
+    await world.workloads.restart(cell, deployment_ref("web"), "run-4.restart")
+    deployment = await world.direct.get(DEPLOYMENTS.path(world.namespace, "web"))
+    assert deployment["spec"]["template"]["metadata"]["annotations"][ANNOTATION_RESTART] == "run-4.restart"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "told"),
+    [
+        ({"type": "OnDelete"}, "spec.updateStrategy.type is OnDelete"),
+        ({"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}, "rollingUpdate.partition is 1"),
+    ],
+    ids=["on-delete", "partition"],
+)
+async def test_a_strategy_that_replaces_no_pods_is_refused(world: World, strategy: Object, told: str) -> None:
+    await world.stateful_set("db", strategy)
+    cell = await world.cell("db", ("StatefulSet", "db"))
+    await world.workloads.ensure_labels(cell)
+    await world.reaches(cell, WorkloadPhase.CURRENT)
+    with pytest.raises(BadInput, match=told):
+        await world.workloads.restart(cell, cell.spec.workloads[0], "run-5.restart")
+
+
+async def test_a_stateful_set_rolls(world: World) -> None:
+    await world.stateful_set("db", {"type": "RollingUpdate"})
+    cell = await world.cell("db", ("StatefulSet", "db"))
+    await world.workloads.ensure_labels(cell)
+    await world.reaches(cell, WorkloadPhase.CURRENT)
+    await world.workloads.restart(cell, cell.spec.workloads[0], "run-6.restart")
+    assert not world.state(cell).updated
+    await world.reaches(cell, WorkloadPhase.CURRENT)
+    assert world.state(cell).updated
+
+
+async def test_services_that_cannot_work_are_refused_by_field(world: World) -> None:
+    await world.service("headless", "web", clusterIP="None")
+    await world.service("external", type="ExternalName", externalName="example.org")
+    await world.service(
+        "other-port", "web", ports=[{"port": 8080, "name": "web"}, {"port": 53, "protocol": "UDP", "name": "dns"}]
+    )
+    for name, told in (
+        ("headless", "is headless"),
+        ("external", "ExternalName"),
+        ("other-port", "has no TCP port 80; its ports: 8080, 53"),
+    ):
+        cell = await world.cell(f"c-{name}", service=name)
+        await world.workloads.ensure_labels(cell)
+        with pytest.raises(BadInput, match=told):
+            world.workloads.address_of(cell)
+    endpoints = world.workloads.endpoints(cell)
+    assert endpoints is not None
+    assert (endpoints.service_found, endpoints.port_found) == (True, False)
+
+
+async def test_endpoints_follow_the_pods(world: World) -> None:
+    await world.deployment("web", replicas=2)
+    await world.service("web", "web")
+    cell = await world.cell("web", ("Deployment", "web"))
+    await world.workloads.ensure_labels(cell)
+
+    def ready() -> int:
+        found = world.workloads.endpoints(cell)
+        return found.ready if found else -1
+
+    await eventually(lambda: ready() == 2, "two endpoints", deadline=ROLLOUT)
+    await world.direct.merge_patch(DEPLOYMENTS.path(world.namespace, "web"), {"spec": {"replicas": 0}})
+    await eventually(lambda: ready() == 0, "none", deadline=ROLLOUT)
+    state = await world.reaches(cell, WorkloadPhase.CURRENT)
+    assert state.desired == 0
+
+
+async def test_slices_of_a_service_without_selector_are_found(world: World) -> None:
+    await world.service("outside")
+    await world.direct.create(
+        ENDPOINT_SLICES.collection(world.namespace),
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": "outside-1", "labels": {"kubernetes.io/service-name": "outside"}},
+            "addressType": "IPv4",
+            "ports": [{"port": 8080}],
+            "endpoints": [{"addresses": ["192.0.2.7"]}, {"addresses": ["192.0.2.8"], "conditions": {"ready": False}}],
+        },
+    )
+    cell = await world.cell("outside")
+    await world.workloads.ensure_labels(cell)
+    await world.workloads.ensure_labels(cell)
+    found = await eventually(lambda: world.workloads.endpoints(cell), "the slice is known")
+    assert (found.ready, found.total) == (1, 2)
+
+
+async def test_a_workload_belongs_to_the_older_cell_alone(world: World) -> None:
+    await world.deployment("web")
+    older = await world.cell("a-older", ("Deployment", "web"))
+    await asyncio.sleep(1.1)  # creation times are whole seconds
+    younger = await world.cell("a-younger", ("Deployment", "web"))
+    await world.workloads.ensure_labels(older)
+    with pytest.raises(BadInput, match=r"spec\.workloads: Deployment .*/web belongs to the older Cell .*/a-older"):
+        await world.workloads.ensure_labels(younger)
+    deployment = await world.direct.get(DEPLOYMENTS.path(world.namespace, "web"))
+    assert deployment["metadata"]["labels"][LABEL_CELL] == "a-older"
+
+
+async def test_another_namespace_has_to_consent(
+    world: World, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "LOOK_AGAIN", 0.2)
+    other = f"{world.namespace}-apps"
+    await world.direct.create(
+        NAMESPACES.collection(), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}}
+    )
+    api = await Api.connect(str(kubeconfig))
+    everywhere = KubeWorkloads(api, SystemClock(), world.store, on_change=world.changed.append)
+    try:
+        outside = await world.cell("far", ("Deployment", "web"), namespace=other)
+        with pytest.raises(BadInput, match="does not watch namespace"):
+            await world.workloads.ensure_labels(outside)
+        everywhere.start()
+        await asyncio.wait_for(everywhere.wait_synced(), 30)
+        with pytest.raises(Forbidden, match=f"kubectl label namespace {other} {LABEL_FLEET}={world.namespace}"):
+            await everywhere.ensure_labels(outside)
+        with pytest.raises(Forbidden):
+            await everywhere.restart(outside, deployment_ref("web"), "run-7.restart")
+        assert everywhere.states(outside)[0].phase == WorkloadPhase.UNKNOWN
+        await world.direct.merge_patch(
+            NAMESPACES.path("", other), {"metadata": {"labels": {LABEL_FLEET: world.namespace}}}
+        )
+        await asyncio.sleep(0.3)
+        await everywhere.ensure_labels(outside)
+        assert everywhere.states(outside)[0].phase == WorkloadPhase.NOT_FOUND
+    finally:
+        await everywhere.stop()
+        await api.close()
+        await world.direct.delete(NAMESPACES.path("", other))
