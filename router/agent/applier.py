@@ -237,7 +237,7 @@ class Applier:
         return [number for number, has in running.items() if number not in used and has.check != "maint"]
 
     async def _read_back(self, wanted: Identity) -> None:
-        answers = [await self._socket.map_value(self._settings.map, key) for key in ("uid", "epoch", "generation")]
+        answers = await self._socket.map_values(self._settings.map, "uid", "epoch", "generation")
         if answers != [wanted.uid, str(wanted.version.epoch), str(wanted.version.generation)]:
             raise SocketError(f"after the commit the map holds {answers} instead of {wanted}")
 

@@ -75,10 +75,12 @@ class RuntimeSocket:
         answer = await self.ask(f"show map {path}")
         return "".join(line.split(" ", 1)[1] + "\n" for line in answer.splitlines() if line.startswith("0x"))
 
-    async def map_value(self, path: Path, key: str) -> str | None:
-        answer = await self.ask(f"get map {path} {key}")
-        match = re.search(r'found=yes.*, value="([^"]*)"', answer)
-        return match.group(1) if match else None
+    async def map_values(self, path: Path, *keys: str) -> list[str | None]:
+        """What the map in force has under these keys. Raises SocketError."""
+        answer = await self.ask(*(f"get map {path} {key}" for key in keys))
+        lines = [line for line in answer.splitlines() if line.startswith("type=")]
+        found = [re.search(r'found=yes.*, value="([^"]*)"', line) for line in lines]
+        return [match.group(1) if match else None for match in found]
 
     async def process(self) -> tuple[int, int]:
         """The process's number and when it started (seconds since 1970). Raises SocketError."""
