@@ -163,7 +163,7 @@ def _automatic(fleet: Fleet, cell: Cell, policy: RecoveryPolicy) -> Obstacle | N
         return Obstacle(reason=said.reason, message=said.message)
     if policy.spec.mode is not Mode.AUTOMATIC:
         return Obstacle(
-            reason=f"{policy.spec.mode}Mode",
+            reason=policy.spec.mode,
             message=f"policy {policy.metadata.name or 'built in'} is in mode {policy.spec.mode}: a person starts runs",
         )
     return None

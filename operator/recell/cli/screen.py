@@ -6,6 +6,7 @@ go to standard error, so that standard output stays what a script expects.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import IO, Any
@@ -37,7 +38,7 @@ class Screen:
 
     @classmethod
     def standard(cls) -> "Screen":
-        return cls(sys.stdout, sys.stderr, os.environ, ask=sys.stdin.readline if sys.stdin.isatty() else None)
+        return cls(sys.stdout, sys.stderr, os.environ, ask=_answer if sys.stdin.isatty() else None)
 
     @property
     def plain(self) -> bool:
@@ -77,3 +78,12 @@ class Screen:
         self._err.flush()
         if self._ask().strip().lower() not in ("y", "yes"):
             raise CommandError("nothing was changed", Exit.NEGATIVE)
+
+
+def _answer() -> str:
+    """A line from the keyboard. Ctrl-C ends it at once: the event loop's own handler would wait for the line first."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return sys.stdin.readline()
+    finally:
+        signal.signal(signal.SIGINT, before)
