@@ -152,17 +152,14 @@ class Stage:
 
     def fault(self, cell: str, **fault: Any) -> None:
         """Order a fault of the cell (examples/shop/README.md)."""
-        code = (
-            "import sys,urllib.request as u;"
-            "u.urlopen(u.Request(sys.argv[1],sys.argv[2].encode(),method='POST'),timeout=10).read()"
-        )
-        url = f"http://{cell}-admin:8081/chaos"
-        self.kubectl("-n", SHOP, "exec", "deployment/load", "--", "python3", "-c", code, url, json.dumps(fault))
+        self._in_load_pod(_CHAOS, f"http://{cell}-admin:8081/chaos", "POST", json.dumps(fault))
 
     def heal(self, cell: str) -> None:
-        code = "import sys,urllib.request as u;u.urlopen(u.Request(sys.argv[1],method='DELETE'),timeout=10).read()"
-        url = f"http://{cell}-admin:8081/chaos"
-        self.kubectl("-n", SHOP, "exec", "deployment/load", "--", "python3", "-c", code, url)
+        """Take every fault of the cell back."""
+        self._in_load_pod(_CHAOS, f"http://{cell}-admin:8081/chaos", "DELETE", "")
+
+    def _in_load_pod(self, program: str, *arguments: str) -> None:
+        self.kubectl("-n", SHOP, "exec", "deployment/load", "--", "python3", "-c", program, *arguments)
 
     def leader(self) -> str:
         """Name of the operator's pod that leads; empty while none does."""
@@ -186,11 +183,7 @@ class Stage:
         try:
             yield load
         finally:
-            stop = "import os,signal,pathlib\n" + _STOP_LOAD
-            subprocess.run(
-                ["kubectl", "--kubeconfig", self.kubeconfig, "-n", SHOP, "exec", "deployment/load", "--", "python3", "-c", stop],
-                capture_output=True, timeout=60, check=False,
-            )  # fmt: skip
+            self._in_load_pod(_STOP_LOAD)
             load.finish()
 
 
@@ -210,7 +203,13 @@ for process in pathlib.Path('/proc').iterdir():
         hit += 1
 sys.exit(0 if hit else f'no process of pod {pod}')
 """
+_CHAOS = """
+import sys, urllib.request
+url, method, body = sys.argv[1:]
+urllib.request.urlopen(urllib.request.Request(url, body.encode() or None, method=method), timeout=10).read()
+"""
 _STOP_LOAD = """
+import os, pathlib, signal
 for p in pathlib.Path('/proc').iterdir():
     try:
         words = (p / 'cmdline').read_bytes().split(b'\\0')

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+
 from recell.api import Cell, Placement, Resource
 from recell.engine.errors import Fenced, NotFound, RecellError
 from recell.engine.ports import Key
@@ -62,9 +63,7 @@ class Beat:
             try:
                 await api.merge_patch(CONFIG_MAPS.path(self._namespace, "beat"), {"data": data})
             except NotFound:
-                await api.create(
-                    CONFIG_MAPS.collection(self._namespace), config_map(self._namespace, "beat", **data)
-                )
+                await api.create(CONFIG_MAPS.collection(self._namespace), config_map(self._namespace, "beat", **data))
             except Fenced:
                 return
             except RecellError:

@@ -79,7 +79,7 @@ class Operators:
             f"--lease-namespace={self._namespace}",
             f"--lease-name={lease}",
             *("--host=127.0.0.1", "--port=0", "--log-format=text"),
-            *(TERMS if not flags else flags),
+            *(flags if flags else TERMS),
         ]
         process = await asyncio.create_subprocess_exec(
             *command, stderr=asyncio.subprocess.PIPE, cwd=ROOT, env={"PYTHONPATH": f"{ROOT}/operator:{ROOT}"}

@@ -2,9 +2,11 @@
 
 Every wire from a change to a reconcile stands here:
     Cell, Router, RecoveryRun, RecoveryPolicy   their own controllers (by the runtime)
-    Cell -> its Router, its runs                Router -> its cells        Placement -> its Router, cells, runs
-    RecoveryRun -> its cell, its parent, runs that wait                    RecoveryFreeze, RecoveryPolicy -> all of the namespace
-    workloads, Services, probes -> the cell (by the providers)             router pods -> the Router and its runs
+    Cell                                        its Router, its runs
+    Router, Placement, router pods              the Router, its cells, their runs
+    RecoveryRun                                 its cell, its parent, and when it ends the runs that wait
+    RecoveryFreeze, RecoveryPolicy              every cell and run of the namespace
+    workloads, Services, probes                 the cell (by the providers)
 """
 
 from collections.abc import Callable, Mapping

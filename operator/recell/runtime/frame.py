@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -75,7 +75,7 @@ class Frame:
         await kopf.operator(
             registry=self._registry(home),
             standalone=True,
-            identity="recell",  # else it asks who the user is, whom a container's image need not know
+            identity=cast(Any, "recell"),  # else it asks for the user's name, which an image need not know
             clusterwide=everywhere,
             namespaces=() if everywhere else [*self._namespaces],
             stop_flag=self._stop,
