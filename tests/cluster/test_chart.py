@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "recell"
 RELEASE = "recell-chart-test"
 IMAGE_VALUES = {"repository": "recell/operator", "tag": "dev", "pullPolicy": "Never"}
+
+HACK_CLUSTER = ROOT / "hack" / "cluster"
+BUILD_SECONDS = 1200
+EVENTUALLY = 60.0
 
 Object = dict[str, Any]
 
@@ -70,6 +75,9 @@ class Cluster:
         stdin = json.dumps(values) if values is not None else None
         flags = ["--values", "-"] if values is not None else []
         return self._run([self._helm, *arguments, *flags], stdin, 300)
+
+    def recell(self, *arguments: str) -> str:
+        return self._run([str(Path(sys.executable).parent / "recell"), *arguments], None, 90)
 
     def can(self, account: str, verb: str, resource: str, namespace: str) -> bool:
         """As `kubectl auth can-i` asks; `resource` is written plural[/subresource][.group]."""
@@ -129,6 +137,29 @@ def release(cluster: Cluster, namespaces: Namespaces, values: Object) -> Iterato
     cluster.helm("install", RELEASE, str(CHART), *where, "--take-ownership", "--force-conflicts", values=values)
     yield RELEASE
     cluster.helm("uninstall", RELEASE, *where, "--ignore-not-found", "--no-hooks", "--wait")
+    # nobody is left to drop the finalizers of what a failed test left behind
+    cluster.recell("uninstall-check", "--force", "--yes", "-n", namespaces.fleet)
+
+
+@pytest.fixture(scope="module")
+def running(cluster: Cluster, kubeconfig: Path, release: str, namespaces: Namespaces) -> str:
+    """The release, with pods made from this tree."""
+    name = kubeconfig.parent.name
+    told = subprocess.run(
+        [HACK_CLUSTER, "kubeconfig", "--name", name], capture_output=True, text=True, timeout=60, check=False
+    )
+    if Path(told.stdout.strip()) != kubeconfig:
+        pytest.skip(f"{kubeconfig} is no cluster of hack/cluster: there is no way to bring an image into it")
+    tag = f"{IMAGE_VALUES['repository']}:{IMAGE_VALUES['tag']}"
+    subprocess.run(
+        [HACK_CLUSTER, "build-image", "--name", name, "--tag", tag, "--context", ROOT],
+        check=True,
+        timeout=BUILD_SECONDS,
+    )
+    # pods that found no image wait ever longer before they look again
+    cluster.kubectl("-n", namespaces.system, "delete", "pods", "--all", "--wait=false")
+    cluster.kubectl("-n", namespaces.system, "rollout", "status", f"deployment/{release}", "--timeout=80s")
+    return release
 
 
 @pytest.fixture(scope="module")
@@ -423,3 +454,148 @@ def test_uninstalling_leaves_the_crds_and_what_they_hold(
             assert cluster.kubectl("-n", namespace, "get", *gone, "-o", "name") == ""
     finally:
         cluster.helm("install", release, str(CHART), *where, "--take-ownership", "--force-conflicts", values=values)
+
+
+# With the operator itself
+
+
+def eventually(what: str, look: Callable[[], Any], within: float = EVENTUALLY) -> Any:
+    """The first true answer. Fails with what it waited for."""
+    deadline = time.monotonic() + within
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {within:.0f} s: {what}")
+        time.sleep(0.5)
+
+
+def leader(cluster: Cluster, release: str, namespaces: Namespaces) -> str:
+    """Name of the pod that leads; empty while none does."""
+    lease = json.loads(cluster.kubectl("-n", namespaces.system, "get", "lease", "-o", "json"))["items"]
+    holders = [each["spec"].get("holderIdentity", "") for each in lease if each["metadata"]["name"] == release]
+    return "".join(holders).rpartition("_")[0]
+
+
+def metrics(cluster: Cluster, pod: str, namespaces: Namespaces) -> str:
+    return cluster.kubectl("get", "--raw", f"/api/v1/namespaces/{namespaces.system}/pods/{pod}:8080/proxy/metrics")
+
+
+def test_two_replicas_are_ready_and_one_leads(cluster: Cluster, running: str, namespaces: Namespaces) -> None:
+    selector = ("-l", "app.kubernetes.io/component=operator", "-o", "json")
+
+    def pods() -> set[str]:
+        items = json.loads(cluster.kubectl("-n", namespaces.system, "get", "pods", *selector))["items"]
+        return {each["metadata"]["name"] for each in items if "deletionTimestamp" not in each["metadata"]}
+
+    assert len(pods()) == 2
+    led_by = eventually("somebody leads", lambda: leader(cluster, running, namespaces) in pods() and pods())
+    leading = [pod for pod in led_by if "\nrecell_leader 1.0\n" in metrics(cluster, pod, namespaces)]
+    assert leading == [leader(cluster, running, namespaces)]
+
+
+def test_the_operator_has_every_right_that_it_uses(cluster: Cluster, running: str, namespaces: Namespaces) -> None:
+    """It runs a Router, watches a Cell and its workloads, and is refused nothing."""
+    pod = {
+        "metadata": {"labels": {"app": "cell-a"}},
+        "spec": {
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "web",
+                    "image": f"{IMAGE_VALUES['repository']}:{IMAGE_VALUES['tag']}",
+                    "imagePullPolicy": "Never",
+                    "command": ["python3", "-m", "http.server", "8080", "--directory", "/tmp"],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                }
+            ],
+        },
+    }
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "cell-a"},
+        "spec": {"selector": {"matchLabels": {"app": "cell-a"}}, "template": pod},
+    }
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "cell-a"},
+        "spec": {"selector": {"app": "cell-a"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    }
+    router = {
+        "apiVersion": "recell.dev/v1alpha1",
+        "kind": "Router",
+        "metadata": {"name": "shop"},
+        "spec": {
+            "type": "HAProxy",
+            "customerData": "Shared",
+            "haproxy": {"customerKey": {"type": "Host"}, "initialCells": ["cell-a"]},
+        },
+    }
+    cell = {
+        "apiVersion": "recell.dev/v1alpha1",
+        "kind": "Cell",
+        "metadata": {"name": "cell-a"},
+        "spec": {
+            "routerRef": {"name": "shop"},
+            "backend": {"type": "Service", "service": {"name": "cell-a", "port": 80}},
+            "workloads": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "cell-a"}],
+            "health": {"probe": {"path": "/"}},
+        },
+    }
+    where = ("-n", namespaces.fleet)
+    items = {"apiVersion": "v1", "kind": "List", "items": [deployment, service, router, cell]}
+    cluster.kubectl(*where, "create", "-f", "-", stdin=items)
+
+    def got(kind: str, name: str) -> Object:
+        found = json.loads(cluster.kubectl(*where, "get", kind, "-o", "json"))["items"]
+        named: list[Object] = [each for each in found if each["metadata"]["name"] == name]
+        return named[0] if named else {}
+
+    for kind in ("deployment", "role", "rolebinding", "serviceaccount", "networkpolicy", "poddisruptionbudget"):
+        eventually(f"the router's {kind}", lambda kind=kind: got(kind, "shop-router"))
+    eventually("the router's Placement", lambda: got("placement", "shop"))
+    for kind in ("deployment", "service"):
+        eventually(
+            f"the label on the {kind}",
+            lambda kind=kind: got(kind, "cell-a")["metadata"].get("labels", {}).get("recell.dev/cell") == "cell-a",
+        )
+    eventually("the Cell's status", lambda: got("cell", "cell-a").get("status", {}).get("phase"))
+    eventually(
+        "an Event about one of Recell's objects",
+        lambda: "recell.dev/v1alpha1" in cluster.kubectl(*where, "get", "events", "-o", "yaml"),
+    )
+    refused = [
+        line
+        for line in metrics(cluster, leader(cluster, running, namespaces), namespaces).splitlines()
+        if line.startswith("recell_api_requests_total") and 'code="403"' in line
+    ]
+    assert refused == []
+
+
+def test_uninstalling_waits_for_runs(cluster: Cluster, running: str, namespaces: Namespaces) -> None:
+    """It names the run, keeps everything, and can be taken back."""
+    where = ("-n", namespaces.fleet)
+    freeze = {
+        "apiVersion": "recell.dev/v1alpha1",
+        "kind": "RecoveryFreeze",
+        "metadata": {"name": "wait", "namespace": namespaces.fleet},
+        "spec": {"reason": "the run has to stay in flight"},
+    }
+    cluster.kubectl("create", "-f", "-", stdin=freeze)
+    cluster.kubectl("create", "-f", "-", stdin=run(namespaces.fleet, "in-flight"))
+    release = ("--namespace", namespaces.system)
+    with pytest.raises(Refused, match="in-flight"):
+        cluster.helm("uninstall", running, *release)
+    assert f"deployment.apps/{running}" in cluster.kubectl("-n", namespaces.system, "get", "deployment", "-o", "name")
+    revision = json.loads(cluster.helm("status", running, *release, "-o", "json"))["version"]
+    cluster.helm("rollback", running, str(revision), *release, "--force-conflicts")
+    assert "deployed" in cluster.helm("status", running, *release)
+    cluster.kubectl(*where, "delete", "recoveryfreeze", "wait")
+    cluster.kubectl(*where, "delete", "recoveryrun", "in-flight", "--timeout=60s")
