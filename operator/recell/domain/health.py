@@ -428,7 +428,7 @@ def _level(
         return Level.FAILED
     if lasted(state.blind_since, failed_after):
         return Level.UNKNOWN
-    if state.known == Level.FAILED and asked != Level.UNKNOWN and flapping(state, policy, now):
+    if state.known == Level.FAILED and flapping(state, policy, now):
         return Level.FAILED
     if lasted(state.passing_since, healthy_after):
         return Level.HEALTHY
