@@ -327,6 +327,24 @@ def test_an_approval_of_somebody_else_is_no_obstacle(
     cluster.kubectl(*patch, account=people["edit"])
 
 
+def test_a_run_without_a_name_can_be_approved_from_the_start(
+    cluster: Cluster, people: dict[str, str], namespaces: Namespaces
+) -> None:
+    unnamed = run(namespaces.fleet, **APPROVALS)
+    unnamed["metadata"] = {"generateName": "run-", "namespace": namespaces.fleet}
+    cluster.apply_dry(unnamed, account=people["oncall"])
+    with pytest.raises(Refused, match="may not open gate start"):
+        cluster.apply_dry(unnamed, account=people["edit"])
+
+
+def test_emptying_a_namespace_takes_its_placements(cluster: Cluster, release: str, namespaces: Namespaces) -> None:
+    """As the controller of namespaces does it: one request for all of them."""
+    cluster.kubectl("create", "-f", "-", stdin=placement(namespaces.fleet))
+    path = f"/apis/recell.dev/v1alpha1/namespaces/{namespaces.fleet}/placements"
+    cluster.kubectl("delete", "--raw", path)
+    assert cluster.kubectl("-n", namespaces.fleet, "get", "placements", "-o", "name") == ""
+
+
 def test_only_who_may_switch_traffic_writes_a_placement(
     cluster: Cluster, operator: str, people: dict[str, str], namespaces: Namespaces
 ) -> None:
