@@ -5,8 +5,6 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from recell.api.placement import READ_ONLY
 from tests.router.rig import Cells, Load, PlacementApi, RouterPod, ask, eventually, placement, spread
 
@@ -53,44 +51,45 @@ async def test_a_deleted_placement_changes_nothing_but_is_told() -> None:
         assert await served_by(pod) == "a"
 
 
-@pytest.mark.parametrize(
-    ("break_it", "reason"),
-    [
-        (lambda spec: spec.update(serving="not base64!"), "spec.serving: not base64"),
-        (lambda spec: spec.update(serving=spec["serving"][:-4]), "spec.serving: 2046 bytes"),
-        (lambda spec: spec.update(slots=1000), "spec.slots: 1000"),
-        (lambda spec: spec["cells"].pop(), "spec.serving: slot 1: index 1 is no cell"),
-        (lambda spec: spec["cells"][0].update(address="cell-a.example"), "spec.cells[0].address"),
-        (lambda spec: spec["cells"][1].update(index=0), "spec.cells[1].index: 0 is given twice"),
-        (lambda spec: spec.update(cells=spec["cells"] * 410), "820 cells, at most 819"),
-        (
-            lambda spec: spec.update(pins=[{"customer": "a b", "home": 0, "serving": 0}]),
-            "spec.pins[0].customer: 'a b'",
-        ),
-        (
-            lambda spec: spec.update(pins=[{"customer": "x", "home": 0, "serving": READ_ONLY | 9}]),
-            "spec.pins[0].serving: index 9",
-        ),
-        (lambda spec: spec.pop("epoch"), "spec.epoch: missing"),
-    ],
-)
-async def test_a_placement_that_cannot_be_served_is_refused_whole(
-    break_it: Callable[[dict[str, Any]], object], reason: str
-) -> None:
+BROKEN: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda spec: spec.update(serving="not base64!"), "spec.serving: not base64"),
+    (lambda spec: spec.update(serving=spec["serving"][:-4]), "spec.serving: 2046 bytes"),
+    (lambda spec: spec.update(slots=1000), "spec.slots: 1000"),
+    (lambda spec: spec["cells"].pop(), "spec.serving: slot 1: index 1 is no cell"),
+    (lambda spec: spec["cells"][0].update(address="cell-a.example"), "spec.cells[0].address"),
+    (lambda spec: spec["cells"][1].update(index=0), "spec.cells[1].index: 0 is given twice"),
+    (lambda spec: spec.update(cells=spec["cells"] * 410), "820 cells, at most 819"),
+    (
+        lambda spec: spec.update(pins=[{"customer": "a b", "home": 0, "serving": 0}]),
+        "spec.pins[0].customer: 'a b'",
+    ),
+    (
+        lambda spec: spec.update(pins=[{"customer": "x", "home": 0, "serving": READ_ONLY | 9}]),
+        "spec.pins[0].serving: index 9",
+    ),
+    (lambda spec: spec.pop("epoch"), "spec.epoch: missing"),
+]
+
+
+async def test_a_placement_that_cannot_be_served_is_refused_whole() -> None:
     async with Cells("a", "b") as cells, PlacementApi() as api, RouterPod(api) as pod:
         both = cells.placed(a=0, b=1)
-        api.put(placement(both, spread(1024, 0), generation=1))
-        await pod.applied(1)
-        broken = placement(both, spread(1024, 0, 1), generation=2)
-        break_it(broken["spec"])
-        api.put(broken)
-        await eventually(lambda: pod.last["refused"] and reason in pod.last["refused"]["reason"], what=reason)
-        assert await served_by(pod) == "a"
-        assert pod.last["placement"]["generation"] == 1
-        api.put(placement(both, spread(1024, 1), generation=3))
-        await pod.applied(3)
-        assert pod.last["refused"] is None
-        assert await served_by(pod) == "b"
+        generation = 1
+        api.put(placement(both, spread(1024, 0), generation=generation))
+        await pod.applied(generation)
+        for break_it, reason in BROKEN:
+            broken = placement(both, spread(1024, 0, 1), generation=generation + 1)
+            break_it(broken["spec"])
+            api.put(broken)
+            await eventually(
+                lambda reason=reason: pod.last["refused"] and reason in pod.last["refused"]["reason"], what=reason
+            )  # type: ignore[misc]
+            assert await served_by(pod) == "a"
+            assert pod.last["placement"]["generation"] == generation
+            generation += 2
+            api.put(placement(both, spread(1024, 0), generation=generation))
+            await pod.applied(generation)
+            assert pod.last["refused"] is None
 
 
 async def test_a_pod_without_a_placement_is_not_ready_and_says_so() -> None:

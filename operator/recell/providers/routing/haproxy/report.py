@@ -62,12 +62,12 @@ def parse(line: bytes) -> Report:
         told = orjson.loads(line)
         process, placement, refused, source = told["haproxy"], told["placement"], told["refused"], told["source"]
         return Report(
-            instance=str(process["instance"]) if process else "",
-            age=max(0.0, float(told["at"]) - float(process["startedAt"])) if process else 0.0,
+            instance=str(process["instance"]) if process is not None else "",
+            age=max(0.0, float(told["at"]) - float(process["startedAt"])) if process is not None else 0.0,
             applied=Version(str(placement["uid"]), int(placement["epoch"]), int(placement["generation"]))
-            if placement
+            if placement is not None
             else None,
-            refused=str(refused["reason"]) if refused else "",
+            refused=str(refused["reason"]) if refused is not None else "",
             source=str(source["state"]),
             source_message=str(source["message"]),
             error=str(told["error"]),
