@@ -1,0 +1,252 @@
+"""What becomes of a run that has not started: each answer with the reason that a person reads."""
+
+import itertools
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from recell.api import RecoveryFreeze, RecoveryRun
+from recell.api.meta import ANNOTATION_STARTED_UID, Condition
+from recell.api.recovery_run import RunPhase
+from recell.engine.engine import Engine
+from recell.engine.ports import Key
+from recell.procedures import PROCEDURES
+from tests.fakes.world import NAMESPACE, START, World
+from tests.unit.procedures.play import play
+
+
+def failing_fleet(error_rate: float = 0.1, mode: str = "Automatic", **limits: Any) -> World:
+    world = World()
+    world.fleet("a", "b", "c", policy={"mode": mode, "limits": limits})
+    world.traffic.rps = 300
+    world.tick(60)
+    world.traffic.cells["b"].error_rate = error_rate
+    world.tick(30)
+    return world
+
+
+async def look(world: World, key: Key) -> RecoveryRun:
+    await Engine(world.ports(), PROCEDURES).advance(key)
+    return world.runs[key]
+
+
+def condition(run: RecoveryRun, type: str) -> Condition:
+    return next(c for c in run.status.conditions if c.type == type)
+
+
+async def test_without_a_strategy_the_matrix_decides_and_says_by_which_row() -> None:
+    world = failing_fleet()
+    run = await look(world, world.run("r", "b"))
+    assert run.status.decision is not None
+    assert (run.status.decision.strategy, run.status.decision.row) == ("CellRestart", "single-cell-low-intact")
+    assert "single-cell-low-intact" in run.status.decision.message
+
+
+async def test_a_failure_without_a_procedure_ends_with_what_to_do_by_hand() -> None:
+    world = failing_fleet(error_rate=0.9)
+    run = await look(world, world.run("r", "b"))
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    assert "TrafficDrainAndReplace" in (run.status.summary or "")
+    assert condition(run, "Failed").status == "True"
+    assert world.effects() == []
+
+
+async def test_a_healthy_target_is_skipped() -> None:
+    world = failing_fleet()
+    run = await look(world, world.run("r", "a", strategy="CellRestart"))
+    assert run.phase is RunPhase.SKIPPED
+    assert "startWhen: Always" in (run.status.summary or "")
+
+
+async def test_a_healthy_target_is_restarted_if_the_run_says_so() -> None:
+    world = failing_fleet()
+    before = (START + timedelta(days=1)).isoformat()
+    key = world.run("r", "a", strategy="CellRestart", startWhen="Always", startBefore=before)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED
+    assert world.workloads["a"][0].restarts == 1
+
+
+async def test_a_run_that_is_too_late_is_skipped() -> None:
+    world = failing_fleet()
+    key = world.run("r", "b", strategy="CellRestart", startBefore=START.isoformat())
+    assert condition(await look(world, key), "Succeeded").reason == "TooLate"
+
+
+async def test_a_run_that_could_not_start_for_a_day_is_skipped() -> None:
+    world = failing_fleet()
+    key = world.run("r", "nowhere", strategy="CellRestart")
+    run = await look(world, key)
+    assert run.phase is RunPhase.PENDING
+    assert condition(run, "Stalled").reason == "TargetNotFound"
+    assert "nowhere" in condition(run, "Stalled").message
+    world.tick(1)
+    world.clock.advance(25 * 3600)
+    assert condition(await look(world, key), "Succeeded").reason == "Expired"
+
+
+async def test_a_copy_of_a_run_that_was_started_is_not_executed() -> None:
+    world = failing_fleet()
+    key = world.run("r", "b", strategy="CellRestart")
+    meta = world.runs[key].metadata.model_copy(update={"annotations": {ANNOTATION_STARTED_UID: "uid-of-another"}})
+    world.runs[key] = world.runs[key].model_copy(update={"metadata": meta})
+    assert condition(await look(world, key), "Succeeded").reason == "RecordLost"
+    assert world.effects() == []
+
+
+async def test_a_run_that_lost_its_record_is_not_executed_again() -> None:
+    world = failing_fleet()
+    key = world.run("r", "b", strategy="CellRestart")
+    await play(world, key, until="restart-workloads")
+    before = world.effects()
+    lost = world.runs[key].model_copy(update={"status": type(world.runs[key].status)()})
+    world.runs[key] = lost
+    run = await look(world, key)
+    assert run.phase is RunPhase.SKIPPED
+    assert world.effects() == before
+
+
+async def test_a_run_that_was_deleted_and_made_anew_is_not_executed_again() -> None:
+    world = failing_fleet()
+    key = world.run("r", "b", strategy="CellRestart")
+    await play(world, key)
+    restarts = world.workloads["b"][0].restarts
+    world.traffic.cells["b"].error_rate = 0.1
+    world.tick(60)
+    del world.runs[key]
+    world.run("r", "b", strategy="CellRestart")
+    again = world.runs[key].model_copy(
+        update={"metadata": world.runs[key].metadata.model_copy(update={"uid": "another-uid"})}
+    )
+    world.runs[key] = again
+    run = await look(world, key)
+    assert run.phase is RunPhase.SKIPPED
+    assert world.workloads["b"][0].restarts == restarts
+
+
+async def test_a_second_run_for_the_cell_waits_and_names_the_first() -> None:
+    world = failing_fleet()
+    first = world.run("first", "b", strategy="CellRestart")
+    await play(world, first, until="drain-traffic")
+    second = world.run("second", "b", strategy="CellRestart")
+    run = await look(world, second)
+    assert run.phase is RunPhase.PENDING
+    assert condition(run, "Reconciling").reason == "TargetBusy"
+    assert "first" in condition(run, "Reconciling").message
+
+
+async def test_concurrency_holds_back_automatic_runs_and_not_a_persons() -> None:
+    world = failing_fleet()
+    world.traffic.cells["c"].error_rate = 0.1
+    world.tick(30)
+    await play(world, world.run("first", "b", strategy="CellRestart"), until="drain-traffic")
+    automatic = await look(world, world.run("second", "c", strategy="CellRestart", trigger="Automatic"))
+    assert condition(automatic, "Reconciling").reason == "ConcurrencyLimit"
+    manual = await look(world, world.run("third", "c", strategy="CellRestart"))
+    assert manual.status.started_at is not None
+
+
+@pytest.mark.parametrize("scope", ["NewRuns", "AllRuns"])
+async def test_a_freeze_keeps_a_run_from_starting(scope: str) -> None:
+    world = failing_fleet()
+    world.freezes.append(
+        RecoveryFreeze.model_validate({"metadata": {"name": "sale"}, "spec": {"reason": "sale", "scope": scope}})
+    )
+    key = world.run("r", "b", strategy="CellRestart")
+    run = await look(world, key)
+    assert run.phase is RunPhase.PENDING
+    assert condition(run, "Paused").reason == "Frozen"
+    world.freezes.clear()
+    assert (await look(world, key)).status.started_at is not None
+
+
+async def test_paused_and_aborted_before_the_start() -> None:
+    world = failing_fleet()
+    key = world.run("r", "b", strategy="CellRestart", control={"paused": True})
+    assert condition(await look(world, key), "Paused").status == "True"
+    world.control(key, abort=True)
+    assert (await look(world, key)).phase is RunPhase.ABORTED
+    assert world.effects() == []
+
+
+async def test_in_mode_approve_an_automatic_run_waits_for_a_person() -> None:
+    world = failing_fleet(mode="Approve")
+    key = world.run("r", "b", trigger="Automatic")
+    run = await look(world, key)
+    assert run.phase is RunPhase.AWAITING_APPROVAL
+    awaiting = run.status.awaiting
+    assert awaiting is not None
+    assert awaiting.gate == "start"
+    world.tick(30)
+    assert (await look(world, key)).status.started_at is None
+    world.control(key, approvals=[{"gate": "start", "decisionID": awaiting.decision_id}])
+    assert (await look(world, key)).status.started_at is not None
+
+
+async def test_an_approval_is_for_the_decision_that_was_shown() -> None:
+    world = failing_fleet(mode="Approve")
+    key = world.run("r", "b", trigger="Automatic")
+    awaiting = (await look(world, key)).status.awaiting
+    assert awaiting is not None
+    world.traffic.cells["b"].error_rate = 0.9
+    world.tick(30)
+    world.control(key, approvals=[{"gate": "start", "decisionID": awaiting.decision_id}])
+    run = await look(world, key)
+    assert run.status.started_at is None
+    assert world.effects() == []
+
+
+async def test_a_person_may_start_a_run_in_mode_observe() -> None:
+    world = failing_fleet(mode="Observe")
+    assert (await look(world, world.run("r", "b", strategy="CellRestart"))).status.started_at is not None
+
+
+async def test_waiting_writes_once() -> None:
+    world = failing_fleet()
+    key = world.run("r", "nowhere", strategy="CellRestart")
+    for _ in range(5):
+        await look(world, key)
+        world.tick(5)
+    assert len(world.writes) == 1
+
+
+async def test_a_plan_of_another_version_is_left_alone_and_said() -> None:
+    world = failing_fleet()
+    key = world.run("r", "b", strategy="CellRestart")
+    await play(world, key, until="drain-traffic")
+    before = world.effects()
+    run = world.runs[key]
+    assert run.status.plan is not None
+    plan = run.status.plan.model_copy(update={"version": 99})
+    world.runs[key] = run.model_copy(update={"status": run.status.model_copy(update={"plan": plan})})
+    for _ in range(5):
+        await look(world, key)
+        world.tick(10)
+    assert condition(world.runs[key], "Stalled").reason == "UnknownProcedure"
+    assert world.effects() == before
+
+
+async def test_numbers_of_the_policy_are_frozen_at_the_start() -> None:
+    world = failing_fleet()
+    key = world.run("r", "b", strategy="CellRestart")
+    await play(world, key, until="drain-traffic")
+    policy = world.policies[NAMESPACE, "default"]
+    steps = policy.spec.steps.model_copy(update={"stability_duration": "1s", "increment_interval": "1s"})
+    world.policies[NAMESPACE, "default"] = policy.model_copy(
+        update={"spec": policy.spec.model_copy(update={"steps": steps})}
+    )
+    began = world.clock.monotonic()
+    await play(world, key)
+    assert world.clock.monotonic() - began > 900 + 300
+
+
+async def test_a_third_escalation_is_a_persons() -> None:
+    world = failing_fleet()
+    names = ["r", "r-next", "r-next-next", "r-next-next-next"]
+    for parent, child in itertools.pairwise(names):
+        world.run(child, "b", strategy="CellRestart", trigger="Child", escalatedFrom=parent)
+    world.run("r", "b", strategy="CellRestart")
+    run = await look(world, (NAMESPACE, names[-1]))
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    assert condition(run, "Failed").reason == "EscalatedTooOften"
