@@ -15,10 +15,6 @@ No wildcards, no Secrets. Verbs are those that the code uses, no more.
 - apiGroups: [recell.dev]
   resources: [cells/status, routers/status, recoveryruns/status, recoverypolicies/status]
   verbs: [patch]
-# owner references of what the operator makes for a Cell, a Router or a run
-- apiGroups: [recell.dev]
-  resources: [cells/finalizers, routers/finalizers, recoveryruns/finalizers]
-  verbs: [update]
 # automatic runs, and the history limits of those
 - apiGroups: [recell.dev]
   resources: [recoveryruns]
@@ -26,7 +22,7 @@ No wildcards, no Secrets. Verbs are those that the code uses, no more.
 # never deleted: it is the record of who gets traffic
 - apiGroups: [recell.dev]
   resources: [placements]
-  verbs: [create, patch, update]
+  verbs: [create, update]
 {{ include "recell.rules.events" . }}
 {{- end }}
 
@@ -44,33 +40,37 @@ No wildcards, no Secrets. Verbs are those that the code uses, no more.
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch{{ if .Values.features.workloadRestart }}, patch{{ end }}]
+# slices have the labels of their Service; those that somebody wrote for a Service without selector are labelled
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch{{ if .Values.features.workloadRestart }}, patch{{ end }}]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
 {{- end }}
 
-{{- /* In a fleet namespace: the built-in router, which the operator runs. */}}
+{{- /*
+In a fleet namespace: the built-in router, which the operator runs. It applies these objects; the garbage collector
+takes them away with their Router.
+*/}}
 {{- define "recell.rules.router" -}}
 {{- if .Values.features.haproxyRouter -}}
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [create, patch, delete]
+  verbs: [create, patch]
 - apiGroups: [""]
   resources: [services, serviceaccounts]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [create, patch]
 # a router pod may read its own Placement and nothing else; the API server lets the operator
 # grant only what it holds itself
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [create, patch]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [create, patch]
 {{- end }}
 {{- end }}
