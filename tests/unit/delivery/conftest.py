@@ -34,6 +34,7 @@ VARIANTS: dict[str, Values] = {
         "networkPolicy": {"metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
         "metrics": {
             "serviceMonitor": {"enabled": True, "labels": {"release": "stack"}},
+            "podMonitor": {"enabled": True, "labels": {"release": "stack"}},
             "prometheusRule": {
                 "enabled": True,
                 "labels": {"release": "stack"},

@@ -11,6 +11,7 @@ import yaml
 
 from recell.runtime.metrics import Metrics
 from tests.unit.delivery.conftest import Render, named
+from tests.unit.delivery.programs import ROOT
 
 PROMTOOL = shutil.which("promtool")
 LEADER, STANDBY = (f'{{namespace="recell-system",service="recell-metrics",pod="{pod}"}}' for pod in ("a", "b"))
@@ -23,6 +24,12 @@ WELL = {
 
 def on_leader(metric: str, labels: str) -> str:
     return f"{metric}{LEADER[:-1]},{labels}}}"
+
+
+def on_router(figure: str, *pods: int) -> dict[str, str]:
+    name = f"recell_router_placement_{figure}"
+    labels = 'namespace="shop",recell_dev_router="shop"'
+    return {f'{name}{{{labels},pod="{pod}"}}': f"{value}x60" for pod, value in enumerate(pods)}
 
 
 CASES: dict[str, tuple[dict[str, str], set[str]]] = {
@@ -40,6 +47,13 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
         {on_leader("recell_watch_blind_seconds", 'resource="cells"'): "0+60x60"},
         {"RecellWatchDead"},
     ),
+    "a router's pods agree": (
+        on_router("generation", 7, 7) | on_router("refused", 0, 0) | on_router("synced", 1, 1),
+        set(),
+    ),
+    "a router's pods disagree": (on_router("generation", 7, 6), {"RecellPlacementStale"}),
+    "a router refuses its placement": (on_router("refused", 0, 1), {"RecellPlacementStale"}),
+    "a router cannot read its placement": (on_router("synced", 1, 0), {"RecellPlacementStale"}),
     "work piles up": ({on_leader("recell_queue_depth", 'controller="Cell"'): "90x60"}, {"RecellQueueStuck"}),
     "reconciles fail": (
         {on_leader("recell_reconcile_total", 'controller="Cell",result="error"'): "0+60x60"},
@@ -114,6 +128,8 @@ def test_every_metric_of_an_alert_exists(groups: dict[str, Any]) -> None:
         for family in made.registry.collect()
         for name in (family.name, f"{family.name}_total", f"{family.name}_seconds")
     }
+    agent = (ROOT / "router" / "agent" / "server.py").read_text()
+    known |= {f"recell_router_{name}" for name in re.findall(r'metric\(\s*"([a-z_]+)"', agent)}
     for rule in groups["groups"][0]["rules"]:
-        for metric in re.findall(r"recell_[a-z_]+", rule["expr"]):
+        for metric in re.findall(r"\b(recell_(?!dev_)[a-z_]+)", rule["expr"]):
             assert metric in known, f"{rule['alert']}: {metric}"

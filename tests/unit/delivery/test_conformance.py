@@ -10,7 +10,7 @@ import yaml
 from tests.unit.delivery import schemas
 from tests.unit.delivery.conftest import CHART, ROOT, Document, Values
 
-OTHERS = ("ServiceMonitor", "PrometheusRule")
+OTHERS = ("ServiceMonitor", "PodMonitor", "PrometheusRule")
 """Kinds of the Prometheus operator, which publishes no schema that could be had here."""
 
 
