@@ -76,6 +76,8 @@ class Leadership:
         self._lease: Object | None = None
         self._seen: tuple[str, float] | None = None
         """The Lease's newest version and when it was first seen, which is what its duration counts from."""
+        self._held_until = float("-inf")
+        """Until then somebody else may be writing, even if the Lease was deleted since."""
         self._deadline = float("-inf")
         self._epoch = 0
         self._poked = asyncio.Event()
@@ -164,16 +166,8 @@ class Leadership:
 
     def _until_next_try(self) -> float:
         wait = self._terms.retry_period * random.uniform(1, 1.2)  # noqa: S311 - jitter
-        if self._seen is not None:
-            wait = min(wait, max(0.05, self._expires_at() - self._clock.monotonic() + 0.01))
-        return wait
-
-    def _expires_at(self) -> float:
-        """When a Lease of somebody else may be taken."""
-        if self._lease is None or self._seen is None:
-            return float("-inf")
-        duration = float(self._lease["spec"].get("leaseDurationSeconds") or self._terms.lease_duration)
-        return self._seen[1] + duration
+        left = self._held_until - self._clock.monotonic() + 0.01
+        return min(wait, left) if left > 0 else wait
 
     def _changed(self, key: tuple[str, str], old: Object | None, new: Object | None) -> None:
         """From the watch: a standby goes by it, a leader trusts only its own renewals."""
@@ -181,7 +175,7 @@ class Leadership:
             return
         if new is not None:
             self._saw(new)
-        if new is None or not new["spec"].get("holderIdentity"):
+        if new is not None and not new["spec"].get("holderIdentity"):
             self._poked.set()
 
     def _saw(self, lease: Object) -> None:
@@ -190,7 +184,10 @@ class Leadership:
         self._lease = lease
         version = lease["metadata"]["resourceVersion"]
         if self._seen is None or self._seen[0] != version:
-            self._seen = (version, self._clock.monotonic())
+            now = self._clock.monotonic()
+            self._seen = (version, now)
+            duration = float(lease["spec"].get("leaseDurationSeconds") or self._terms.lease_duration)
+            self._held_until = float("-inf") if self.holder in ("", self.identity) else now + duration
 
     async def _attempt(self, budget: float) -> bool:
         """One try to take or renew; True when the Lease is ours from now on."""
@@ -211,7 +208,7 @@ class Leadership:
             self._lease = None  # deleted: the next try makes it anew
             return False
         except (RecellError, TimeoutError) as error:
-            logger.warning("leader election: %s", error or f"no answer within {budget:.1f} s")
+            logger.warning("leader election: %s", str(error) or f"no answer within {budget:.1f} s")
             return False
         self._deadline = began + self._terms.renew_deadline
         self._guard(max(0.001, self._deadline - self._clock.monotonic()))
@@ -224,8 +221,7 @@ class Leadership:
             self._saw(await self._api.get(self._path))
         except NotFound:
             self._lease = None
-            return True
-        return self.holder in ("", self.identity) or self._clock.monotonic() >= self._expires_at()
+        return self._clock.monotonic() >= self._held_until
 
     def _spec(self, old: Object) -> Object:
         """The Lease as ours. A renewal keeps the transitions unless the epoch was raised above them."""
@@ -245,5 +241,5 @@ class Leadership:
             "apiVersion": LEASES.api_version,
             "kind": LEASES.kind,
             "metadata": {"name": self._name, "namespace": self._namespace},
-            "spec": self._spec({}),
+            "spec": self._spec({"holderIdentity": self.identity}),
         }

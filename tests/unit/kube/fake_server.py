@@ -1,0 +1,137 @@
+"""The gateway's verbs on an API server in memory: versions, conflicts, watches, and time that passes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from copy import deepcopy
+from typing import Any
+
+from recell.engine.errors import Conflict, NotFound, RecellError
+from recell.providers.kube.api import Listing, Object, WatchEvent
+from recell.providers.kube.reflector import INITIAL_EVENTS_END
+
+
+class FakeServer:
+    def __init__(self) -> None:
+        self.objects: dict[str, Object] = {}
+        self.version = 100
+        self.writes: list[tuple[str, str]] = []
+        self._watches: list[tuple[str, asyncio.Queue[Sequence[WatchEvent]]]] = []
+
+    def next_version(self) -> str:
+        self.version += 1
+        return str(self.version)
+
+    def put(self, path: str, obj: Object) -> Object:
+        known = path in self.objects
+        metadata = obj.setdefault("metadata", {})
+        metadata.setdefault("uid", f"uid-{path}")
+        metadata["resourceVersion"] = self.next_version()
+        self.objects[path] = deepcopy(obj)
+        self._tell(path, "MODIFIED" if known else "ADDED", obj)
+        return deepcopy(obj)
+
+    def remove(self, path: str) -> None:
+        gone = self.objects.pop(path)
+        gone["metadata"]["resourceVersion"] = self.next_version()
+        self._tell(path, "DELETED", gone)
+
+    def _tell(self, path: str, type: str, obj: Object) -> None:
+        for collection, events in self._watches:
+            if path.rpartition("/")[0] == collection:
+                events.put_nowait([WatchEvent(type, deepcopy(obj))])
+
+
+class FakeApi:
+    """One client's way to the server; `delay` seconds a call, `broken` raised by each."""
+
+    def __init__(self, server: FakeServer, fence: Callable[[], None] | None = None) -> None:
+        self.server = server
+        self.delay = 0.0
+        self.broken: RecellError | None = None
+        self.skew: float | None = 0.0
+        self._fence = fence
+
+    async def _call(self) -> None:
+        await asyncio.sleep(self.delay)
+        if self.broken is not None:
+            raise self.broken
+
+    async def get(self, path: str) -> Object:
+        await self._call()
+        if path not in self.server.objects:
+            raise NotFound(path)
+        return deepcopy(self.server.objects[path])
+
+    async def list(self, path: str, **_: str) -> Listing:
+        await self._call()
+        found = [deepcopy(obj) for key, obj in self.server.objects.items() if key.rpartition("/")[0] == path]
+        return Listing(found, str(self.server.version))
+
+    def _may_write(self, verb: str, path: str) -> None:
+        if self._fence is not None:
+            self._fence()
+        self.server.writes.append((verb, path))
+
+    async def create(self, path: str, body: Object) -> Object:
+        await self._call()
+        place = f"{path}/{body['metadata']['name']}"
+        self._may_write("create", place)
+        if place in self.server.objects:
+            raise Conflict(place)
+        return self.server.put(place, deepcopy(body))
+
+    async def replace(self, path: str, body: Object) -> Object:
+        await self._call()
+        self._may_write("update", path)
+        self._same_version(path, body)
+        return self.server.put(path, deepcopy(body))
+
+    async def merge_patch(self, path: str, body: Object) -> Object:
+        await self._call()
+        self._may_write("patch", path)
+        if path not in self.server.objects:
+            raise NotFound(path)
+        if "resourceVersion" in body.get("metadata", {}):
+            self._same_version(path, body)
+        return self.server.put(path, _merged(self.server.objects[path], body))
+
+    def _same_version(self, path: str, body: Object) -> None:
+        if path not in self.server.objects:
+            raise NotFound(path)
+        if body["metadata"]["resourceVersion"] != self.server.objects[path]["metadata"]["resourceVersion"]:
+            raise Conflict(path)
+
+    @asynccontextmanager
+    async def watch(
+        self, path: str, *, params: Mapping[str, str], **_: Any
+    ) -> AsyncIterator[AsyncIterator[Sequence[WatchEvent]]]:
+        await self._call()
+        events: asyncio.Queue[Sequence[WatchEvent]] = asyncio.Queue()
+        if "sendInitialEvents" in params:
+            batch = [WatchEvent("ADDED", obj) for obj in (await self.list(path)).items]
+            end = {"resourceVersion": str(self.server.version), "annotations": {INITIAL_EVENTS_END: "true"}}
+            events.put_nowait([*batch, WatchEvent("BOOKMARK", {"metadata": end})])
+        entry = (path, events)
+        self.server._watches.append(entry)
+
+        async def stream() -> AsyncIterator[Sequence[WatchEvent]]:
+            while True:
+                yield await events.get()
+
+        try:
+            yield stream()
+        finally:
+            self.server._watches.remove(entry)
+
+
+def _merged(old: Any, patch: Any) -> Any:
+    if not isinstance(patch, dict):
+        return patch
+    base = deepcopy(old) if isinstance(old, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            base.pop(key, None)
+        else:
+            base[key] = _merged(base.get(key), value)
+    return base
