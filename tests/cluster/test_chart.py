@@ -600,6 +600,19 @@ def test_the_operator_has_every_right_that_it_uses(cluster: Cluster, running: st
     assert refused == []
 
 
+def test_the_image_holds_the_command_line_and_no_tools(cluster: Cluster, running: str, namespaces: Namespaces) -> None:
+    inside = ("-n", namespaces.system, "exec", f"deployment/{running}", "--")
+    assert "version" in cluster.kubectl(*inside, "recell", "--version")
+    assert cluster.kubectl(*inside, "id", "-u").strip() == "65532"
+    for tool in ("pip", "pip3", "gcc", "make", "curl", "git"):
+        with pytest.raises(Refused):
+            cluster.kubectl(*inside, "sh", "-c", f"command -v {tool}")
+    with pytest.raises(Refused, match="No module named 'pip'"):
+        cluster.kubectl(*inside, "python", "-c", "import pip")
+    with pytest.raises(Refused, match="Read-only file system"):
+        cluster.kubectl(*inside, "touch", "/opt/recell/x")
+
+
 def test_uninstalling_waits_for_runs(cluster: Cluster, running: str, namespaces: Namespaces) -> None:
     """It names the run, keeps everything, and can be taken back."""
     where = ("-n", namespaces.fleet)

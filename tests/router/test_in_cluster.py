@@ -295,6 +295,24 @@ async def test_a_rollout_of_the_router_loses_no_request(installed: Installed) ->
     assert len(installed.pods()) >= 2
 
 
+async def test_an_haproxy_that_ends_is_started_again_with_the_last_table(installed: Installed) -> None:
+    """In a container of its own each process has number 1: a new one must be told from the old all the same."""
+    generation = await asyncio.to_thread(installed.write, spread(1024, 1))
+    await installed.applied(generation)
+    name, (ip, _) = sorted(installed.pods().items())[0]
+    end = "import os; os.kill(1, 15)"
+    installed.kubectl("-n", NAMESPACE, "exec", name, "-c", "haproxy", "--", "python3", "-c", end)
+    restarts = "jsonpath={.status.containerStatuses[?(@.name=='haproxy')].restartCount}"
+    await eventually(lambda: installed.kubectl("-n", NAMESPACE, "get", "pod", name, "-o", restarts) == "1")
+    await eventually(lambda: installed.pods()[name][1])
+    installed.traffic.set_pods(KEY, installed.pods())
+    await installed.applied(generation)
+    assert (await ask(8080, ("x-customer-id", b"alice"), address=ip)).cell == "cell-b"
+    generation = await asyncio.to_thread(installed.write, spread(1024, 0))
+    await installed.applied(generation)
+    assert (await ask(8080, ("x-customer-id", b"alice"), address=ip)).cell == "cell-a"
+
+
 async def test_applying_the_same_objects_again_changes_nothing(installed: Installed) -> None:
     def versions() -> str:
         kinds = "deployment,service,serviceaccount,role,rolebinding,poddisruptionbudget,networkpolicy"

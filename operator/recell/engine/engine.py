@@ -243,6 +243,10 @@ class Engine:
             return run, LOOK_AGAIN
         if status is not run.status:
             run = await self._save(run, status)
+        if run.status.awaiting is not None:
+            opened = await self._gate(run, step_record, seconds(policy.limits.approval_expires))
+            if opened is not run:
+                return opened, None
         context = self._context(scene, step, step_record, policy)
         if step_record.state is StepState.PENDING:
             run = await self._save(run, self._start_step(run.status, step, context))
@@ -320,36 +324,34 @@ class Engine:
     async def _ask(
         self, run: RecoveryRun, step_record: StepRecord, outcome: Ask, context: StepContext
     ) -> tuple[RecoveryRun, float | None]:
-        now, awaiting = self._ports.clock.now(), run.status.awaiting
-        expires = seconds(context.policy.limits.approval_expires)
-        if awaiting is not None and awaiting.gate == outcome.gate and (now - awaiting.since).total_seconds() < expires:
-            context.elapsed("deadline", seen=False)
-            if not record.approved(run, awaiting):
-                return run, LOOK_AT_PENDING
-            gates = sorted({outcome.gate, *(step_record.data or {}).get("approved", ())})
-            status = record.change_step(
-                run.status, step_record.name, data={**(step_record.data or {}), "approved": gates}
-            )
-            status = record.progressing(
-                status.model_copy(update={"awaiting": None, "phase": step_record.phase}),
-                run,
-                now,
-                "Running",
-                "Approved",
-            )
-            self._ports.announcer.announce(run, "Approved", f"Gate {outcome.gate} was opened by a person")
-            return await self._save(run, status), None
-        status = record.await_gate(
-            run.status, run, outcome.gate, outcome.message, now, phase=RunPhase.AWAITING_APPROVAL
-        )
-        run = await self._save(run, record.change_step(status, step_record.name, message=outcome.message))
-        self._ports.announcer.announce(
-            run,
-            "AwaitingApproval",
-            f"{outcome.message}. Approve with: recell approve {run.metadata.name}",
-            warning=True,
-        )
+        """Ask once; what is asked already waits for the person, whose time counts towards no deadline."""
+        context.elapsed("deadline", seen=False)
+        if run.status.awaiting is None or run.status.awaiting.gate != outcome.gate:
+            run = await self._ask_anew(run, step_record, outcome.gate, outcome.message)
         return run, LOOK_AT_PENDING
+
+    async def _ask_anew(self, run: RecoveryRun, step_record: StepRecord, gate: str, message: str) -> RecoveryRun:
+        now = self._ports.clock.now()
+        status = record.await_gate(run.status, run, gate, message, now, phase=RunPhase.AWAITING_APPROVAL)
+        run = await self._save(run, record.change_step(status, step_record.name, message=message))
+        how = f"{message}. Approve with: recell approve {run.metadata.name}"
+        self._ports.announcer.announce(run, "AwaitingApproval", how, warning=True)
+        return run
+
+    async def _gate(self, run: RecoveryRun, step_record: StepRecord, expires: float) -> RecoveryRun:
+        """A gate that a person opened is open; one that nobody opened in time is asked for anew (rule 21)."""
+        now, awaiting = self._ports.clock.now(), run.status.awaiting
+        if awaiting is None:
+            return run
+        if (now - awaiting.since).total_seconds() >= expires:
+            return await self._ask_anew(run, step_record, awaiting.gate, awaiting.message)
+        if not record.approved(run, awaiting):
+            return run
+        gates = sorted({awaiting.gate, *(step_record.data or {}).get("approved", ())})
+        status = record.change_step(run.status, step_record.name, data={**(step_record.data or {}), "approved": gates})
+        status = status.model_copy(update={"awaiting": None, "phase": step_record.phase})
+        self._ports.announcer.announce(run, "Approved", f"Gate {awaiting.gate} was opened by a person")
+        return await self._save(run, record.progressing(status, run, now, "Running", "Approved"))
 
     async def _step_done(
         self, run: RecoveryRun, procedure: Procedure, step: Step, outcome: Done, context: StepContext

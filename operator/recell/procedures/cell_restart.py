@@ -38,11 +38,8 @@ async def check_eligibility(ctx: StepContext) -> Outcome:
             escalate_to=Strategy.ISOLATE_AND_RESTORE_FROM_BACKUP,
         )
     if integrity is DataIntegrity.UNKNOWN and "unknown-integrity" not in ctx.approved:
-        return Ask(
-            "unknown-integrity",
-            f"Nothing says that the data of cell {ctx.cell.metadata.name} is intact. Approve to restart it all the"
-            " same, or set data.integrity on the Cell, or detection.withoutIntegrityChecks in the policy",
-        )
+        return _unknown_integrity(ctx)
+    ctx.forget("inconclusive")
     bearing = _bearing(ctx)
     if bearing.verdict is Verdict.FAILED:
         return Fail("NoCapacity", bearing.message, escalate_to=REPLACE)
@@ -53,6 +50,20 @@ async def check_eligibility(ctx: StepContext) -> Outcome:
             ctx.router_key, lambda spec: placement.reserve(spec, ctx.holder, bearing.reservations)
         )
     return Done(f"Cell {ctx.cell.metadata.name} can be restarted: data {integrity}; {bearing.message}")
+
+
+def _unknown_integrity(ctx: StepContext) -> Outcome:
+    """A check that has not told yet is waited for; where there is none, only a person can say it."""
+    name = ctx.cell.metadata.name
+    if ctx.cell.spec.data.integrity is not None:
+        return increments.inconclusive(
+            ctx, "unknown-integrity", f"The integrity check of cell {name} does not say whether its data is intact"
+        )
+    return Ask(
+        "unknown-integrity",
+        f"Nothing says whether the data of cell {name} is intact. Approve to restart it all the same, or set"
+        " data.integrity on the Cell, or detection.withoutIntegrityChecks in the policy",
+    )
 
 
 def _unfit(ctx: StepContext) -> str | None:

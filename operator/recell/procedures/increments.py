@@ -60,7 +60,7 @@ def inconclusive(ctx: StepContext, gate: str, message: str) -> Outcome:
     limit = seconds(ctx.policy.steps.inconclusive_timeout)
     if ctx.elapsed("inconclusive") >= limit:
         return Ask(gate, f"For {duration_text(limit)} there were no figures: {message}. Approve to go on without them")
-    return Wait(LOOK_AGAIN, message, reason="Inconclusive")
+    return Wait(LOOK_AGAIN, message, reason="Inconclusive", observed=False)
 
 
 def _settled(ctx: StepContext, percent: int) -> Outcome | None:

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 CONCURRENCY = 64
 BODY_SHOWN = 200
+FIRST_WITHIN = 2.0
+"""Seconds after which a new target has been asked first; spread, so that a start does not ask all at once."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class Prober:
 
     async def _probe_for_ever(self, key: Key, watched: _Watched, probe: HTTPProbe) -> None:
         interval = seconds(probe.interval)
-        await asyncio.sleep(interval * random.random() * 0.2)  # noqa: S311 - jitter
+        await asyncio.sleep(min(interval * 0.2, FIRST_WITHIN) * random.random())  # noqa: S311 - jitter
         while True:
             began = self._clock.monotonic()
             outcome = await self._ask(watched.target, probe.scheme, probe.path, seconds(probe.timeout))
@@ -159,7 +161,7 @@ class Prober:
 
     async def _check_for_ever(self, key: Key, watched: _Watched, check: IntegrityCheck) -> None:
         interval = seconds(check.interval)
-        await asyncio.sleep(interval * random.random() * 0.2)  # noqa: S311 - jitter
+        await asyncio.sleep(min(interval * 0.2, FIRST_WITHIN) * random.random())  # noqa: S311 - jitter
         while True:
             began = self._clock.monotonic()
             scheme = watched.target.probe.scheme if watched.target.probe else ProbeScheme.HTTP
@@ -193,6 +195,8 @@ class Prober:
         elif outcome.status in (409, 503):
             intact = False
         old = watched.integrity
+        if intact is None and old is not None and old.intact is not None:
+            return  # the last verdict stands, and grows older, until there is another (rule 16)
         message = f"{path}: {outcome.message}"
         if outcome.body and intact is not True:
             message = f"{message}: {outcome.body}"

@@ -1,4 +1,4 @@
-"""Fixtures of the shop's tests: one PostgreSQL for all of them, a database and web processes for each."""
+"""Fixtures of the shop's tests: one PostgreSQL and one web process for all of them, others for those that need more."""
 
 from __future__ import annotations
 
@@ -49,7 +49,19 @@ def start_web(database: dict[str, str], tmp_path: Path) -> Iterator[StartWeb]:
         web.process.wait(10)
 
 
+@pytest.fixture(scope="session")
+def lasting_web(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    web = Web("cell-a", postgres.create_database(), tmp_path_factory.mktemp("lasting-web"))
+    yield web
+    web.end()
+
+
 @pytest.fixture
-def web(start_web: StartWeb) -> Web:
-    """One web process of cell-a that is ready."""
-    return start_web("cell-a").wait_ready()
+def web(lasting_web: Web, postgres: Postgres) -> Web:
+    """One web process of cell-a that is ready, with no data and no faults. The process is the tests' in turn."""
+    postgres.sql(lasting_web.database, "DROP SCHEMA IF EXISTS shop CASCADE")
+    if lasting_web.process.poll() is None:
+        lasting_web.chaos("DELETE")
+    else:
+        lasting_web.start()
+    return lasting_web.wait_ready()

@@ -165,6 +165,7 @@ class Web:
 
     def __init__(self, cell: str, environment: dict[str, str], folder: Path) -> None:
         self.cell = cell
+        self.database = environment["PGDATABASE"]
         self._environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(SHOP / "web"),

@@ -127,14 +127,14 @@ def test_crash_until_restart_happens_once(web: Web) -> None:
     assert web.order("alice").status == 201
 
 
-def test_crash_until_reset_crashes_on_each_start(web: Web, postgres: Postgres, database: dict[str, str]) -> None:
+def test_crash_until_reset_crashes_on_each_start(web: Web, postgres: Postgres) -> None:
     web.chaos("POST", {"kind": "crash", "until": "reset"})
     assert web.wait_ended() == 70
     for _ in range(2):
         web.start()
         assert web.wait_ended() == 70
 
-    postgres.sql(database["PGDATABASE"], "DELETE FROM shop.faults")
+    postgres.sql(web.database, "DELETE FROM shop.faults")
     web.start()
     assert web.wait_ready().order("alice").status == 201
 

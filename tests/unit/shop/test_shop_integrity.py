@@ -50,11 +50,11 @@ def test_data_are_intact_while_orders_arrive(web: Web) -> None:
     ],
 )
 def test_changes_behind_the_shops_back_are_found(
-    web: Web, postgres: Postgres, database: dict[str, str], statement: str, reason: str, affected: int
+    web: Web, postgres: Postgres, statement: str, reason: str, affected: int
 ) -> None:
     fill(web)
     assert web.ask("GET", "/integrity").status == 200
-    postgres.sql(database["PGDATABASE"], statement)
+    postgres.sql(web.database, statement)
 
     verdict = web.ask("GET", "/integrity")
     assert (verdict.status, verdict.body["integrity"]) == (503, "Corrupted")
@@ -79,10 +79,10 @@ def test_corruption_on_order_is_found_and_neither_restart_nor_reset_heals_it(
     assert web.order("dave").status == 201
 
 
-def test_a_database_made_anew_has_another_identity(web: Web, postgres: Postgres, database: dict[str, str]) -> None:
+def test_a_database_made_anew_has_another_identity(web: Web, postgres: Postgres) -> None:
     first = web.ask("GET", "/integrity").body["database"]
     web.restart()
     assert web.wait_ready().ask("GET", "/integrity").body["database"] == first
 
-    postgres.sql(database["PGDATABASE"], "DROP SCHEMA shop CASCADE")
+    postgres.sql(web.database, "DROP SCHEMA shop CASCADE")
     assert web.wait_ready().ask("GET", "/integrity").body["database"] != first

@@ -230,9 +230,7 @@ def test_a_run_can_be_ended_early_and_is_summarised(web: Web) -> None:
     assert all(len(line) <= 80 for line in output.splitlines())
 
 
-def test_verify_names_what_is_missing_or_altered(
-    web: Web, postgres: Postgres, database: dict[str, str], tmp_path: Path
-) -> None:
+def test_verify_names_what_is_missing_or_altered(web: Web, postgres: Postgres, tmp_path: Path) -> None:
     target, orders = f"http://127.0.0.1:{web.port}", tmp_path / "orders"
     run_load("--target", target, "--customers", "5", "--rate", "40", "--duration", "1", "--orders-file", str(orders))
     remembered = records(orders.read_text())
@@ -242,8 +240,8 @@ def test_verify_names_what_is_missing_or_altered(
     assert run_load(*verify).returncode == 0
 
     lost, spoilt = remembered[0]["order"], remembered[1]["order"]
-    postgres.sql(database["PGDATABASE"], f"DELETE FROM shop.orders WHERE id = '{lost}'")
-    postgres.sql(database["PGDATABASE"], f"UPDATE shop.orders SET cents = cents + 1 WHERE id = '{spoilt}'")
+    postgres.sql(web.database, f"DELETE FROM shop.orders WHERE id = '{lost}'")
+    postgres.sql(web.database, f"UPDATE shop.orders SET cents = cents + 1 WHERE id = '{spoilt}'")
     found = run_load(*verify)
     assert found.returncode == 1
     assert f"missing: {lost} of {remembered[0]['customer']}" in found.stdout

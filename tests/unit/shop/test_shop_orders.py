@@ -11,15 +11,13 @@ from tests.unit.shop.conftest import StartWeb
 from tests.unit.shop.processes import Postgres, Web, wait_until
 
 
-def test_an_acknowledged_order_is_committed_and_listed(web: Web, postgres: Postgres, database: dict[str, str]) -> None:
+def test_an_acknowledged_order_is_committed_and_listed(web: Web, postgres: Postgres) -> None:
     placed = web.order("alice", "tea", 450)
 
     assert placed.status == 201
     assert placed.headers["x-cell"] == "cell-a"
     assert placed.headers["x-customer-home"] == "cell-a"
-    row = postgres.sql(
-        database["PGDATABASE"], f"SELECT customer, item, cents FROM shop.orders WHERE id = '{placed.body['id']}'"
-    )
+    row = postgres.sql(web.database, f"SELECT customer, item, cents FROM shop.orders WHERE id = '{placed.body['id']}'")
     assert row == "alice|tea|450"
     listed = web.ask("GET", "/orders", customer="alice")
     assert [(order["id"], order["item"], order["cents"]) for order in listed.body["orders"]] == [
