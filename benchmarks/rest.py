@@ -1,0 +1,46 @@
+"""The operator at rest: what it writes when nothing changes, and the memory that it takes."""
+
+import asyncio
+import time
+
+from benchmarks.audit import Audit
+from benchmarks.client import BenchmarkError, Client
+from hack.stage import SYSTEM, Stage
+
+
+async def calm(audit: Audit, quiet: float = 10, within: float = 300) -> None:
+    """Wait until the operator has not written for a while: what was set up is behind it."""
+    deadline = time.monotonic() + within
+    last, since = -1, time.monotonic()
+    while time.monotonic() - since < quiet:
+        count = sum(write.kind not in ("leases",) for write in audit.writes())
+        if count != last:
+            last, since = count, time.monotonic()
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"not within {within:g} s: the operator writes nothing for {quiet:g} s")
+        await asyncio.sleep(1)
+
+
+async def memory(client: Client, stage: Stage) -> float:
+    """Resident memory of the leading operator in MB, as it tells itself at /metrics."""
+    path = f"/api/v1/namespaces/{SYSTEM}/pods/{stage.leader()}:8080/proxy/metrics"
+    for line in (await client.text(path)).splitlines():
+        name, _, value = line.partition(" ")
+        if name == "process_resident_memory_bytes":
+            return float(value) / 1e6
+    raise BenchmarkError(f"{path} does not tell process_resident_memory_bytes")
+
+
+def scale(stage: Stage, replicas: int) -> None:
+    """So many operators, and no more."""
+    stage.kubectl("-n", SYSTEM, "scale", "deployment/recell", f"--replicas={replicas}")
+    if replicas:
+        stage.kubectl("-n", SYSTEM, "rollout", "status", "deployment/recell", "--timeout=180s", within=200)
+
+    def settled() -> bool:
+        pods = stage.all("pods", SYSTEM, "-l", "app.kubernetes.io/component=operator")
+        return len(pods) == replicas and (not replicas or stage.leader() == pods[0]["metadata"]["name"])
+
+    stage.eventually(
+        f"{replicas} operators run, and one of them leads" if replicas else "no operator runs", settled, within=120
+    )
