@@ -11,6 +11,7 @@ Promises
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from recell.api import Cell, Placement, Router
@@ -103,8 +104,9 @@ class RouterController:
             return await self._leave(router, cells)
         await self._ensure_finalizer(ROUTERS.path(*key), router)
         await self._data_plane.ensure(router)
-        trouble = await self._ensure_placement(router, cells)
+        trouble = await self._ensure_placement(self._store.router(key) or router, cells)
         placed = self._switchboard.current(key)
+        router, cells = self._store.router(key) or router, self._store.cells_of(key)
         if placed is not None:
             self._data_plane.tell(key, placed)
             await self._let_cells_go(router, cells, placed)
@@ -181,6 +183,7 @@ class RouterController:
         routing = Routing.of(router)
         spec = placement.resize(spec, routing)
         listed = {placed.name: placed for placed in spec.cells}
+        nobody = all(cell.spec.weight == 0 for cell in cells.values())  # then the table stays as it is
         for name in sorted(listed):
             cell = cells.get(name)
             if cell is None or cell.metadata.deletion_timestamp is not None:
@@ -198,6 +201,8 @@ class RouterController:
             if isinstance(candidate, str):
                 refused.append(candidate)
                 continue
+            if nobody and name in listed:
+                candidate = replace(candidate, weight=listed[name].weight)
             try:
                 spec = placement.admit(spec, routing, candidate)
             except placement.UnknownProvenance as error:

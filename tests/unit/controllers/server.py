@@ -1,0 +1,258 @@
+"""An API server with a store on it, in memory, as far as the controllers know them: versions rise and conflict,
+a finalizer keeps a deleted object, an apply replaces its manager's status."""
+
+import copy
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from recell.api import Cell, Placement, RecoveryPolicy, RecoveryRun, Resource, Router
+from recell.api.cell import Failure
+from recell.api.meta import ObjectMeta
+from recell.domain.health import HealthState, Level
+from recell.domain.observation import Applied
+from recell.engine.errors import Conflict, NotFound
+from recell.providers.kube.paths import OWN, parse
+
+Object = dict[str, Any]
+PLURALS = {resource.plural: kind for kind, resource in OWN.items()}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.at = datetime(2026, 11, 25, 3, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at.timestamp()
+
+    def advance(self, seconds: float) -> None:
+        self.at += timedelta(seconds=seconds)
+
+
+class Server:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.objects: dict[tuple[str, str, str], Object] = {}
+        self.writes: list[str] = []
+        self.terminating: set[str] = set()
+        self._version = 100
+
+    # For tests
+
+    def add(self, kind: type[Resource], name: str, spec: Object, **metadata: Any) -> None:
+        self._version += 1
+        meta = {
+            "name": name, "namespace": "fleet", "uid": f"uid-{name}", "generation": 1,
+            "resourceVersion": str(self._version), "creationTimestamp": self.clock.now().isoformat(), **metadata,
+        }  # fmt: skip
+        self.objects[OWN[kind].plural, "fleet", name] = {"metadata": meta, "spec": spec}
+
+    def read(self, kind: type[Resource], name: str) -> Object:
+        return self.objects[OWN[kind].plural, "fleet", name]
+
+    def change(self, kind: type[Resource], name: str, body: Object) -> None:
+        """Somebody edits it."""
+        self._merge((OWN[kind].plural, "fleet", name), body)
+
+    def delete_softly(self, kind: type[Resource], name: str) -> None:
+        if self.read(kind, name)["metadata"].get("finalizers"):
+            self.change(kind, name, {"metadata": {"deletionTimestamp": self.clock.now().isoformat()}})
+        else:
+            del self.objects[OWN[kind].plural, "fleet", name]
+
+    # As recell.providers.kube.api.Api
+
+    async def get(self, path: str) -> Object:
+        place = parse(path)
+        if place.resource == "namespaces":
+            gone = {"deletionTimestamp": "2026-11-25T03:00:00Z"} if place.name in self.terminating else {}
+            return {"metadata": {"name": place.name, **gone}}
+        return copy.deepcopy(self._there(path))
+
+    async def create(self, path: str, body: Object) -> Object:
+        place, name = parse(path), body["metadata"]["name"]
+        slot = (place.resource, place.namespace, name)
+        if slot in self.objects:
+            raise Conflict(f"{name} exists")
+        self._version += 1
+        meta = {
+            "uid": f"made-{self._version}", "generation": 1, "resourceVersion": str(self._version),
+            "creationTimestamp": self.clock.now().isoformat(), **body["metadata"],
+        }  # fmt: skip
+        self.objects[slot] = {**copy.deepcopy(body), "metadata": meta}
+        self.writes.append(f"create {place.resource}/{name}")
+        return copy.deepcopy(self.objects[slot])
+
+    async def merge_patch(self, path: str, body: Object) -> Object:
+        place = parse(path)
+        found = self._there(path)["metadata"]
+        wanted = body.get("metadata", {})
+        if wanted.get("resourceVersion") not in (None, found["resourceVersion"]):
+            raise Conflict(f"{place} changed")
+        if wanted.get("uid") not in (None, found["uid"]):
+            raise Conflict(f"{place} is another one")
+        self.writes.append(f"patch {place.resource}/{place.name}")
+        slot = (place.resource.partition("/")[0], place.namespace, place.name)
+        self._merge(slot, body)
+        answer = copy.deepcopy(self.objects[slot])
+        if answer["metadata"].get("deletionTimestamp") and not answer["metadata"].get("finalizers"):
+            del self.objects[slot]
+        return answer
+
+    async def replace(self, path: str, body: Object) -> Object:
+        return await self.merge_patch(path, body)
+
+    async def apply(self, path: str, body: Object) -> Object:
+        place = parse(path)
+        self.writes.append(f"apply {place.resource}/{place.name}")
+        slot = (place.resource.partition("/")[0], place.namespace, place.name)
+        self.objects[slot]["status"] = {}
+        self._merge(slot, {"status": body["status"]})
+        return copy.deepcopy(self.objects[slot])
+
+    # As recell.providers.kube.store.KubeStore
+
+    def put(self, kind: type[Resource], obj: Object) -> None:
+        """The store is the server."""
+
+    def raw(self, kind: type[Resource], key: tuple[str, str]) -> Object | None:
+        return copy.deepcopy(self.objects.get((OWN[kind].plural, *key)))
+
+    def _model(self, kind: Any, key: tuple[str, str]) -> Any:
+        found = self.raw(kind, key)
+        return kind.model_validate(found) if found else None
+
+    def _all(self, kind: Any) -> list[Any]:
+        return [self._model(kind, slot[1:]) for slot in sorted(self.objects) if slot[0] == OWN[kind].plural]
+
+    def cell(self, key: tuple[str, str]) -> Cell | None:
+        found: Cell | None = self._model(Cell, key)
+        return found
+
+    def router(self, key: tuple[str, str]) -> Router | None:
+        found: Router | None = self._model(Router, key)
+        return found
+
+    def placement(self, key: tuple[str, str]) -> Placement | None:
+        found: Placement | None = self._model(Placement, key)
+        return found
+
+    def run(self, key: tuple[str, str]) -> RecoveryRun | None:
+        found: RecoveryRun | None = self._model(RecoveryRun, key)
+        return found
+
+    def cells_of(self, router: tuple[str, str]) -> Mapping[str, Cell]:
+        return {c.metadata.name: c for c in self._all(Cell) if c.spec.router_ref.name == router[1]}
+
+    def runs_in(self, namespace: str) -> tuple[RecoveryRun, ...]:
+        return tuple(self._all(RecoveryRun))
+
+    def runs_of(self, kind: Any, target: tuple[str, str]) -> tuple[RecoveryRun, ...]:
+        return tuple(r for r in self._all(RecoveryRun) if r.spec.target_ref.name == target[1])
+
+    def freezes_in(self, namespace: str) -> tuple[Any, ...]:
+        return ()
+
+    def policy_for(self, cell: Cell) -> RecoveryPolicy:
+        return self.policy_for_namespace(cell.metadata.namespace)
+
+    def router_policy(self, router: tuple[str, str]) -> RecoveryPolicy:
+        return self.policy_for_namespace(router[0])
+
+    def policy_for_namespace(self, namespace: str) -> RecoveryPolicy:
+        return self._model(RecoveryPolicy, (namespace, "default")) or RecoveryPolicy(metadata=ObjectMeta())
+
+    # How
+
+    def _there(self, path: str) -> Object:
+        place = parse(path)
+        found = self.objects.get((place.resource.partition("/")[0], place.namespace, place.name))
+        if found is None:
+            raise NotFound(str(place))
+        return found
+
+    def _merge(self, slot: tuple[str, str, str], body: Object) -> None:
+        old = self.objects[slot]
+        merged: Object = _merged(old, body)
+        self._version += 1
+        merged["metadata"]["resourceVersion"] = str(self._version)
+        if merged.get("spec") != old.get("spec"):
+            merged["metadata"]["generation"] += 1
+        self.objects[slot] = merged
+
+
+def _merged(target: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return copy.deepcopy(patch)
+    base = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            base.pop(name, None)
+        else:
+            base[name] = _merged(base.get(name), value)
+    return base
+
+
+class Surroundings:
+    """What the controllers see beside the server: addresses, health, the data plane. All is well unless said."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.levels: dict[str, Level] = {}
+        self.failures: dict[str, Failure] = {}
+        self.unreachable: dict[str, Exception] = {}
+        self.pods = 2
+        self.complaints = ""
+        self.told: Placement | None = None
+        self.events: list[str] = []
+        self.epoch = 1
+
+    # Cluster
+
+    def address_of(self, cell: Cell) -> tuple[str, int]:
+        if error := self.unreachable.get(cell.metadata.name):
+            raise error
+        return (f"10.0.0.{ord(cell.metadata.name[-1])}", 80)
+
+    async def ensure_labels(self, cell: Cell) -> None:
+        if error := self.unreachable.get(cell.metadata.name):
+            raise error
+
+    # Observer
+
+    def health(self, cell: tuple[str, str]) -> HealthState | None:
+        level = self.levels.get(cell[1])
+        return HealthState(level=level, since=self.server.clock.now()) if level else None
+
+    # Data plane and traffic
+
+    async def ensure(self, router: Router) -> None:
+        """Its objects are there."""
+
+    def tell(self, router: tuple[str, str], placement: Placement | None) -> None:
+        self.told = placement
+
+    def serving(self, router: tuple[str, str]) -> int:
+        return self.pods
+
+    def complaint(self, router: tuple[str, str]) -> str:
+        return self.complaints
+
+    def applied(self, router: tuple[str, str]) -> Applied | None:
+        placed = self.server.placement(router)
+        if placed is None or not self.pods:
+            return None
+        meta = placed.metadata
+        return Applied(meta.uid, placed.spec.epoch, meta.generation, self.pods, self.server.clock.now())
+
+    # Leadership and events
+
+    def outrank(self, epoch: int) -> None:
+        self.epoch = max(self.epoch, epoch + 1)
+
+    def emit(self, obj: Object, reason: str, message: str, *, warning: bool = False) -> None:
+        self.events.append(f"{'Warning' if warning else 'Normal'} {reason}")

@@ -1,0 +1,276 @@
+"""The Router controller: Placement is true to the cells and never invented anew; no customer is dropped silently."""
+
+from typing import Any
+
+import pytest
+
+from recell.api import Cell, Placement, Router
+from recell.api.meta import ANNOTATION_FORCE, ANNOTATION_PLACEMENT_UID, FINALIZER
+from recell.api.placement import REJECT, Hold, Holder, HoldState, decode_table
+from recell.controllers.router import RouterController
+from recell.controllers.switchboard import PlacementSwitchboard
+from recell.domain import placement
+from recell.domain.health import Level
+from recell.domain.placement import Routing
+from recell.engine.errors import BadInput
+from tests.unit.controllers.server import Server, Surroundings
+
+KEY = ("fleet", "shop")
+
+
+class Scene:
+    def __init__(self, *cells: str, **router: Any) -> None:
+        self.server = Server()
+        self.around = Surroundings(self.server)
+        haproxy = {"customerKey": {"type": "Header", "name": "x"}, **router.pop("haproxy", {})}
+        self.server.add(Router, "shop", {"type": "HAProxy", "customerData": "Shared", "haproxy": haproxy, **router})
+        for name in cells:
+            self.cell(name)
+        anything: Any = self.around
+        store: Any = self.server
+        self.board = PlacementSwitchboard(store, store, anything)
+        self.controller = RouterController(
+            store.clock, store, store, anything, anything, anything, anything, self.board, anything, anything
+        )
+
+    def cell(self, name: str, level: Level = Level.HEALTHY, **more: Any) -> None:
+        backend = {"type": "Service", "service": {"name": name, "port": 80}}
+        self.server.add(Cell, name, {"routerRef": {"name": "shop"}, "backend": backend, **more})
+        self.around.levels[name] = level
+
+    async def settle(self) -> None:
+        for _ in range(6):
+            await self.controller.reconcile(KEY)
+
+    @property
+    def spec(self) -> Any:
+        placed = self.server.placement(KEY)
+        assert placed is not None
+        return placed.spec
+
+    def condition(self, type: str) -> Any:
+        router = self.server.router(KEY)
+        assert router is not None
+        return next(c for c in router.status.conditions if c.type == type)
+
+    def share(self, name: str) -> float:
+        return placement.share(self.spec, name)
+
+
+async def test_customers_are_divided_at_the_start_and_everything_is_said() -> None:
+    scene = Scene("a", "b", "c")
+    await scene.settle()
+    assert [round(scene.share(n), 2) for n in "abc"] == [0.33, 0.33, 0.33]
+    assert scene.condition("Ready").reason == "Serving"
+    assert scene.server.read(Router, "shop")["metadata"]["annotations"][ANNOTATION_PLACEMENT_UID]
+    assert all(FINALIZER in scene.server.read(Cell, n)["metadata"]["finalizers"] for n in "abc")
+
+
+async def test_nothing_is_written_when_nothing_changed() -> None:
+    scene = Scene("a", "b")
+    await scene.settle()
+    before = list(scene.server.writes)
+    await scene.settle()
+    assert scene.server.writes == before
+
+
+async def test_it_waits_for_the_initial_cells() -> None:
+    scene = Scene("a", haproxy={"initialCells": ["a", "b"]})
+    await scene.settle()
+    assert scene.server.placement(KEY) is None
+    assert scene.condition("Ready").reason == "WaitingForCells"
+    assert "b" in scene.condition("Ready").message
+    scene.cell("b")
+    await scene.settle()
+    assert round(scene.share("b"), 2) == 0.5
+
+
+async def test_a_lost_placement_waits_for_a_person() -> None:
+    scene = Scene("a", "b")
+    await scene.settle()
+    del scene.server.objects["placements", "fleet", "shop"]
+    await scene.settle()
+    assert scene.server.placement(KEY) is None
+    assert scene.condition("Stalled").reason == "PlacementMissing"
+    assert "recell placement init shop" in scene.condition("Stalled").message
+
+
+async def test_a_restored_placement_is_put_above_everything_that_the_pods_saw() -> None:
+    scene = Scene("a", "b")
+    await scene.settle()
+    old = scene.server.objects.pop(("placements", "fleet", "shop"))
+    scene.server.add(Placement, "shop", old["spec"], uid="restored")
+    await scene.settle()
+    assert scene.spec.epoch > old["spec"]["epoch"]
+    assert scene.server.read(Router, "shop")["metadata"]["annotations"][ANNOTATION_PLACEMENT_UID] == "restored"
+
+
+async def test_a_cell_joins_once_it_is_healthy() -> None:
+    scene = Scene("a", "b")
+    await scene.settle()
+    scene.cell("c", Level.DEGRADED)
+    await scene.settle()
+    assert {c.name for c in scene.spec.cells} == {"a", "b"}
+    scene.around.levels["c"] = Level.HEALTHY
+    await scene.settle()
+    assert round(scene.share("c"), 2) == 0.33
+
+
+async def test_a_cell_that_comes_back_under_an_isolated_name_gets_nothing() -> None:
+    scene = Scene("a", "b")
+    await scene.settle()
+    hold = Hold(
+        cell="b",
+        max_percent=0,
+        state=HoldState.ISOLATED,
+        holder=Holder(kind="Person", name="ann"),
+        reason="odd",
+        since=scene.server.clock.now(),
+    )
+    router = scene.server.router(KEY)
+    assert router is not None
+    routing = Routing.of(router)
+    await scene.board.change(KEY, lambda spec: placement.hold(spec, routing, hold))
+    scene.server.delete_softly(Cell, "b")
+    await scene.settle()
+    scene.server.objects.pop(("cells", "fleet", "b"), None)
+    scene.cell("b")
+    scene.server.change(Cell, "b", {"metadata": {"uid": "another"}})
+    await scene.settle()
+    assert "b" not in {c.name for c in scene.spec.cells} or scene.share("b") == 0
+    assert "isolated or retired" in scene.condition("Accepted").message
+
+
+async def test_a_deleted_cell_goes_only_after_its_customers_moved() -> None:
+    scene = Scene("a", "b")
+    await scene.settle()
+    scene.server.delete_softly(Cell, "b")
+    await scene.settle()
+    assert ("cells", "fleet", "b") not in scene.server.objects
+    assert scene.share("a") == 1.0
+
+
+async def test_a_cell_with_the_only_copy_of_its_customers_data_stays_until_somebody_insists() -> None:
+    scene = Scene("a", "b", customerData="InCell", haproxy={"initialCells": ["a", "b"]})
+    await scene.settle()
+    scene.server.delete_softly(Cell, "b")
+    await scene.settle()
+    assert ("cells", "fleet", "b") in scene.server.objects
+    assert "still the home" in scene.condition("Accepted").message
+    scene.server.change(Cell, "b", {"metadata": {"annotations": {ANNOTATION_FORCE: "true"}}})
+    await scene.settle()
+    assert ("cells", "fleet", "b") not in scene.server.objects
+    assert REJECT in decode_table(scene.spec.homes)
+
+
+async def test_a_deleted_router_stays_while_customers_depend_on_it_and_its_placement_stays_for_ever() -> None:
+    scene = Scene("a", "b")
+    await scene.settle()
+    assert "ownerReferences" not in scene.server.read(Placement, "shop")["metadata"]
+    scene.server.delete_softly(Router, "shop")
+    await scene.settle()
+    assert scene.condition("Stalled").reason == "StillHome"
+    scene.server.change(Router, "shop", {"metadata": {"annotations": {ANNOTATION_FORCE: "true"}}})
+    await scene.settle()
+    assert ("routers", "fleet", "shop") not in scene.server.objects
+    assert scene.server.placement(KEY) is not None
+
+
+async def test_in_a_namespace_that_ends_nothing_is_held_up() -> None:
+    scene = Scene("a", "b", customerData="InCell", haproxy={"initialCells": ["a", "b"]})
+    await scene.settle()
+    scene.server.terminating.add("fleet")
+    for name in "ab":
+        scene.server.delete_softly(Cell, name)
+    scene.server.delete_softly(Router, "shop")
+    await scene.settle()
+    assert not [slot for slot in scene.server.objects if slot[0] in ("cells", "routers")]
+
+
+@pytest.mark.parametrize(("word", "share"), [("Ignore", 0.5), ("Shift", 0.0)])
+async def test_health_alone_moves_traffic_only_if_the_router_says_so(word: str, share: float) -> None:
+    scene = Scene("a", "b", onUnhealthy=word)
+    await scene.settle()
+    scene.around.levels["b"] = Level.FAILED
+    await scene.settle()
+    assert scene.share("b") == share
+    scene.around.levels["b"] = Level.HEALTHY
+    await scene.settle()
+    assert scene.share("b") == 0.5
+
+
+async def test_no_healthy_cell_and_no_pods_are_said_and_the_table_stays() -> None:
+    scene = Scene("a", "b")
+    await scene.settle()
+    table = scene.spec.serving
+    scene.around.levels = {"a": Level.FAILED, "b": Level.FAILED}
+    await scene.settle()
+    assert scene.condition("Ready").reason == "NoHealthyCell"
+    scene.around.pods = 0
+    await scene.settle()
+    assert scene.condition("Ready").reason == "NoRouterPods"
+    assert scene.spec.serving == table
+
+
+async def test_weight_zero_everywhere_keeps_the_table() -> None:
+    scene = Scene("a", "b")
+    await scene.settle()
+    table = scene.spec.serving
+    for name in "ab":
+        scene.server.change(Cell, name, {"spec": {"weight": 0}})
+    await scene.settle()
+    assert scene.spec.serving == table
+    assert scene.condition("Ready").reason == "AllWeightsZero"
+
+
+async def test_weight_zero_everywhere_at_the_start_is_refused_with_a_reason() -> None:
+    scene = Scene()
+    for name in "ab":
+        scene.cell(name, weight=0)
+    await scene.settle()
+    assert scene.server.placement(KEY) is None
+    assert scene.condition("Stalled").reason == "NoWeight"
+
+
+async def test_a_cell_without_an_address_is_named_and_the_others_serve() -> None:
+    scene = Scene("a", "b")
+    scene.around.unreachable["b"] = BadInput("spec.backend.service.port: Service b has no port 81")
+    await scene.settle()
+    assert scene.share("a") == 1.0
+    assert "spec.backend.service.port" in scene.condition("Accepted").message
+
+
+async def test_a_hold_that_nobody_works_on_is_said_and_kept() -> None:
+    scene = Scene("a", "b")
+    await scene.settle()
+    router = scene.server.router(KEY)
+    assert router is not None
+    routing = Routing.of(router)
+    hold = Hold(
+        cell="b",
+        max_percent=50,
+        state=HoldState.DRAINING,
+        holder=Holder(kind="RecoveryRun", name="gone", uid="gone"),
+        reason="increment",
+        since=scene.server.clock.now(),
+    )
+    await scene.board.change(KEY, lambda spec: placement.hold(spec, routing, hold))
+    await scene.settle()
+    assert scene.condition("OrphanedHold").status == "True"
+    assert "recell return b" in scene.condition("OrphanedHold").message
+    assert scene.spec.holds[0].max_percent == 50
+
+
+async def test_a_new_leader_raises_the_epoch_first() -> None:
+    scene = Scene("a", "b")
+    await scene.settle()
+    scene.around.epoch = 9
+    await scene.settle()
+    assert scene.spec.epoch == 9
+
+
+async def test_what_the_pods_refuse_is_said() -> None:
+    scene = Scene("a")
+    scene.around.complaints = "pod x refuses the Placement: older"
+    await scene.settle()
+    assert scene.condition("PlacementStale").status == "True"
