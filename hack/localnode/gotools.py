@@ -47,6 +47,13 @@ class Program:
         return folders.cache() / "bin" / f"{self.name}-{self.version or 'own'}-{digest}" / self.name
 
 
+@dataclass(frozen=True, kw_only=True)
+class WithKubernetes(Program):
+    """Our own `source` on top of `module`, compiled against Kubernetes' libraries, which are compiled anyway."""
+
+    kubernetes: str = versions.KUBERNETES
+
+
 def kubernetes(version: str) -> Program:
     """Every Kubernetes component, etcd and kubectl in one binary."""
     major, minor, _ = version.split(".", 2)
@@ -62,12 +69,14 @@ def kubernetes(version: str) -> Program:
 
 
 PAUSE = Program(name="pause", module="", version="", source="pause")
-COREDNS = Program(name="coredns", module="github.com/coredns/coredns", version=versions.COREDNS)
-KUBE_ROUTER = Program(
+COREDNS = WithKubernetes(
+    name="coredns", module="github.com/coredns/coredns", version=versions.COREDNS, source="coredns"
+)
+KUBE_ROUTER = WithKubernetes(
     name="kube-router",
     module="github.com/cloudnativelabs/kube-router/v2",
     version=versions.KUBE_ROUTER,
-    package="./cmd/kube-router",
+    source="networkpolicy",
 )
 TOOLS: Mapping[str, Program] = {
     "helm": Program(
@@ -119,7 +128,12 @@ def _compile(program: Program, binary: Path, progress: Progress) -> None:
     if program.source:
         shutil.copy(folders.sources() / program.source / "main.go", work)
         if program.module:
-            _own_module(program, _module(go, program.module, program.version, work, env), work)
+            sums = [_module(go, program.module, program.version, work, env)]
+            version = program.version
+            if isinstance(program, WithKubernetes):
+                version = program.kubernetes
+                sums.insert(0, _module(go, "k8s.io/kubernetes", version, work, env))
+            _own_module(program, version, sums, work)
         else:
             (work / "go.mod").write_text(f"module recell.dev/localnode/{program.source}\n")
         folder, build = work, [*build, "-mod=mod", "."]
@@ -141,14 +155,18 @@ def _module(go: Path, module: str, version: str, work: Path, env: Mapping[str, s
     return Path(json.loads(told)["Dir"])
 
 
-def _own_module(program: Program, upstream: Path, work: Path) -> None:
-    """Kubernetes' own requirements, with its staging folders replaced by the modules published from them."""
-    text = (upstream / "go.mod").read_text()
+def _own_module(program: Program, kubernetes: str, upstreams: list[Path], work: Path) -> None:
+    """Kubernetes' own requirements, with its staging folders replaced by the modules published from them.
+
+    The sums are those that the authors of `upstreams` (Kubernetes first) recorded.
+    """
+    text = (upstreams[0] / "go.mod").read_text()
     text = re.sub(r"(?m)^module .*$", f"module recell.dev/localnode/{program.source}", text)
-    staging = "v0." + program.version.split(".", 1)[1]
+    staging = "v0." + kubernetes.split(".", 1)[1]
     text = re.sub(r"=> \./staging/src/(\S+)", rf"=> \1 {staging}", text)
     (work / "go.mod").write_text(f"{text}\nrequire {program.module} v{program.version}\n")
-    shutil.copyfile(upstream / "go.sum", work / "go.sum")
+    sums = {line for upstream in upstreams for line in (upstream / "go.sum").read_text().splitlines()}
+    (work / "go.sum").write_text("\n".join(sorted(sums)) + "\n")
 
 
 def _watched(argv: list[str], folder: Path, env: Mapping[str, str], say: Callable[[int], None]) -> None:
