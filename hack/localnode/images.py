@@ -18,7 +18,7 @@ from .command import Failure, run
 from .progress import Progress
 
 BUILD_WITHIN = 1200.0
-KEPT = 3
+KEPT = 2
 """Archives kept in the cache for each tag."""
 
 
