@@ -73,13 +73,14 @@ async def measure(stage: Stage, options: argparse.Namespace, figures: dict[str, 
             _say("waiting until every Cell is Healthy")
             await fleet.whole(client, count)
             await rest.calm(audit)
-            figures.setdefault("memory_mb", {})[count] = await rest.memory(client, stage)
+            resident = await rest.own_figure(client, stage, "process_resident_memory_bytes")
+            figures.setdefault("memory_mb", {})[count] = round(resident / 1e6, 1)
             _say(f"the reaction, {options.samples} samples")
             audit.again()
             at = await _reactions(client, stage, wanted, audit)
             figures.setdefault("reaction", {})[count] = {**at, "floor": table.summary(floor[WARM:])}
             used = wanted.stop
-        figures["idle"] = await _idle(audit, max(options.cells), options.idle_minutes)
+        figures["idle"] = await _idle(client, stage, audit, max(options.cells), options.idle_minutes)
         _say("one whole run")
         writes.prepare(stage)
         kinds, each, steps = await writes.whole_run(stage, audit)
@@ -90,7 +91,7 @@ async def _reactions(client: Client, stage: Stage, numbers: range, audit: Audit)
     samples = []
     async with reaction.looking(client, stage) as watches:
         for number in numbers:
-            samples.append(await reaction.reaction(client, stage, watches, number))
+            samples.append(await reaction.reaction(client, watches, number))
     counted = samples[WARM:]
     return {
         "recell": table.summary([sample.applied for sample in counted]),
@@ -101,12 +102,14 @@ async def _reactions(client: Client, stage: Stage, numbers: range, audit: Audit)
     }
 
 
-async def _idle(audit: Audit, cells: int, minutes: float) -> dict[str, Any]:
+async def _idle(client: Client, stage: Stage, audit: Audit, cells: int, minutes: float) -> dict[str, Any]:
     await rest.calm(audit)
     _say(f"at rest for {minutes:g} min")
     audit.again()
+    before = await rest.own_figure(client, stage, "process_cpu_seconds_total")
     await asyncio.sleep(60 * minutes)
     seen = audit.writes()
+    spent = await rest.own_figure(client, stage, "process_cpu_seconds_total") - before
     other = [write for write in seen if write.kind != "leases"]
     return {
         "cells": cells,
@@ -114,6 +117,7 @@ async def _idle(audit: Audit, cells: int, minutes: float) -> dict[str, Any]:
         "writes": len(other),
         "by_what": by_what(other),
         "leases": by_kind(seen).get("leases", 0),
+        "cpu_percent": round(100 * spent / (60 * minutes), 1),
     }
 
 

@@ -20,6 +20,8 @@ from benchmarks.client import GROUP, BenchmarkError, Client, Object, Seen, strea
 from benchmarks.fleet import NAMESPACE
 from benchmarks.floor import ANNOTATION
 from hack.stage import ROOT, Stage
+from recell.api import Placement, Router
+from recell.domain import placement
 
 FLOOR_CONDITION = "BenchmarkFloor"
 AGENT_PORT = 8405
@@ -111,11 +113,11 @@ async def looking(client: Client, stage: Stage) -> AsyncIterator[Watches]:
         )
 
 
-def _holds(placement: Object) -> Object:
+def _holds(obj: Object) -> Object:
     return {
-        "name": placement["metadata"]["name"],
-        "generation": placement["metadata"]["generation"],
-        "holds": {hold["cell"]: hold["holder"]["name"] for hold in placement["spec"].get("holds") or ()},
+        "name": obj["metadata"]["name"],
+        "generation": obj["metadata"]["generation"],
+        "holds": {hold["cell"]: hold["holder"]["name"] for hold in obj["spec"].get("holds") or ()},
     }
 
 
@@ -123,7 +125,7 @@ def _phase(obj: Object) -> Object:
     return {"name": obj["metadata"]["name"], "phase": (obj.get("status") or {}).get("phase")}
 
 
-async def reaction(client: Client, stage: Stage, watches: Watches, number: int) -> Sample:
+async def reaction(client: Client, watches: Watches, number: int) -> Sample:
     """One cell fails, its run drains it, the run is aborted, the cell comes back: as before but for a record."""
     await asyncio.sleep(random.uniform(0.5, 1.5))  # out of step with whatever happens each second
     cell, router = fleet.name(number), fleet.router_of(number)
@@ -131,10 +133,10 @@ async def reaction(client: Client, stage: Stage, watches: Watches, number: int) 
     await fleet.say(client, number, fleet.FAILED, True, "fails")
     accepted = time.monotonic()
 
-    def held(placement: Object) -> tuple[int, str] | None:
-        if placement["name"] != router or cell not in placement["holds"]:
+    def held(seen: Object) -> tuple[int, str] | None:
+        if seen["name"] != router or cell not in seen["holds"]:
             return None
-        return placement["generation"], placement["holds"][cell]
+        return seen["generation"], seen["holds"][cell]
 
     placed, (generation, run) = await watches.placements.first(f"a hold on {cell}", held, since=begin)
     applied, _ = await watches.agents[router].first(
@@ -142,22 +144,37 @@ async def reaction(client: Client, stage: Stage, watches: Watches, number: int) 
         lambda report: (report or {}).get("generation", 0) >= generation or None,
         since=begin,
     )
-    await _put_back(client, stage, watches, number, run)
+    await _put_back(client, watches, number, run)
     return Sample(sent, accepted - begin, placed - begin, applied - begin)
 
 
-async def _put_back(client: Client, stage: Stage, watches: Watches, number: int, run: str) -> None:
+async def _put_back(client: Client, watches: Watches, number: int, run: str) -> None:
     cell, since = fleet.name(number), time.monotonic()
     await client.merge(f"{GROUP}/namespaces/{NAMESPACE}/recoveryruns/{run}", {"spec": {"control": {"abort": True}}})
     await watches.runs.first(
         f"run {run} has ended", lambda obj: (obj["name"] == run and obj["phase"] in ENDED) or None, since=since
     )
-    await asyncio.to_thread(stage.recell, "return", cell, "-n", NAMESPACE, "--yes", check=False)
+    await _release(client, fleet.router_of(number), cell)
     since = time.monotonic()
     await fleet.say(client, number, fleet.FAILED, False, "well again")
     await watches.cells.first(
         f"{cell} is Healthy", lambda obj: (obj["name"] == cell and obj["phase"] == "Healthy") or None, since=since
     )
+
+
+async def _release(client: Client, router: str, cell: str) -> None:
+    """What `recell return` does, without its start: the holds on the cell go."""
+    collection = f"{GROUP}/namespaces/{NAMESPACE}"
+    routing = placement.Routing.of(Router.model_validate(await client.call("GET", f"{collection}/routers/{router}")))
+    path = f"{collection}/placements/{router}"
+    for _ in range(5):
+        found = await client.call("GET", path)
+        spec = Placement.model_validate(found).spec
+        for hold in [hold for hold in spec.holds if hold.cell == cell]:
+            spec = placement.release(spec, routing, holder=hold.holder, cell=cell)
+        if (await client.call("PUT", path, {**found, "spec": spec.to_dict()}, allow=(409,)))["kind"] != "Status":
+            return
+    raise BenchmarkError(f"Placement {router} was changed by others five times in a row")
 
 
 def way(samples: list[Sample], audit: Audit) -> list[Stop]:

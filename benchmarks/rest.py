@@ -21,14 +21,14 @@ async def calm(audit: Audit, quiet: float = 10, within: float = 300) -> None:
         await asyncio.sleep(1)
 
 
-async def memory(client: Client, stage: Stage) -> float:
-    """Resident memory of the leading operator in MB, as it tells itself at /metrics."""
+async def own_figure(client: Client, stage: Stage, wanted: str) -> float:
+    """What the leading operator tells at /metrics; process_resident_memory_bytes, process_cpu_seconds_total."""
     path = f"/api/v1/namespaces/{SYSTEM}/pods/{stage.leader()}:8080/proxy/metrics"
     for line in (await client.text(path)).splitlines():
         name, _, value = line.partition(" ")
-        if name == "process_resident_memory_bytes":
-            return float(value) / 1e6
-    raise BenchmarkError(f"{path} does not tell process_resident_memory_bytes")
+        if name == wanted:
+            return float(value)
+    raise BenchmarkError(f"{path} does not tell {wanted}")
 
 
 def scale(stage: Stage, replicas: int) -> None:

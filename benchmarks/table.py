@@ -38,6 +38,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
     if idle := figures.get("idle"):
         rest = f"in {idle['minutes']:g} min, {idle['cells']} Cells; Lease: {idle['leases']}"
         out.append(_line("writes of the operator at rest", str(idle["writes"]), rest))
+        out.append(_line("CPU of the operator at rest", f"{idle['cpu_percent']:.1f} %", "of one core"))
     for count, megabytes in figures.get("memory_mb", {}).items():
         out.append(_line(f"memory of the operator, {count} Cells", f"{megabytes:.0f} MB", "resident"))
     if writes := figures.get("writes_per_run"):

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from benchmarks import fleet
 from benchmarks.audit import Audit, by_kind, by_what
-from benchmarks.client import BenchmarkError
+from benchmarks.client import BenchmarkError, Object
 from benchmarks.rest import calm
 from hack.stage import Stage
 
@@ -63,7 +63,7 @@ def prepare(stage: Stage) -> None:
     )
 
 
-def _cell(name: str) -> list[fleet.Object]:
+def _cell(name: str) -> list[Object]:
     labels = {"app": name}
     template = fleet.confined(name, NAMESPACE, fleet.IMAGE, ["haproxy", "-db", "-f", "/etc/echo/echo.cfg"], labels)
     probe = {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1}
