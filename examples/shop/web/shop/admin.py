@@ -69,9 +69,7 @@ class _Handlers:
 
     async def take_back(self, request: web.Request) -> web.Response:
         fault_id = request.match_info.get("id")
-        # First from memory: with the database down, this pod's own faults still go.
-        removed = self._faults.remove(fault_id)
-        removed = max(removed, await self._store.remove(fault_id))
+        removed = await self._store.remove(fault_id)
         if fault_id is not None and removed == 0:
             raise web.HTTPNotFound(text=f"no fault {fault_id}; GET /chaos lists the active ones")
         return web.json_response({"removed": removed})

@@ -29,32 +29,43 @@ class FaultsStore:
         self._started = started
         self._started_at: datetime | None = None
         self._reachable: bool | None = None
+        # What was read before a change must not be believed after it.
+        self._turn = asyncio.Lock()
 
     async def add(self, spec: FaultSpec) -> str:
         """Order a fault of the cell; returns its id. Faults whose time is over are dropped on this occasion."""
-        await self._database.fetch("DELETE FROM shop.faults WHERE expires_at < clock_timestamp()")
-        row = await self._database.fetch_one(
-            "INSERT INTO shop.faults (cell, spec, lasts_until, expires_at) VALUES"
-            " ($1, $2, $3, clock_timestamp() + make_interval(secs => $4)) RETURNING id",
-            self._cell,
-            json.dumps(describe_spec(spec)),
-            spec.until,
-            spec.seconds,
-        )
-        await self.refresh()
+        async with self._turn:
+            await self._database.fetch("DELETE FROM shop.faults WHERE expires_at < clock_timestamp()")
+            row = await self._database.fetch_one(
+                "INSERT INTO shop.faults (cell, spec, lasts_until, expires_at) VALUES"
+                " ($1, $2, $3, clock_timestamp() + make_interval(secs => $4)) RETURNING id",
+                self._cell,
+                json.dumps(describe_spec(spec)),
+                spec.until,
+                spec.seconds,
+            )
+            await self._read()
         return str(row["id"])
 
     async def remove(self, fault_id: str | None) -> int:
-        """Take back one fault of the cell, or all of them (None); returns how many there were."""
-        rows = await self._database.fetch(
-            "DELETE FROM shop.faults WHERE cell = $1 AND ($2::text IS NULL OR id::text = $2) RETURNING id",
-            self._cell,
-            fault_id,
-        )
-        return len(rows)
+        """Take back one fault, or all of them (None), of the cell and of this process; returns how many there were."""
+        # First from memory: with the database down, this process's own faults still go.
+        known = self._faults.remove(fault_id)
+        async with self._turn:
+            rows = await self._database.fetch(
+                "DELETE FROM shop.faults WHERE cell = $1 AND ($2::text IS NULL OR id::text = $2) RETURNING id",
+                self._cell,
+                fault_id,
+            )
+            self._faults.remove(fault_id)
+        return max(known, len(rows))
 
     async def refresh(self) -> None:
         """Read the cell's faults."""
+        async with self._turn:
+            await self._read()
+
+    async def _read(self) -> None:
         if self._started_at is None:
             now = (await self._database.fetch_one("SELECT clock_timestamp() AS now"))["now"]
             self._started_at = now - timedelta(seconds=asyncio.get_running_loop().time() - self._started)
