@@ -300,7 +300,7 @@ async def test_an_haproxy_that_ends_is_started_again_with_the_last_table(install
     generation = await asyncio.to_thread(installed.write, spread(1024, 1))
     await installed.applied(generation)
     name, (ip, _) = sorted(installed.pods().items())[0]
-    end = "import os; os.kill(1, 15)"
+    end = "import os, signal; os.kill(1, signal.SIGUSR1)"
     installed.kubectl("-n", NAMESPACE, "exec", name, "-c", "haproxy", "--", "python3", "-c", end)
     restarts = "jsonpath={.status.containerStatuses[?(@.name=='haproxy')].restartCount}"
     await eventually(lambda: installed.kubectl("-n", NAMESPACE, "get", "pod", name, "-o", restarts) == "1")
