@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 BIN := $(VENV)/bin
 CLUSTER := hack/cluster
 
-.PHONY: help demo test venv packages check unit cluster-tests e2e generate bench images clean
+.PHONY: help demo test venv packages check stage unit cluster-tests e2e generate bench images clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -13,7 +13,7 @@ help: ## Say what there is
 demo: venv ## A real recovery on a real cluster, all set-up included
 	$(BIN)/python hack/demo
 
-test: venv packages check unit cluster-tests e2e ## Everything that must pass
+test: venv packages check stage unit cluster-tests e2e ## Everything that must pass
 
 venv: $(VENV)/.installed ## The Python environment, from the lock file
 
@@ -32,6 +32,10 @@ check: venv ## Lint, format, types, layers, generated files, chart
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+stage: venv ## The cluster, images and tools of the tests; compiled once, then cached outside of the tree
+	hack/tools helm kubeconform >/dev/null
+	$(BIN)/python -m hack.stage recell-test
 
 unit: venv ## Pure tests, and tests against processes on this machine
 	$(BIN)/pytest tests/unit tests/contract tests/router

@@ -260,3 +260,9 @@ def _run(command: list[str], *, stdin: str | None = None, within: float, show: b
     if done.returncode != 0:
         raise StageError(f"{' '.join(command)}: exit {done.returncode}: {(done.stderr or done.stdout or '').strip()}")
     return done.stdout or ""
+
+
+if __name__ == "__main__":
+    prepared = Stage(*sys.argv[1:2], say=print)
+    prepared.up()
+    prepared.build_images()
