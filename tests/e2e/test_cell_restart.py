@@ -45,7 +45,7 @@ def assert_everything_once(audit: Audit) -> None:
 
 def test_a_cell_that_errs_is_recovered_by_itself_and_nobody_else_notices(stage: Stage) -> None:
     audit = Audit(stage)
-    with stage.load(rate=150) as load:
+    with stage.load(rate=80) as load:
         time.sleep(5)
         stage.fault("cell-b", **ERRORS)
         stage.eventually("a run appears", lambda: bool(stage.runs()), within=60)
@@ -59,8 +59,8 @@ def test_a_cell_that_errs_is_recovered_by_itself_and_nobody_else_notices(stage: 
     assert_everything_once(audit)
     homes = load.summary["homes"]
     for cell in ("cell-a", "cell-c"):
-        assert homes[cell]["errors"] == 0, homes
-        assert homes[cell]["requests"] > 500
+        assert homes[cell]["errors"] == 0, (homes, [s["errors"] for s in load.seconds if s["errors"]])
+        assert homes[cell]["requests"] > 300
     assert homes["cell-b"]["errors"] > 0, "the fault was felt"
     assert load.seconds[-1]["errors"] == {}, "and is over"
     assert stage.get("placement", "shop")["spec"].get("holds", []) == []
@@ -68,7 +68,7 @@ def test_a_cell_that_errs_is_recovered_by_itself_and_nobody_else_notices(stage: 
 
 def test_kubectl_apply_and_wait(stage: Stage) -> None:
     audit = Audit(stage)
-    with stage.load(rate=100):
+    with stage.load(rate=60):
         time.sleep(6)
         stage.apply(run_of("by-hand", **always(stage)))
         stage.kubectl(
@@ -81,7 +81,7 @@ def test_kubectl_apply_and_wait(stage: Stage) -> None:
 
 
 def test_recell_recover(stage: Stage) -> None:
-    with stage.load(rate=100):
+    with stage.load(rate=60):
         time.sleep(6)
         done = stage.recell(
             "recover", "cell-b", "-n", SHOP, "--strategy", "CellRestart", "--always", "--yes", "--wait", within=240

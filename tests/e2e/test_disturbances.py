@@ -24,7 +24,7 @@ def reached(stage: Stage, name: str, step: str) -> bool:
 def test_the_leader_is_killed_in_each_step(stage: Stage) -> None:
     stage.patch("recoverypolicy", "default", SLOWER)
     audit = Audit(stage)
-    with stage.load(rate=100):
+    with stage.load(rate=60):
         time.sleep(6)
         start(stage, "killed")
         killed = []
@@ -44,7 +44,7 @@ def test_the_leader_is_killed_in_each_step(stage: Stage) -> None:
 def test_a_stopped_leader_that_wakes_after_the_take_over_writes_nothing(stage: Stage) -> None:
     stage.patch("recoverypolicy", "default", SLOWER)
     audit = Audit(stage)
-    with stage.load(rate=100):
+    with stage.load(rate=60):
         time.sleep(6)
         start(stage, "stopped")
         stage.eventually("the drain runs", lambda: step_of(stage, "stopped") == "drain-traffic", within=60, every=0.2)
