@@ -1,7 +1,9 @@
 """Workers: take a key from the queue, reconcile it, say when again.
 
 Promises: a key is with one worker at a time; whatever a reconcile raises is counted, logged once
-and retried with backoff; a reconcile has a deadline; `stop` lets those that run finish.
+and retried with backoff; a reconcile has a deadline; thousands of reconciles that find nothing to
+do keep nobody else from running, least of all whoever renews the Lease; `stop` lets those that run
+finish.
 """
 
 import asyncio
@@ -79,6 +81,7 @@ class Workers:
             finally:
                 self._queue.done(key)
                 self._metrics.reconciled(self._name, result, self._clock.monotonic() - began)
+            await asyncio.sleep(0)
 
     async def _reconcile(self, key: Key) -> str:
         """Returns the result as it is counted."""

@@ -132,6 +132,27 @@ def test_a_reconcile_that_never_ends_is_ended() -> None:
     scene(controller, story)
 
 
+def test_thousands_of_quick_reconciles_keep_nobody_else_from_running() -> None:
+    controller = Scripted()
+
+    async def quick(key: Key) -> float | None:
+        controller.finished += 1
+        return None
+
+    controller.reconcile = quick  # type: ignore[method-assign]
+
+    async def story(crew: Crew) -> None:
+        for n in range(5000):
+            crew.queue.add(("shop", str(n)))
+        turns = 0
+        while controller.finished < 5000:
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > 1000
+
+    scene(controller, story)
+
+
 def test_at_the_end_what_runs_is_finished_and_nothing_new_begins() -> None:
     controller = Scripted(takes=5)
 
