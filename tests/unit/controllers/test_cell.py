@@ -1,0 +1,222 @@
+"""The Cell controller: shows what it sees, writes only what changed, and starts a run only where it may."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from recell.api import Cell, Placement, RecoveryPolicy, RecoveryRun, Router
+from recell.api.cell import Failure
+from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact, Vantage, Verdict
+from recell.controllers.cell import CellController
+from recell.controllers.records import RunRecords
+from recell.domain import placement
+from recell.domain.health import HealthState, Level
+from recell.domain.placement import Candidate, Routing
+from recell.engine.errors import BadInput
+from tests.unit.controllers.server import Server, Surroundings
+
+KEY = ("fleet", "b")
+
+
+class Scene(Surroundings):
+    """A Router with two cells; what the observer sees is what the test says."""
+
+    def __init__(self, mode: str = "Automatic", **limits: Any) -> None:
+        server = Server()
+        super().__init__(server)
+        server.add(
+            Router,
+            "shop",
+            {
+                "type": "HAProxy",
+                "customerData": "Shared",
+                "haproxy": {"customerKey": {"type": "Header", "name": "x"}},
+            },
+        )
+        server.add(RecoveryPolicy, "default", {"mode": mode, "limits": limits})
+        for name in "ab":
+            backend = {"type": "Service", "service": {"name": name, "port": 80}}
+            server.add(Cell, name, {"routerRef": {"name": "shop"}, "backend": backend})
+        router = server.router(("fleet", "shop"))
+        assert router is not None
+        spec = placement.initial(
+            Routing.of(router), [Candidate(n, f"uid-{n}", "10.0.0.1", 80, 100) for n in "ab"], epoch=1
+        )
+        server.add(Placement, "shop", spec.to_dict())
+        self.since = server.clock.now()
+        self.level = Level.HEALTHY
+        self.error_rate = 0.1
+        self.is_settled = True
+        anything: Any = self
+        store: Any = server
+        self.controller = CellController(
+            store.clock, store, store, anything, anything, anything, anything, anything,
+            RunRecords(store, store), anything,
+        )  # fmt: skip
+
+    # Observer
+
+    def look(self, cell: Cell) -> tuple[HealthState, float | None]:
+        return HealthState(level=self.level, since=self.since, failing_since=self.since), None
+
+    def health(self, cell: tuple[str, str]) -> HealthState | None:
+        return HealthState(level=self.level, since=self.since, failing_since=self.since)
+
+    def settled(self, cell: Cell) -> bool:
+        return self.is_settled
+
+    def failure(self, cell: tuple[str, str]) -> Failure | None:
+        if self.level is Level.HEALTHY:
+            return None
+        told = Evidence(
+            check="error-rate",
+            vantage=Vantage.ROUTER,
+            verdict=Verdict.FAILED,
+            message=f"{self.error_rate:.1%} of requests failed",
+        )
+        return Failure(
+            type=FailureType.SINGLE_CELL,
+            impact=Impact.LOW,
+            data_integrity=DataIntegrity.INTACT,
+            since=self.since,
+            evidence=[told],
+        )
+
+    # Switchboard, probes
+
+    def current(self, router: tuple[str, str]) -> Placement | None:
+        return self.server.placement(router)
+
+    def set_target(self, cell: Cell, address: Any) -> None:
+        """Probed, or not."""
+
+    def drop(self, cell: tuple[str, str]) -> None:
+        """No longer probed."""
+
+    def forget(self, cell: tuple[str, str]) -> None:
+        """Gone."""
+
+    async def look_at_it(self, times: int = 1) -> Any:
+        for _ in range(times):
+            await self.controller.reconcile(KEY)
+        cell = self.server.cell(KEY)
+        assert cell is not None
+        return cell.status
+
+    def fail(self) -> None:
+        self.level, self.since = Level.FAILED, self.server.clock.now()
+
+    @property
+    def runs(self) -> list[RecoveryRun]:
+        return list(self.server.runs_in("fleet"))
+
+
+async def test_a_healthy_cell_is_shown_with_its_share() -> None:
+    status = await Scene().look_at_it()
+    assert status.phase == "Healthy"
+    assert status.share.asked == status.share.applied == "50%"
+
+
+async def test_figures_alone_cause_no_write() -> None:
+    scene = Scene(mode="Observe")
+    scene.fail()
+    await scene.look_at_it()
+    before = len(scene.server.writes)
+    for rate in (0.11, 0.12, 0.2):
+        scene.error_rate = rate
+        scene.server.clock.advance(1)
+        await scene.look_at_it()
+    assert len(scene.server.writes) == before
+
+
+async def test_a_failed_cell_gets_one_run_however_often_it_is_looked_at() -> None:
+    scene = Scene()
+    scene.fail()
+    await scene.look_at_it(times=5)
+    assert len(scene.runs) == 1
+    assert scene.runs[0].spec.trigger == "Automatic"
+    assert scene.runs[0].metadata.labels["recell.dev/target"] == "b"
+
+
+async def test_observe_starts_nothing_and_shows_what_it_would_do() -> None:
+    scene = Scene(mode="Observe")
+    scene.fail()
+    status = await scene.look_at_it(times=3)
+    assert scene.runs == []
+    assert status.recovery.blocked.reason == "Observe"
+    assert "CellRestart would be started" in status.recovery.blocked.message
+
+
+async def test_after_a_take_over_nothing_is_started_before_a_full_detection_period() -> None:
+    scene = Scene()
+    scene.fail()
+    scene.is_settled = False
+    await scene.look_at_it()
+    assert scene.runs == []
+
+
+async def test_a_degraded_cell_starts_nothing() -> None:
+    scene = Scene()
+    scene.fail()
+    scene.level = Level.DEGRADED
+    status = await scene.look_at_it()
+    assert status.phase == "Degraded"
+    assert scene.runs == []
+
+
+async def test_a_paused_cell_starts_nothing_and_says_so() -> None:
+    scene = Scene()
+    scene.server.change(Cell, "b", {"spec": {"paused": True}})
+    scene.fail()
+    status = await scene.look_at_it()
+    assert scene.runs == []
+    assert status.recovery.blocked.reason == "Paused"
+
+
+async def test_the_cooldown_holds_the_next_run_back_and_says_until_when() -> None:
+    scene = Scene(cooldown="15m")
+    scene.fail()
+    await scene.look_at_it()
+    name = scene.runs[0].metadata.name
+    ended = {"phase": "Succeeded", "startedAt": scene.since.isoformat(), "finishedAt": scene.since.isoformat()}
+    scene.server.change(RecoveryRun, name, {"status": ended})
+    status = await scene.look_at_it(times=2)
+    assert len(scene.runs) == 1
+    assert status.recovery.blocked.reason == "Cooldown"
+    assert status.recovery.next_allowed_at == scene.since + timedelta(minutes=15)
+    scene.server.clock.advance(16 * 60)
+    await scene.look_at_it()
+    assert len(scene.runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        (BadInput("spec.backend.service.port: Service fleet/b has no port 81"), "has no port 81"),
+        (BadInput("spec.backend.service.name: a headless Service has no address"), "headless"),
+    ],
+)
+async def test_a_wrong_cell_says_what_to_change(error: Exception, part: str) -> None:
+    scene = Scene()
+    scene.unreachable["b"] = error
+    status = await scene.look_at_it()
+    stalled = next(c for c in status.conditions if c.type == "Stalled")
+    assert stalled.status == "True"
+    assert part in stalled.message
+
+
+async def test_a_cell_without_a_router_says_so() -> None:
+    scene = Scene()
+    del scene.server.objects["routers", "fleet", "shop"]
+    status = await scene.look_at_it()
+    accepted = next(c for c in status.conditions if c.type == "Accepted")
+    assert accepted.reason == "RouterNotFound"
+
+
+async def test_each_change_of_phase_is_an_event() -> None:
+    scene = Scene(mode="Observe")
+    await scene.look_at_it()
+    scene.fail()
+    await scene.look_at_it(times=2)
+    assert scene.events == ["Normal Healthy", "Warning Failed"]
