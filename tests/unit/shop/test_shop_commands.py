@@ -27,6 +27,7 @@ def chaos(web: Web, *arguments: str) -> subprocess.CompletedProcess[str]:
         ({"SHOP_CELL": "cell-a", "PGHOST": "db", "SHOP_PORT": "http"}, "SHOP_PORT is 'http'"),
         ({"SHOP_CELL": "cell-a", "PGHOST": "db", "SHOP_PORT": "80.5"}, "SHOP_PORT is '80.5'"),
         ({"SHOP_CELL": "cell-a", "PGHOST": "db", "SHOP_ADMIN_PORT": "70000"}, "SHOP_ADMIN_PORT is '70000'"),
+        ({"SHOP_CELL": "cell-a", "PGHOST": "db", "SHOP_DATA": "mine"}, "SHOP_DATA is 'mine'"),
         ({"SHOP_CELL": "cell-a", "PGHOST": "db", "SHOP_DRAIN_SECONDS": "nan"}, "SHOP_DRAIN_SECONDS is 'nan'"),
     ],
 )

@@ -122,6 +122,16 @@ def test_two_processes_on_an_empty_database_agree_on_the_schema(start_web: Start
     assert (first.log() + second.log()).count("made the schema") == 1
 
 
+def test_cells_that_share_a_database_serve_any_customer_as_their_own(start_web: StartWeb) -> None:
+    first = start_web("cell-a", SHOP_DATA="shared").wait_ready()
+    second = start_web("cell-b", SHOP_DATA="shared").wait_ready()
+    placed = first.order("alice")
+
+    answer = second.ask("GET", "/customer", customer="alice")
+    assert (answer.headers["x-cell"], answer.body["orders"], answer.body["home"]) == ("cell-b", 1, None)
+    assert "x-customer-home" not in placed.headers.keys() | answer.headers.keys()
+
+
 def test_at_the_end_readiness_goes_first_and_requests_in_flight_are_finished(start_web: StartWeb) -> None:
     web = start_web("cell-a", SHOP_DRAIN_SECONDS="2").wait_ready()
     web.chaos("POST", {"kind": "slow", "ms": 3000, "paths": ["/orders"], "scope": "pod"})

@@ -11,7 +11,7 @@
 | `GET /integrity` | 200 Intact, 503 Corrupted, 500 Unknown, each with reasons and counts |
 
 The customer is named by the header `x-customer-id`. Answers about a known customer carry `X-Customer-Home`, the cell
-that the customer's data belongs to.
+that the customer's data belongs to, unless the cells share their data.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from shop.answers import HOME_HEADER, Handler, error, errors_as_answers, name_th
 from shop.faults import Faults
 from shop.integrity import Integrity
 from shop.orders import MAX_PAGE, Order, Orders
+from shop.settings import Settings
 
 CUSTOMER_HEADER = "x-customer-id"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
@@ -42,14 +43,14 @@ class Readiness:
 
 
 def make_public_app(
-    cell: str, orders: Orders, integrity: Integrity, faults: Faults, ready: Readiness
+    settings: Settings, orders: Orders, integrity: Integrity, faults: Faults, ready: Readiness
 ) -> web.Application:
     """The application for the public port."""
     app = web.Application(
         middlewares=[_parting(ready), errors_as_answers, _faults_strike(faults)], client_max_size=MAX_BODY
     )
-    name_the_cell(app, cell)
-    handlers = _Handlers(cell, orders, integrity, ready)
+    name_the_cell(app, settings.cell)
+    handlers = _Handlers(settings, orders, integrity, ready)
     app.router.add_post("/orders", handlers.place_order)
     app.router.add_get("/orders", handlers.list_orders)
     app.router.add_get("/customer", handlers.show_customer)
@@ -61,8 +62,9 @@ def make_public_app(
 
 
 class _Handlers:
-    def __init__(self, cell: str, orders: Orders, integrity: Integrity, ready: Readiness) -> None:
-        self._cell = cell
+    def __init__(self, settings: Settings, orders: Orders, integrity: Integrity, ready: Readiness) -> None:
+        self._cell = settings.cell
+        self._shared_data = settings.shared_data
         self._orders = orders
         self._integrity = integrity
         self._ready = ready
@@ -80,7 +82,7 @@ class _Handlers:
             )
         answer = {**_describe(placed.order), "customer": customer, "cell": self._cell}
         status = 201 if placed.is_new else 200
-        return web.json_response(answer, status=status, headers={HOME_HEADER: placed.home})
+        return web.json_response(answer, status=status, headers=self._home(placed.home))
 
     async def list_orders(self, request: web.Request) -> web.Response:
         customer = _customer_of(request)
@@ -90,7 +92,7 @@ class _Handlers:
             "orders": [_describe(order) for order in orders],
             "next": orders[-1].seq if len(orders) == limit else None,
         }
-        return web.json_response(answer, headers=_home(home))
+        return web.json_response(answer, headers=self._home(home))
 
     async def show_customer(self, request: web.Request) -> web.Response:
         name = _customer_of(request)
@@ -100,12 +102,12 @@ class _Handlers:
         answer = {
             "customer": name,
             "known": True,
-            "home": customer.home,
+            "home": None if self._shared_data else customer.home,
             "since": customer.since.isoformat(),
             "orders": customer.orders,
             "cents": customer.cents,
         }
-        return web.json_response(answer, headers=_home(customer.home))
+        return web.json_response(answer, headers=self._home(customer.home))
 
     async def probe(self, _request: web.Request) -> web.Response:
         await self._orders.answers()
@@ -124,6 +126,9 @@ class _Handlers:
         verdict = await self._integrity.check()
         answer = {"integrity": verdict.state, "reasons": list(verdict.reasons), **verdict.counts}
         return web.json_response(answer, status=_INTEGRITY_STATUS[verdict.state])
+
+    def _home(self, home: str | None) -> dict[str, str]:
+        return {} if home is None or self._shared_data else {HOME_HEADER: home}
 
 
 def _faults_strike(faults: Faults) -> Middleware:
@@ -188,7 +193,3 @@ def _number_in(request: web.Request, name: str, default: int, least: int, most: 
 
 def _describe(order: Order) -> dict[str, object]:
     return {"id": order.id, "item": order.item, "cents": order.cents, "placedAt": order.placed_at.isoformat()}
-
-
-def _home(home: str | None) -> dict[str, str]:
-    return {} if home is None else {HOME_HEADER: home}

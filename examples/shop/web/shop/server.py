@@ -38,7 +38,7 @@ async def serve(settings: Settings) -> None:
     store = FaultsStore(database, faults, settings.cell, loop.time())
     ready = Readiness()
     public = await _listen(
-        make_public_app(settings.cell, orders, Integrity(database), faults, ready),
+        make_public_app(settings, orders, Integrity(database), faults, ready),
         settings.host,
         settings.port,
         settings.stop_seconds,

@@ -18,10 +18,11 @@ class BadSettings(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One process's settings. Durations are in seconds."""
+    """One process's settings. Durations are in seconds; `shared_data`: other cells use the same database."""
 
     cell: str
     pod: str
+    shared_data: bool
     host: str
     port: int
     admin_port: int
@@ -35,9 +36,13 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         if not environment.get(required, "").strip():
             raise BadSettings(f"{required} is not set: " + _MEANING[required])
     cell = environment["SHOP_CELL"].strip()
+    data = environment.get("SHOP_DATA", "").strip() or "cell"
+    if data not in ("cell", "shared"):
+        raise BadSettings(f"SHOP_DATA is {data!r}: expected cell (a database of its own) or shared (with other cells)")
     return Settings(
         cell=cell,
         pod=environment.get("HOSTNAME", "").strip() or cell,
+        shared_data=data == "shared",
         host=environment.get("SHOP_HOST", "0.0.0.0"),
         port=_port(environment, "SHOP_PORT", "8080"),
         admin_port=_port(environment, "SHOP_ADMIN_PORT", "8081"),
