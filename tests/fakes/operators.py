@@ -15,7 +15,8 @@ from tests.fakes.api_proxy import ApiProxy, Seen
 from tests.fakes.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
-TERMS = ("--lease-duration=4", "--renew-deadline=3", "--retry-period=0.5")
+TERMS = ("--lease-duration=8", "--renew-deadline=6", "--retry-period=0.5")
+"""Short, so that a take-over is not waited for long; long enough for a busy machine."""
 
 
 @dataclass
