@@ -58,15 +58,15 @@ async def measure(stage: Stage, options: argparse.Namespace, figures: dict[str, 
     rest.scale(stage, 0)
     address = fleet.prepare(stage)
     audit = Audit(stage)
-    used = 0
     async with Client.to(stage.kubeconfig) as client:
+        used = await fleet.first_unused(client)
         for count in sorted(options.cells):
             _say(f"{count} Cells")
             wanted = range(used, used + WARM + options.samples)
             if wanted.stop > count:
                 raise BenchmarkError(f"{options.samples} samples need {wanted.stop} Cells: each fails once")
             rest.scale(stage, 0)
-            await fleet.grow(client, count, address, range(2 * (WARM + options.samples)))
+            await fleet.grow(client, count, address, wanted)
             _say(f"the floor, {options.samples} samples")
             floor = await reaction.floor(client, stage.kubeconfig, wanted)
             rest.scale(stage, 1)

@@ -142,15 +142,23 @@ async def grow(client: Client, count: int, address: str, with_workload: range) -
     known = {cell["metadata"]["name"] for cell in found["items"]}
 
     async def make(number: int) -> None:
-        if name(number) in known:
-            return
         if number in with_workload:
             path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
             await client.call("POST", path, _deployment(name(number)), allow=(409,))
-        await client.call("POST", CELLS, _cell(number, address, number in with_workload))
-        await say(client, number, FAILED, False, "made")
+            if name(number) in known:
+                await client.merge(f"{CELLS}/{name(number)}", {"spec": {"workloads": _workloads(number)}})
+        if name(number) not in known:
+            await client.call("POST", CELLS, _cell(number, address, number in with_workload))
+            await say(client, number, FAILED, False, "made")
 
     await client.each(lambda number=number: make(number) for number in range(count))  # type: ignore[misc]
+
+
+async def first_unused(client: Client) -> int:
+    """The first cell that never had a run: after an abort no run starts by itself for an hour."""
+    runs = (await client.call("GET", f"{GROUP}/namespaces/{NAMESPACE}/recoveryruns"))["items"]
+    targets = [run["spec"]["targetRef"]["name"] for run in runs]
+    return max((int(target.removeprefix("cell-")) + 1 for target in targets), default=0)
 
 
 def _cell(number: int, address: str, workload: bool) -> Object:
@@ -160,8 +168,12 @@ def _cell(number: int, address: str, workload: bool) -> Object:
         "health": {"conditions": [{"type": FAILED, "status": "True", "for": "0s"}]},
     }
     if workload:
-        spec["workloads"] = [{"apiVersion": "apps/v1", "kind": "Deployment", "name": name(number)}]
+        spec["workloads"] = _workloads(number)
     return recell("Cell", name(number), NAMESPACE, spec)
+
+
+def _workloads(number: int) -> list[Object]:
+    return [{"apiVersion": "apps/v1", "kind": "Deployment", "name": name(number)}]
 
 
 def _deployment(name: str) -> Object:

@@ -98,6 +98,7 @@ async def whole_run(stage: Stage, audit: Audit) -> tuple[dict[str, int], dict[st
     """One CellRestart from the creation of the run to the last write about it. Returns by kind, by what, steps."""
     await calm(audit)
     audit.again()
+    name = f"measured-{datetime.now(UTC):%H%M%S}"
     spec = {
         "targetRef": {"kind": "Cell", "name": CELLS[0]},
         "strategy": "CellRestart",
@@ -105,10 +106,10 @@ async def whole_run(stage: Stage, audit: Audit) -> tuple[dict[str, int], dict[st
         "startBefore": (datetime.now(UTC) + timedelta(minutes=10)).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "reason": "Benchmark",
     }
-    fleet.apply(stage, [fleet.recell("RecoveryRun", "measured", NAMESPACE, spec)])
+    fleet.apply(stage, [fleet.recell("RecoveryRun", name, NAMESPACE, spec)])
     phase = ""
     for _ in range(600):
-        status = (await asyncio.to_thread(stage.get, "recoveryrun", "measured", NAMESPACE)).get("status") or {}
+        status = (await asyncio.to_thread(stage.get, "recoveryrun", name, NAMESPACE)).get("status") or {}
         phase = status.get("phase", "")
         if phase in ("Succeeded", "Escalated", "Failed", "Skipped", "ManualInterventionRequired", "AwaitingApproval"):
             break

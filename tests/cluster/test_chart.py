@@ -608,9 +608,9 @@ def test_the_image_holds_the_command_line_and_no_tools(cluster: Cluster, running
     for tool in ("pip", "pip3", "gcc", "make", "curl", "git"):
         with pytest.raises(Refused):
             cluster.kubectl(*inside, "sh", "-c", f"command -v {tool}")
-    with pytest.raises(Refused, match="No module named 'pip'"):
+    with pytest.raises(Refused, match=r"No module named 'pip'"):
         cluster.kubectl(*inside, "python", "-c", "import pip")
-    with pytest.raises(Refused, match="Read-only file system|Permission denied"):
+    with pytest.raises(Refused, match=r"Read-only file system|Permission denied"):
         cluster.kubectl(*inside, "touch", "/opt/recell/x")
 
 

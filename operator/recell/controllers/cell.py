@@ -6,14 +6,13 @@ from the cell and the onset of its failure, so making one twice makes one.
 """
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
 from recell.api import Cell, RecoveryRun
 from recell.api.cell import Blocked, CellPhase, CellRecovery, CellStatus, Failure, Share
-from recell.api.failure import Evidence
+from recell.api.failure import Verdict
 from recell.api.meta import (
     LABEL_INCIDENT,
     LABEL_MADE_BY,
@@ -157,14 +156,12 @@ class CellController:
 
     @staticmethod
     def _stable(cell: Cell, failure: Failure | None) -> Failure | None:
-        """The failure as it was written first, as long as no verdict changed: figures alone cause no write."""
+        """The failure as it was written first, until another check fails too: figures that come and go cause no write."""
         old = cell.status.failure
         if old is None or failure is None:
             return failure
         same = (old.type, old.impact, old.data_integrity) == (failure.type, failure.impact, failure.data_integrity)
-        if same and _verdicts(old.evidence) == _verdicts(failure.evidence):
-            return old
-        return failure
+        return old if same and _failed(failure) <= _failed(old) else failure
 
     def _runs(self, cell: Cell) -> tuple[RecoveryRun | None, RecoveryRun | None]:
         """The active run and the one that ended last."""
@@ -313,9 +310,9 @@ def _phase(
 def _why(failure: Failure | None) -> str:
     if failure is None:
         return ""
-    failed = [e for e in failure.evidence if e.verdict == "Failed"]
+    failed = [e for e in failure.evidence if e.verdict is Verdict.FAILED]
     return "; ".join(f"{e.check}: {e.message}" for e in failed)[:1024]
 
 
-def _verdicts(evidence: list[Evidence]) -> Mapping[str, str]:
-    return {e.check: e.verdict for e in evidence}
+def _failed(failure: Failure) -> set[str]:
+    return {e.check for e in failure.evidence if e.verdict is Verdict.FAILED}
