@@ -156,7 +156,7 @@ class CellController:
 
     @staticmethod
     def _stable(cell: Cell, failure: Failure | None) -> Failure | None:
-        """The failure as it was written first, until another check fails too: figures that come and go cause no write."""
+        """The failure as written first, until another check fails too: figures that come and go cause no write."""
         old = cell.status.failure
         if old is None or failure is None:
             return failure
