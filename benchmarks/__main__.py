@@ -10,6 +10,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ def main() -> int:
                 options.json.write_text(text + "\n")
         if not options.keep:
             stage.hack_cluster("down")
-    return 0
+    return 1 if figures.get("not_measured") else 0
 
 
 def set_up(stage: Stage) -> None:
@@ -55,36 +57,55 @@ def set_up(stage: Stage) -> None:
 
 
 async def measure(stage: Stage, options: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Each part for itself: one that cannot be measured is named in the table, and the others are measured."""
     rest.scale(stage, 0)
     address = fleet.prepare(stage)
     audit = Audit(stage)
     async with Client.to(stage.kubeconfig) as client:
         used = await fleet.first_unused(client)
         for count in sorted(options.cells):
-            _say(f"{count} Cells")
             wanted = range(used, used + WARM + options.samples)
-            if wanted.stop > count:
-                raise BenchmarkError(f"{options.samples} samples need {wanted.stop} Cells: each fails once")
-            rest.scale(stage, 0)
-            await fleet.grow(client, count, address, wanted)
-            _say(f"the floor, {options.samples} samples")
-            floor = await reaction.floor(client, stage.kubeconfig, wanted)
-            rest.scale(stage, 1)
-            _say("waiting until every Cell is Healthy")
-            await fleet.whole(client, count)
-            await rest.calm(audit)
-            resident = await rest.own_figure(client, stage, "process_resident_memory_bytes")
-            figures.setdefault("memory_mb", {})[count] = round(resident / 1e6, 1)
-            _say(f"the reaction, {options.samples} samples")
-            audit.again()
-            at = await _reactions(client, stage, wanted, audit)
-            figures.setdefault("reaction", {})[count] = {**at, "floor": table.summary(floor[WARM:])}
             used = wanted.stop
-        figures["idle"] = await _idle(client, stage, audit, max(options.cells), options.idle_minutes)
-        _say("one whole run")
-        writes.prepare(stage)
-        kinds, each, steps = await writes.whole_run(stage, audit)
-        figures["writes_per_run"] = {"by_kind": kinds, "by_what": each, "steps": steps}
+            with _part(figures, f"reaction with {count} Cells"):
+                await _with_cells(client, stage, audit, count, wanted, address, figures)
+        with _part(figures, "rest"):
+            figures["idle"] = await _idle(client, stage, audit, max(options.cells), options.idle_minutes)
+        with _part(figures, "writes of a run"):
+            _say("one whole run")
+            writes.prepare(stage)
+            kinds, each, steps = await writes.whole_run(stage, audit)
+            figures["writes_per_run"] = {"by_kind": kinds, "by_what": each, "steps": steps}
+
+
+@contextmanager
+def _part(figures: dict[str, Any], what: str) -> Iterator[None]:
+    try:
+        yield
+    except (BenchmarkError, StageError, RecellError) as error:
+        _say(f"not measured: {what}: {error}")
+        figures.setdefault("not_measured", {})[what] = str(error)
+
+
+async def _with_cells(
+    client: Client, stage: Stage, audit: Audit, count: int, wanted: range, address: str, figures: dict[str, Any]
+) -> None:
+    _say(f"{count} Cells")
+    if wanted.stop > count:
+        raise BenchmarkError(f"{len(wanted)} samples need {wanted.stop} Cells: each fails once")
+    rest.scale(stage, 0)
+    await fleet.grow(client, count, address, wanted)
+    _say(f"the floor, {len(wanted)} samples")
+    floor = await reaction.floor(client, stage.kubeconfig, wanted)
+    rest.scale(stage, 1)
+    _say("waiting until every Cell is Healthy")
+    await fleet.whole(client, count)
+    await rest.calm(audit)
+    resident = await rest.own_figure(client, stage, "process_resident_memory_bytes")
+    figures.setdefault("memory_mb", {})[count] = round(resident / 1e6, 1)
+    _say(f"the reaction, {len(wanted)} samples")
+    audit.again()
+    at = await _reactions(client, stage, wanted, audit)
+    figures.setdefault("reaction", {})[count] = {**at, "floor": table.summary(floor[WARM:])}
 
 
 async def _reactions(client: Client, stage: Stage, numbers: range, audit: Audit) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
         out += ["", f"the way of the reaction, {count} Cells: the operator's writes, medians in ms"]
         out.append(f"  {'sent at':>8} {'took':>6}   write")
         out += [f"  {1000 * stop.begins:8.1f} {1000 * stop.took:6.1f}   {stop.what}" for stop in at["way"]]
+    out += [f"not measured: {what}: {why}" for what, why in figures.get("not_measured", {}).items()]
     return out
 
 
