@@ -178,7 +178,7 @@ class Stage:
             "shop-load", "--target", "http://shop", "--rate", str(rate), "--customers", str(customers),
             "--duration", str(seconds), "--json",
         ]  # fmt: skip
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         load = Load(process)
         try:
             yield load
@@ -246,7 +246,10 @@ class Load:
             self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait(timeout=30)
         self._reader.join(timeout=10)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
 
 def _run(command: list[str], *, stdin: str | None = None, within: float, show: bool = False) -> str:

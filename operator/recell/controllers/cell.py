@@ -14,6 +14,7 @@ from recell.api import Cell, RecoveryRun
 from recell.api.cell import Blocked, CellPhase, CellRecovery, CellStatus, Failure, Share
 from recell.api.failure import Verdict
 from recell.api.meta import (
+    FINALIZER,
     LABEL_INCIDENT,
     LABEL_MADE_BY,
     LABEL_TARGET,
@@ -96,12 +97,28 @@ class CellController:
             self._observer.forget(key)
             self._probes.drop(key)
             return None
+        if cell.metadata.deletion_timestamp is not None and self._store.router(router_of(cell)) is None:
+            await self._let_go(cell)
+            return None
         accepted = await self._accept(cell)
         state, again = self._observer.look(cell)
         wanted = self._status(cell, accepted, state)
         await self._start_run(cell, state)
         await self._show(cell, wanted)
         return min(again, LOOK_AT_FIGURES) if again is not None else LOOK_AT_FIGURES
+
+    async def _let_go(self, cell: Cell) -> None:
+        """A deleted Cell whose Router is gone gets no requests that could be lost: nothing keeps it."""
+        self._observer.forget(cell.key)
+        self._probes.drop(cell.key)
+        if FINALIZER not in cell.metadata.finalizers:
+            return
+        left = [name for name in cell.metadata.finalizers if name != FINALIZER]
+        body = {"metadata": {"resourceVersion": cell.metadata.resource_version, "finalizers": left}}
+        try:
+            await self._api.merge_patch(CELLS.path(*cell.key), body)
+        except NotFound:
+            return
 
     async def _accept(self, cell: Cell) -> _Acceptance:
         """Can this cell work at all? Also labels its workloads and points the probes at it."""

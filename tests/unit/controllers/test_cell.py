@@ -8,6 +8,7 @@ import pytest
 from recell.api import Cell, Placement, RecoveryPolicy, RecoveryRun, Router
 from recell.api.cell import Failure
 from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact, Vantage, Verdict
+from recell.api.meta import FINALIZER
 from recell.controllers.cell import CellController
 from recell.controllers.records import RunRecords
 from recell.domain import placement
@@ -220,3 +221,14 @@ async def test_each_change_of_phase_is_an_event() -> None:
     scene.fail()
     await scene.look_at_it(times=2)
     assert scene.events == ["Normal Healthy", "Warning Failed"]
+
+
+async def test_a_deleted_cell_whose_router_is_gone_goes() -> None:
+    scene = Scene()
+    scene.server.change(Cell, "b", {"metadata": {"finalizers": [FINALIZER]}})
+    scene.server.delete_softly(Cell, "b")
+    await scene.look_at_it()
+    assert ("cells", "fleet", "b") in scene.server.objects, "its Router has to move its customers first"
+    del scene.server.objects["routers", "fleet", "shop"]
+    await scene.controller.reconcile(KEY)
+    assert ("cells", "fleet", "b") not in scene.server.objects

@@ -38,6 +38,9 @@ SILENT_FOR = 5.0
 BACKOFF = (0.2, 0.5, 1.0, 2.0)
 AWAY_FOR = timedelta(seconds=10)
 """A pod that cannot read its Placement for this long is complained about; shorter is a restart."""
+KEPT_FIGURES = timedelta(seconds=SAMPLE_INTERVAL)
+"""Figures are summed up anew after each report, and after this time even without one."""
+MOST_FIGURES = 64
 LIMIT = 4 * 1024 * 1024
 """Bytes of one report; 819 cells take 130 KB."""
 
@@ -66,6 +69,8 @@ class _Router:
     pods: dict[str, _Pod] = field(default_factory=dict)
     gone: list[PodHistory] = field(default_factory=list)
     """Of pods that left, for as long as a window can reach back to them."""
+    figures: dict[tuple[float, datetime | None], tuple[datetime, RouterTraffic]] = field(default_factory=dict)
+    """What was summed up since the last report, by window and start, and when: many cells ask the same."""
 
     def serving(self) -> dict[str, _Pod]:
         return {name: pod for name, pod in self.pods.items() if pod.serving}
@@ -97,12 +102,17 @@ class HAProxyTraffic:
                 pod.task = asyncio.get_running_loop().create_task(
                     self._follow(router, name, pod), name=f"router pod {name}"
                 )
-            pod.serving = serving
+            if pod.serving != serving:
+                pod.serving = serving
+                state.figures.clear()
 
     def set_placement(self, router: Key, placement: Placement) -> None:
         """The Placement that counts: names for the indexes in the pods' reports."""
         state = self._routers.setdefault(router, _Router())
-        state.names = {cell.index: cell.name for cell in placement.spec.cells}
+        names = {cell.index: cell.name for cell in placement.spec.cells}
+        if names != state.names:
+            state.names = names
+            state.figures.clear()
 
     def drop(self, router: Key) -> None:
         """The Router is gone. Repeatable."""
@@ -138,6 +148,9 @@ class HAProxyTraffic:
         if not all(pod.heard_at and now - pod.heard_at <= STALE for pod in serving.values()):
             return None
         asked_since = now - timedelta(seconds=window)
+        known = state.figures.get((window, not_before))
+        if known is not None and now - known[0] < KEPT_FIGURES:
+            return known[1]
         since = max(asked_since, not_before or asked_since)
         spans = [_span(pod.history, since) for pod in serving.values()]
         whole = [span for span in spans if span is not None and not span.from_zero]
@@ -151,7 +164,7 @@ class HAProxyTraffic:
         left = [pod.history for pod in state.pods.values() if not pod.serving] + state.gone
         new += [span for history in left if (span := _span(history, since)) is not None]
         reports = [pod.report for pod in serving.values() if pod.report]
-        return RouterTraffic(
+        summed = RouterTraffic(
             since=begin,
             until=end,
             pods=len(serving),
@@ -161,6 +174,10 @@ class HAProxyTraffic:
             },
             rejected=sum(span.until.rejected - span.since.rejected for span in (*whole, *new)),
         )
+        if len(state.figures) >= MOST_FIGURES:
+            state.figures.clear()
+        state.figures[window, not_before] = (now, summed)
+        return summed
 
     def complaint(self, router: Key) -> str:
         """What serving pods refuse or cannot do, and why; empty when they have what they should."""
@@ -182,6 +199,7 @@ class HAProxyTraffic:
 
     def _forget(self, state: _Router, name: str) -> None:
         pod = state.pods.pop(name)
+        state.figures.clear()
         if pod.task is not None:
             pod.task.cancel()
             self._ending.add(pod.task)
@@ -233,6 +251,8 @@ class HAProxyTraffic:
         pod.away_since = (pod.away_since or now) if report.source == "Away" else None
         pod.report, pod.heard_at = report, now
         pod.history.add(report, now)
+        if router in self._routers:
+            self._routers[router].figures.clear()
         if changed:
             self._on_change(router)
 
