@@ -14,7 +14,6 @@ from recell.api import Cell, RecoveryRun
 from recell.api.cell import Blocked, CellPhase, CellRecovery, CellStatus, Failure, Share
 from recell.api.failure import Verdict
 from recell.api.meta import (
-    FINALIZER,
     LABEL_INCIDENT,
     LABEL_MADE_BY,
     LABEL_TARGET,
@@ -25,6 +24,7 @@ from recell.api.meta import (
 from recell.api.placement import HoldState, PlacementSpec
 from recell.api.recovery_run import DecisionInputs, RecoveryRunSpec, TargetKind, TargetRef, Trigger
 from recell.controllers import status
+from recell.controllers.finalizers import drop_finalizer
 from recell.controllers.observer import CellObserver, router_of
 from recell.domain import limits, matrix, placement, runs
 from recell.domain.health import HealthState, Level
@@ -111,14 +111,7 @@ class CellController:
         """A deleted Cell whose Router is gone gets no requests that could be lost: nothing keeps it."""
         self._observer.forget(cell.key)
         self._probes.drop(cell.key)
-        if FINALIZER not in cell.metadata.finalizers:
-            return
-        left = [name for name in cell.metadata.finalizers if name != FINALIZER]
-        body = {"metadata": {"resourceVersion": cell.metadata.resource_version, "finalizers": left}}
-        try:
-            await self._api.merge_patch(CELLS.path(*cell.key), body)
-        except NotFound:
-            return
+        await drop_finalizer(self._api, CELLS.path(*cell.key), cell)
 
     async def _accept(self, cell: Cell) -> _Acceptance:
         """Can this cell work at all? Also labels its workloads and points the probes at it."""

@@ -20,6 +20,7 @@ from recell.api.meta import ANNOTATION_FORCE, ANNOTATION_PLACEMENT_UID, FINALIZE
 from recell.api.placement import REJECT, Hold, Holder, HoldState, PlacementSpec, decode_table
 from recell.api.router import CellCounts, OnUnhealthy, RouterStatus, Verification
 from recell.controllers import status
+from recell.controllers.finalizers import drop_finalizer
 from recell.controllers.observer import CellObserver
 from recell.controllers.switchboard import PlacementSwitchboard
 from recell.domain import placement
@@ -262,16 +263,6 @@ class RouterController:
         }
         self._store.put(type(obj), await self._api.merge_patch(path, body))
 
-    async def _drop_finalizer(self, path: str, obj: Router | Cell) -> None:
-        if FINALIZER not in obj.metadata.finalizers:
-            return
-        left = [name for name in obj.metadata.finalizers if name != FINALIZER]
-        body = {"metadata": {"resourceVersion": obj.metadata.resource_version, "finalizers": left}}
-        try:
-            await self._api.merge_patch(path, body)
-        except NotFound:
-            return
-
     async def _let_cells_go(self, router: Router, cells: Mapping[str, Cell], placed: Placement) -> None:
         """Cells that are new get their finalizer; deleted ones lose it once no pod sends them anything."""
         namespace = router.metadata.namespace
@@ -286,7 +277,7 @@ class RouterController:
             elif (name not in listed and (in_force or self._data_plane.serving(router.key) == 0)) or (
                 name in listed and await self._namespace_ends(namespace)
             ):
-                await self._drop_finalizer(path, cell)
+                await drop_finalizer(self._api, path, cell)
 
     async def _leave(self, router: Router, cells: Mapping[str, Cell]) -> float | None:
         """A deleted Router stays as long as customers depend on it. Its Placement stays in any case."""
@@ -297,8 +288,8 @@ class RouterController:
         if forced or not homes or not cells or await self._namespace_ends(router.metadata.namespace):
             for name, cell in cells.items():
                 if cell.metadata.deletion_timestamp is not None:
-                    await self._drop_finalizer(CELLS.path(router.metadata.namespace, name), cell)
-            await self._drop_finalizer(path, router)
+                    await drop_finalizer(self._api, CELLS.path(router.metadata.namespace, name), cell)
+            await drop_finalizer(self._api, path, router)
             return None
         trouble = (
             "StillHome",
