@@ -99,6 +99,14 @@ class Namespaces:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def kill(self, program: str) -> None:
+        """End every process started as `program`; return when the kernel has closed all that they held open."""
+        pids = self.processes(program)
+        self.signal(program, signal.SIGKILL)
+        # Its command line goes first, its sockets a moment later: only a process that was reaped holds nothing.
+        gone = f"the end of {program}"
+        wait_until(gone, lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), within=20, every=0.02)
+
     def end(self) -> None:
         """End everything inside; return when no process is left."""
         init = self.init_pid()
