@@ -305,23 +305,37 @@ class FakeRecords:
         self.world.wrote("status", f"{run.metadata.name} {status.phase} {status.step or ''}".strip())
         return saved
 
+    async def start(self, run: RecoveryRun, status: RecoveryRunStatus) -> RecoveryRun:
+        self._remember(run)
+        return await self.claim(await self.save(run, status))
+
     async def claim(self, run: RecoveryRun) -> RecoveryRun:
         current = self._fresh(run)
+        self._remember(run)
         meta = current.metadata
+        if FINALIZER in meta.finalizers:
+            return current
         changed = meta.model_copy(
             update={
                 "annotations": {**meta.annotations, ANNOTATION_STARTED_UID: meta.uid},
                 "finalizers": sorted({*meta.finalizers, FINALIZER}),
             }
         )
-        cell = self.world.cells[meta.namespace, run.spec.target_ref.name]
-        annotations = {**cell.metadata.annotations, ANNOTATION_RUN_HISTORY: runs.remembered(cell, run)}
-        self.world.cells[cell.key] = cell.model_copy(
-            update={"metadata": cell.metadata.model_copy(update={"annotations": annotations})}
-        )
         saved = self.world._store(current.model_copy(update={"metadata": changed}))
         self.world.wrote("metadata", f"{meta.name} claimed")
         return saved
+
+    def _remember(self, run: RecoveryRun) -> None:
+        self.world.guard()
+        cell = self.world.cells[run.metadata.namespace, run.spec.target_ref.name]
+        history = runs.remembered(cell, run)
+        if history == cell.metadata.annotations.get(ANNOTATION_RUN_HISTORY):
+            return
+        annotations = {**cell.metadata.annotations, ANNOTATION_RUN_HISTORY: history}
+        self.world.cells[cell.key] = cell.model_copy(
+            update={"metadata": cell.metadata.model_copy(update={"annotations": annotations})}
+        )
+        self.world.wrote("metadata", f"{cell.metadata.name} remembers {run.metadata.name}")
 
     async def release(self, run: RecoveryRun) -> None:
         self.world.guard()
@@ -342,7 +356,8 @@ class FakeRecords:
             if known.spec.escalated_from != run.spec.escalated_from:
                 raise Conflict(f"RecoveryRun {run.metadata.name} exists and is another one")
             return known
-        meta = ObjectMeta.model_validate({**self.world._meta(run.metadata.name), "labels": run.metadata.labels})
+        own = run.metadata.model_dump(include={"labels", "annotations", "finalizers"})
+        meta = ObjectMeta.model_validate({**self.world._meta(run.metadata.name), **own})
         created = self.world._store(run.model_copy(update={"metadata": meta}))
         self.world.wrote("create", f"{run.metadata.name} {run.spec.strategy}")
         return created

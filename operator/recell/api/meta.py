@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,7 +29,9 @@ LABEL_TARGET = f"{GROUP}/target"
 LABEL_FLEET = f"{GROUP}/fleet"
 """On a namespace: the fleet namespace whose Cells may name workloads in it."""
 ANNOTATION_STARTED_UID = f"{GROUP}/started-uid"
-"""On a RecoveryRun, set when it starts: the UID it had then. Another UID means a restored copy."""
+"""On a RecoveryRun that was started: the UID it had then. Another UID means a restored copy."""
+ANNOTATION_TARGET_UID = f"{GROUP}/target-uid"
+"""On a RecoveryRun that the operator made: the UID of its target. It is never meant for another one."""
 ANNOTATION_RUN_HISTORY = f"{GROUP}/run-history"
 """On a Cell: names and spec hashes of the runs it had, so that a run made anew is not executed again."""
 ANNOTATION_PLACEMENT_UID = f"{GROUP}/placement-uid"
@@ -62,6 +65,7 @@ Generation = Annotated[int, Field(ge=0)]
 """A counter of the API server or of leaders: int64."""
 
 
+@lru_cache(maxsize=1024)
 def seconds(duration: str) -> float:
     """A `Duration` in seconds. Raises ValueError with the text that is wrong."""
     if not re.fullmatch(DURATION_PATTERN, duration):
@@ -69,6 +73,7 @@ def seconds(duration: str) -> float:
     return sum(int(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION_PART.findall(duration))
 
 
+@lru_cache(maxsize=1024)
 def fraction(percent: str) -> float:
     """A `Percent` as a fraction of one. Raises ValueError with the text that is wrong."""
     if not re.fullmatch(PERCENT_PATTERN, percent):

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import ClassVar
 
 from pydantic import Field
@@ -155,8 +156,12 @@ def encode_table(table: Sequence[int]) -> str:
     return base64.b64encode(raw).decode()
 
 
+@lru_cache(maxsize=32)
 def decode_table(text: str) -> tuple[int, ...]:
-    """Raises ValueError for text that is no table; the caller adds which field it is."""
+    """Raises ValueError for text that is no table; the caller adds which field it is.
+
+    Remembered for the last few texts: every cell of a Router asks for the same table.
+    """
     try:
         raw = base64.b64decode(text, validate=True)
     except ValueError as error:

@@ -14,6 +14,8 @@ from recell.api import Cell, RecoveryRun
 from recell.api.cell import Blocked, CellPhase, CellRecovery, CellStatus, Failure, Share
 from recell.api.failure import Verdict
 from recell.api.meta import (
+    ANNOTATION_TARGET_UID,
+    FINALIZER,
     LABEL_INCIDENT,
     LABEL_MADE_BY,
     LABEL_TARGET,
@@ -26,11 +28,12 @@ from recell.api.recovery_run import DecisionInputs, RecoveryRunSpec, TargetKind,
 from recell.controllers import status
 from recell.controllers.finalizers import drop_finalizer
 from recell.controllers.observer import CellObserver, router_of
+from recell.controllers.programming import MOMENT, Programming
 from recell.domain import limits, matrix, placement, runs
 from recell.domain.health import HealthState, Level
 from recell.engine.admission import started
 from recell.engine.errors import BadInput, Forbidden, NotFound
-from recell.engine.ports import Clock, Key, Records, Switchboard, Traffic
+from recell.engine.ports import Clock, Key, Records, Switchboard
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.paths import CELLS
 from recell.providers.kube.store import KubeStore
@@ -39,8 +42,10 @@ log = logging.getLogger(__name__)
 
 LIFTED_BY_PERSON = frozenset({"AbortedByPerson", "UnknownProvenance", "Isolated", "Retired"})
 """Blocks that are shown on a cell that is well, too."""
-LOOK_AT_FIGURES = 2.0
-"""Seconds between two looks at a cell with traffic: the router's figures come as a stream, not as a watch."""
+LOOK_AT_FAILING = 2.0
+"""Seconds between two looks at a cell that is not well: how bad it is decides what is done."""
+LOOK_AGAIN = 60.0
+"""Seconds until a cell is looked at that nothing woke: a verdict about its data may have become too old."""
 
 
 class Cluster(Protocol):
@@ -75,7 +80,7 @@ class CellController:
         cluster: Cluster,
         probes: Probes,
         observer: CellObserver,
-        traffic: Traffic,
+        programming: Programming,
         switchboard: Switchboard,
         records: Records,
         events: Events,
@@ -86,7 +91,7 @@ class CellController:
         self._cluster = cluster
         self._probes = probes
         self._observer = observer
-        self._traffic = traffic
+        self._programming = programming
         self._switchboard = switchboard
         self._records = records
         self._events = events
@@ -102,10 +107,22 @@ class CellController:
             return None
         accepted = await self._accept(cell)
         state, again = self._observer.look(cell)
-        wanted = self._status(cell, accepted, state)
-        await self._start_run(cell, state)
+        allowance = self._allowance(cell)
+        wanted = self._status(cell, accepted, state, allowance)
+        await self._start_run(cell, state, allowance)
         await self._show(cell, wanted)
-        return min(again, LOOK_AT_FIGURES) if again is not None else LOOK_AT_FIGURES
+        return self._look_again(cell, again, allowance)
+
+    def _look_again(self, cell: Cell, again: float | None, allowance: limits.Allowance) -> float:
+        """Seconds until time alone may change what there is to do or to show."""
+        waits = [LOOK_AGAIN, again]
+        if self._observer.failure(cell.key) is not None:
+            waits.append(LOOK_AT_FAILING)
+        if self._programming.under_way(router_of(cell)):
+            waits.append(MOMENT)
+        if allowance.next_allowed_at is not None:
+            waits.append(max(0.1, (allowance.next_allowed_at - self._clock.now()).total_seconds()))
+        return min(wait for wait in waits if wait is not None)
 
     async def _let_go(self, cell: Cell) -> None:
         """A deleted Cell whose Router is gone gets no requests that could be lost: nothing keeps it."""
@@ -130,7 +147,7 @@ class CellController:
 
     # --- what is shown ---------------------------------------------------------------------------
 
-    def _status(self, cell: Cell, accepted: _Acceptance, state: HealthState) -> CellStatus:
+    def _status(self, cell: Cell, accepted: _Acceptance, state: HealthState, allowance: limits.Allowance) -> CellStatus:
         now = self._clock.now()
         placed = self._switchboard.current(router_of(cell))
         active, last = self._runs(cell)
@@ -148,21 +165,22 @@ class CellController:
             phase=phase,
             share=self._share(cell),
             failure=failure,
-            recovery=self._recovery(cell, state, active, last),
+            recovery=self._recovery(cell, state, allowance, active, last),
             conditions=status.conditions(cell.status.conditions, wanted, cell.metadata.generation, now),
         )
 
     def _share(self, cell: Cell) -> Share | None:
-        placed = self._switchboard.current(router_of(cell))
+        """What Placement says; as shown before while the pods are just about to apply it."""
+        placed, shown = self._switchboard.current(router_of(cell)), cell.status.share
         name = cell.metadata.name
         if placed is None or all(c.name != name for c in placed.spec.cells):
             return None
         asked = percent_text(placement.share(placed.spec, name))
-        applied = self._traffic.applied(router_of(cell))
-        meta = placed.metadata
-        if applied is not None and applied.covers(meta.uid, placed.spec.epoch, meta.generation):
+        if self._programming.in_force(router_of(cell)):
             return Share(asked=asked, applied=asked)
-        return Share(asked=asked, applied=cell.status.share.applied if cell.status.share else None)
+        if shown is not None and self._programming.under_way(router_of(cell)):
+            return shown
+        return Share(asked=asked, applied=shown.applied if shown else None)
 
     @staticmethod
     def _stable(cell: Cell, failure: Failure | None) -> Failure | None:
@@ -195,9 +213,13 @@ class CellController:
         return Blocked(reason=blocked.reason, message=message[:1024])
 
     def _recovery(
-        self, cell: Cell, state: HealthState, active: RecoveryRun | None, last: RecoveryRun | None
+        self,
+        cell: Cell,
+        state: HealthState,
+        known: limits.Allowance,
+        active: RecoveryRun | None,
+        last: RecoveryRun | None,
     ) -> CellRecovery | None:
-        known = self._allowance(cell)
         blocked = self._shown(cell, state, known.blocked)
         if active is None and last is None and blocked is None and not known.attempts:
             return None
@@ -239,7 +261,7 @@ class CellController:
             self._clock.now(),
             lineage=self._store.runs_of(TargetKind.CELL, cell.key),
             active=[
-                run for run in self._store.runs_in(namespace) if started(run) and run.spec.target_ref.name in cells
+                run for run in self._store.open_runs(namespace) if started(run) and run.spec.target_ref.name in cells
             ],
             freezes=self._store.freezes_in(namespace),
             state=self._observer.health(cell.key),
@@ -250,7 +272,7 @@ class CellController:
             max_concurrent_runs=self._store.router_policy(router_key).spec.limits.max_concurrent_runs,
         )
 
-    async def _start_run(self, cell: Cell, state: HealthState) -> None:
+    async def _start_run(self, cell: Cell, state: HealthState, allowance: limits.Allowance) -> None:
         failure = self._observer.failure(cell.key)
         if state.level is not Level.FAILED or failure is None or not self._observer.settled(cell):
             return
@@ -259,7 +281,7 @@ class CellController:
             for run in self._store.runs_of(TargetKind.CELL, cell.key)
             if run.spec.trigger is not Trigger.MANUAL or started(run)
         ]
-        if any(not run.phase.ended for run in own) or self._allowance(cell).blocked is not None:
+        if any(not run.phase.ended for run in own) or allowance.blocked is not None:
             return
         onset = state.failing_since or state.since
         names = {run.metadata.name for run in own}
@@ -284,6 +306,8 @@ def _automatic(cell: Cell, name: str, failure: Failure) -> RecoveryRun:
                 LABEL_TARGET: cell.metadata.name,
                 LABEL_INCIDENT: name,
             },
+            annotations={ANNOTATION_TARGET_UID: cell.metadata.uid},
+            finalizers=[FINALIZER],
         ),
         spec=RecoveryRunSpec(
             target_ref=TargetRef(kind=TargetKind.CELL, name=cell.metadata.name),

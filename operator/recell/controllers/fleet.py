@@ -1,33 +1,44 @@
 """The controllers, put together: what the runtime runs, and what wakes which controller.
 
-Every wire from a change to a reconcile stands here:
+Every wire from a change to a reconcile stands here; with a thousand cells it matters that nobody is woken
+who has nothing to do:
     Cell, Router, RecoveryRun, RecoveryPolicy   their own controllers (by the runtime)
-    Cell                                        its Router, its runs
-    Router, Placement, router pods              the Router, its cells, their runs
+    Cell                                        its runs; its Router and failing siblings if it matters to them
+    Router                                      its cells
+    Placement, router pods                      the Router, the runs of its cells, and the cells whose share is shown
+                                                otherwise, that are held, or of which the figures tell something new
     RecoveryRun                                 its cell, its parent, and when it ends the runs that wait
     RecoveryFreeze, RecoveryPolicy              every cell and run of the namespace
     workloads, Services, probes                 the cell (by the providers)
 """
 
+import asyncio
+import logging
 from collections.abc import Callable, Mapping
 
 from recell.api import Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Resource, Router
+from recell.api.meta import percent_text
 from recell.api.recovery_run import TargetKind
 from recell.controllers.announcer import EventAnnouncer
 from recell.controllers.cell import CellController
 from recell.controllers.data_plane import HAProxyDataPlane
 from recell.controllers.observer import CellObserver, router_of
 from recell.controllers.policy import RecoveryPolicyController
+from recell.controllers.programming import Programming
 from recell.controllers.records import RunRecords
 from recell.controllers.recovery_run import RecoveryRunController
 from recell.controllers.router import RouterController
 from recell.controllers.switchboard import PlacementSwitchboard
+from recell.domain import placement
 from recell.engine.engine import Engine
 from recell.engine.ports import Key, Ports
 from recell.procedures import PROCEDURES
+from recell.providers.kube.api import Object
 from recell.providers.platform import Platform
 from recell.providers.routing.haproxy.objects import Surroundings
-from recell.providers.routing.haproxy.streams import HAProxyTraffic
+from recell.providers.routing.haproxy.streams import SAMPLE_INTERVAL, HAProxyTraffic
+
+log = logging.getLogger(__name__)
 
 Enqueue = Callable[[type[Resource], Key], None]
 Controller = CellController | RouterController | RecoveryRunController | RecoveryPolicyController
@@ -44,12 +55,16 @@ class Fleet:
             platform.fleet_namespaces,
             self._traffic,
             Surroundings(image=platform.router_image, operator_namespace=platform.namespace),
-            on_change=self._router_changed,
+            on_change=self._traffic_changed,
         )
         self._switchboard = PlacementSwitchboard(platform.api, platform.store, platform.leadership)
         self._observer = CellObserver(
             platform.clock, platform.store, platform.workloads, platform.prober, self._traffic, self._switchboard
         )
+        programming = Programming(platform.clock, self._traffic, self._switchboard)
+        self._held: dict[Key, set[str]] = {}
+        """Cells that were held when their Router's Placement was last looked at."""
+        self._looking: asyncio.Task[None] | None = None
         records = RunRecords(platform.api, platform.store)
         engine = Engine(
             Ports(
@@ -73,7 +88,7 @@ class Fleet:
                 platform.workloads,
                 self._data_plane,
                 self._observer,
-                self._traffic,
+                programming,
                 self._switchboard,
                 platform.leadership,
                 platform.recorder,
@@ -85,7 +100,7 @@ class Fleet:
                 platform.workloads,
                 platform.prober,
                 self._observer,
-                self._traffic,
+                programming,
                 self._switchboard,
                 records,
                 platform.recorder,
@@ -101,49 +116,91 @@ class Fleet:
     async def open(self) -> None:
         store = self._platform.store
         store.subscribe(Cell, self._cell_changed)
-        store.subscribe(Router, self._router_changed)
-        store.subscribe(Placement, self._router_changed)
+        store.subscribe(Cell, self._cell_matters, when=_matters_to_others)
+        store.subscribe(Router, self._router_changed, when=_said_otherwise)
+        store.subscribe(Placement, self._placement_changed)
         store.subscribe(RecoveryRun, self._run_changed)
-        store.subscribe(RecoveryFreeze, self._namespace_changed)
-        store.subscribe(RecoveryPolicy, self._namespace_changed)
+        store.subscribe(RecoveryFreeze, self._namespace_changed, when=_said_otherwise)
+        store.subscribe(RecoveryPolicy, self._namespace_changed, when=_said_otherwise)
         self._data_plane.start()
 
     async def lead(self) -> None:
         """Above every epoch that an earlier leader wrote, before anything else is written (rule 18)."""
         await self._data_plane.wait_synced()
         store, leadership = self._platform.store, self._platform.leadership
-        for placement in store.all(Placement):
-            if placement.spec.epoch >= leadership.epoch:
-                leadership.outrank(placement.spec.epoch)
+        for placed in store.all(Placement):
+            if placed.spec.epoch >= leadership.epoch:
+                leadership.outrank(placed.spec.epoch)
         for run in store.all(RecoveryRun):
             if run.status.epoch is not None and run.status.epoch >= leadership.epoch:
                 leadership.outrank(run.status.epoch)
+        self._looking = asyncio.create_task(self._look_at_figures(), name="looking at figures")
 
     async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         await self._traffic.stop()
         await self._data_plane.stop()
 
     # --- what wakes whom -------------------------------------------------------------------------
 
+    async def _look_at_figures(self) -> None:
+        """After each report of the router pods, and when none comes: the cells that look different by now."""
+        while True:
+            await asyncio.sleep(SAMPLE_INTERVAL)
+            for router in self._observer.routers:
+                try:
+                    for cell in self._observer.changed(router):
+                        self._enqueue(Cell, cell)
+                except Exception:  # one Router's figures must not keep the others' from being looked at
+                    log.exception("the figures of Router %s/%s cannot be looked at", *router)
+                await asyncio.sleep(0)
+
     def _cell_changed(self, key: Key) -> None:
-        cell = self._platform.store.cell(key)
-        if cell is not None:
-            self._enqueue(Router, router_of(cell))
-        else:
-            for router in self._platform.store.all(Router, key[0]):
-                self._enqueue(Router, router.key)
         self._runs_of(key)
 
+    def _cell_matters(self, key: Key) -> None:
+        cell = self._platform.store.cell(key)
+        if cell is None:
+            for router in self._platform.store.keys(Router, key[0]):
+                self._enqueue(Router, router)
+            return
+        self._enqueue(Router, router_of(cell))
+        for sibling in self._observer.failing(router_of(cell)):  # one failure or several at once: another type
+            self._enqueue(Cell, sibling)
+
     def _router_changed(self, key: Key) -> None:
-        """The Router, its Placement or its pods."""
+        """The Router's spec, labels or annotations, or it came or went."""
         self._enqueue(Router, key)
         for cell in self._platform.store.cells_of(key).values():
             self._enqueue(Cell, cell.key)
             self._runs_of(cell.key)
 
+    def _placement_changed(self, key: Key) -> None:
+        """The Placement, or what the router's pods applied of it."""
+        store, router = self._platform.store, key
+        self._enqueue(Router, router)
+        cells = store.cells_of(router)
+        placed = store.placement(router)
+        held = {hold.cell for hold in placed.spec.holds} if placed else set()
+        shares = placement.shares(placed.spec) if placed else {}
+        for name, cell in cells.items():
+            share = percent_text(shares[name]) if name in shares else None
+            shown = cell.status.share
+            told = (shown.asked, shown.applied) if shown else (None, None)
+            if told != (share, share) or name in held or name in self._held.get(router, ()):
+                self._enqueue(Cell, cell.key)
+        self._held[router] = held
+        for run in store.open_runs(router[0]):
+            if run.spec.target_ref.name in cells:
+                self._enqueue(RecoveryRun, run.key)
+
     def _traffic_changed(self, key: Key) -> None:
-        """A router's pods applied something, or see a cell differently."""
-        self._router_changed(key)
+        """A router's pods came or went, applied or refused something, or see a cell's check differently."""
+        self._placement_changed(key)
+        for cell in self._observer.changed(key):
+            self._enqueue(Cell, cell)
 
     def _run_changed(self, key: Key) -> None:
         run = self._platform.store.run(key)
@@ -159,16 +216,31 @@ class Fleet:
 
     def _namespace_changed(self, key: Key) -> None:
         """A freeze or policy says something else about everything in its namespace."""
-        for cell in self._platform.store.all(Cell, key[0]):
-            self._enqueue(Cell, cell.key)
+        for cell in self._platform.store.keys(Cell, key[0]):
+            self._enqueue(Cell, cell)
         self._waiting_runs(key[0])
 
     def _waiting_runs(self, namespace: str) -> None:
-        for run in self._platform.store.runs_in(namespace):
-            if not run.phase.ended:
-                self._enqueue(RecoveryRun, run.key)
+        for run in self._platform.store.open_runs(namespace):
+            self._enqueue(RecoveryRun, run.key)
 
     def _runs_of(self, cell: Key) -> None:
         for run in self._platform.store.runs_of(TargetKind.CELL, cell):
             if not run.phase.ended:
                 self._enqueue(RecoveryRun, run.key)
+
+
+def _said_otherwise(old: Object | None, new: Object | None) -> bool:
+    """Not by its status alone: what people say stands in spec, labels and annotations."""
+    if old is None or new is None:
+        return True
+    told = ("generation", "labels", "annotations", "deletionTimestamp", "uid")
+    return any(old["metadata"].get(name) != new["metadata"].get(name) for name in told)
+
+
+def _matters_to_others(old: Object | None, new: Object | None) -> bool:
+    """To the Router and to the cells beside it."""
+    if _said_otherwise(old, new) or old is None or new is None:
+        return True
+    phases = [(obj.get("status") or {}).get("phase") for obj in (old, new)]
+    return phases[0] != phases[1] or old["metadata"].get("finalizers") != new["metadata"].get("finalizers")

@@ -5,6 +5,7 @@ built anew, and until one detection period has passed nothing is said (rule 12).
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -12,10 +13,18 @@ from recell.api import Cell
 from recell.api.cell import Failure
 from recell.api.failure import DataIntegrity
 from recell.api.meta import seconds
+from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import failure as failures
 from recell.domain import health
-from recell.domain.health import HealthState
-from recell.domain.observation import CellObservation, Endpoints, IntegrityResult, ProbeResult, WorkloadState
+from recell.domain.health import HealthState, Level, RouterVerdicts
+from recell.domain.observation import (
+    CellObservation,
+    CellTraffic,
+    Endpoints,
+    IntegrityResult,
+    ProbeResult,
+    WorkloadState,
+)
 from recell.engine.ports import Clock, Key, Switchboard, Traffic
 from recell.providers.kube.store import KubeStore
 
@@ -34,6 +43,14 @@ class Probes(Protocol):
     def probe(self, cell: Key) -> ProbeResult | None: ...
 
     def integrity(self, cell: Key) -> IntegrityResult | None: ...
+
+
+@dataclass(frozen=True)
+class _Glance:
+    """What the router's figures said at the last look at a cell, and by which policy."""
+
+    policy: RecoveryPolicySpec
+    said: RouterVerdicts
 
 
 class CellObserver:
@@ -55,6 +72,8 @@ class CellObserver:
         self._states: dict[Key, HealthState] = {}
         self._failures: dict[Key, Failure] = {}
         self._first_look: dict[Key, float] = {}
+        self._glances: dict[Key, dict[Key, _Glance]] = {}
+        """By Router and Cell."""
 
     def observe(self, cell: Cell, *, not_before: datetime | None = None) -> CellObservation:
         policy = self._store.policy_for(cell).spec
@@ -69,27 +88,53 @@ class CellObserver:
 
     def look(self, cell: Cell) -> tuple[HealthState, float | None]:
         """Look at a cell: its health by now, and after how many seconds time alone changes it."""
-        policy, now = self._store.policy_for(cell).spec, self._clock.now()
+        policy, now, router = self._store.policy_for(cell).spec, self._clock.now(), router_of(cell)
         self._first_look.setdefault(cell.key, self._clock.monotonic())
-        evidence = health.assess(cell, self.observe(cell), policy, now)
+        seen = self.observe(cell)
+        glance = _Glance(policy, health.router_verdicts(seen.traffic, policy))
+        self._glances.setdefault(router, {})[cell.key] = glance
+        evidence = health.assess(cell, seen, policy, now)
         state = health.advance(self._states.get(cell.key), evidence, policy, now)
         self._states[cell.key] = state
-        placement = self._switchboard.current(router_of(cell))
-        failure = failures.derive(
-            cell,
-            self._states_of(cell),
-            evidence,
-            placement.spec if placement else None,
-            self._traffic.observed(router_of(cell), window=seconds(policy.detection.window)),
-            policy,
-            now,
-            integrity=self._probes.integrity(cell.key),
-        )
+        failure = None
+        if state.level in (Level.DEGRADED, Level.FAILED):
+            placement = self._switchboard.current(router)
+            failure = failures.derive(
+                cell,
+                self._states_of(cell),
+                evidence,
+                placement.spec if placement else None,
+                self._traffic.observed(router, window=seconds(policy.detection.window)),
+                policy,
+                now,
+                integrity=self._probes.integrity(cell.key),
+            )
         if failure is None:
             self._failures.pop(cell.key, None)
         else:
             self._failures[cell.key] = failure
         return state, health.next_look(state, policy, now, cell=cell)
+
+    def changed(self, router: Key) -> list[Key]:
+        """Cells of which the router's figures say something else than at the last look at them."""
+        return [
+            cell
+            for cell, glance in self._glances.get(router, {}).items()
+            if health.router_verdicts(self._traffic_of(router, cell, glance.policy), glance.policy) != glance.said
+        ]
+
+    def failing(self, router: Key) -> list[Key]:
+        """Cells that were not well when they were last looked at."""
+        return [cell for cell in self._failures if cell in self._glances.get(router, ())]
+
+    @property
+    def routers(self) -> list[Key]:
+        """Those that have cells which were looked at."""
+        return list(self._glances)
+
+    def _traffic_of(self, router: Key, cell: Key, policy: RecoveryPolicySpec) -> CellTraffic | None:
+        seen = self._traffic.observed(router, window=seconds(policy.detection.window))
+        return seen.cells.get(cell[1]) if seen else None
 
     def settled(self, cell: Cell) -> bool:
         """Has the cell been looked at for one detection period? Nothing is started before (rule 12)."""
@@ -115,6 +160,10 @@ class CellObserver:
         self._states.pop(cell, None)
         self._failures.pop(cell, None)
         self._first_look.pop(cell, None)
+        for router, glances in list(self._glances.items()):
+            glances.pop(cell, None)
+            if not glances:
+                del self._glances[router]
 
     def _states_of(self, cell: Cell) -> Mapping[str, HealthState]:
         """The health of all cells of the cell's router, as last looked at."""

@@ -4,6 +4,10 @@ Promises: each status write is a merge patch of what differs, under the run's re
 is in the store at once, so that the next look sees it. Claim and release may be repeated.
 """
 
+import asyncio
+from collections.abc import Awaitable
+from typing import cast
+
 from recell.api import Cell, RecoveryRun
 from recell.api.meta import ANNOTATION_RUN_HISTORY, ANNOTATION_STARTED_UID, FINALIZER
 from recell.api.recovery_run import RecoveryRunStatus, TargetKind
@@ -25,10 +29,17 @@ class RunRecords:
         body = {"metadata": {"resourceVersion": run.metadata.resource_version}, "status": patch}
         return self._keep(await self._patched(run, body, "status"))
 
+    async def start(self, run: RecoveryRun, status: RecoveryRunStatus) -> RecoveryRun:
+        return await self.claim(await _at_once(self.save(run, status), self._remember(run)))
+
     async def claim(self, run: RecoveryRun) -> RecoveryRun:
-        if run.spec.target_ref.kind is TargetKind.CELL:
-            await self._remember(run)
+        return await _at_once(self._mark(run), self._remember(run))
+
+    async def _mark(self, run: RecoveryRun) -> RecoveryRun:
+        """The operator's own runs are born with their finalizer, and get the other mark when they end."""
         meta = run.metadata
+        if FINALIZER in meta.finalizers:
+            return run
         body = {
             "metadata": {
                 "resourceVersion": meta.resource_version,
@@ -41,8 +52,11 @@ class RunRecords:
     async def release(self, run: RecoveryRun) -> None:
         if FINALIZER not in run.metadata.finalizers:
             return
-        finalizers = [name for name in run.metadata.finalizers if name != FINALIZER]
-        body = {"metadata": {"resourceVersion": run.metadata.resource_version, "finalizers": finalizers}}
+        meta = run.metadata
+        finalizers = [name for name in meta.finalizers if name != FINALIZER]
+        body: Object = {"metadata": {"resourceVersion": meta.resource_version, "finalizers": finalizers}}
+        if run.status.started_at is not None:
+            body["metadata"]["annotations"] = {ANNOTATION_STARTED_UID: meta.uid}
         try:
             answer = await self._patched(run, body)
         except NotFound:
@@ -58,6 +72,8 @@ class RunRecords:
                 "name": run.metadata.name,
                 "namespace": run.metadata.namespace,
                 "labels": run.metadata.labels,
+                "annotations": run.metadata.annotations,
+                "finalizers": run.metadata.finalizers,
             },
             "spec": run.spec.to_dict(),
         }
@@ -75,7 +91,7 @@ class RunRecords:
     async def _remember(self, run: RecoveryRun) -> None:
         """The run's name and spec in its cell's history: what is deleted and made anew is not run again."""
         key = (run.metadata.namespace, run.spec.target_ref.name)
-        cell = self._store.cell(key)
+        cell = self._store.cell(key) if run.spec.target_ref.kind is TargetKind.CELL else None
         if cell is None:
             return
         history = runs.remembered(cell, run)
@@ -99,3 +115,12 @@ class RunRecords:
     def _keep(self, answer: Object) -> RecoveryRun:
         self._store.put(RecoveryRun, answer)
         return RecoveryRun.model_validate(answer)
+
+
+async def _at_once(wanted: Awaitable[RecoveryRun], beside: Awaitable[None]) -> RecoveryRun:
+    """The answer of the first; both have ended, whatever becomes of either."""
+    answer, other = await asyncio.gather(wanted, beside, return_exceptions=True)
+    for failed in (answer, other):
+        if isinstance(failed, BaseException):
+            raise failed
+    return cast(RecoveryRun, answer)

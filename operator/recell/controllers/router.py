@@ -16,18 +16,19 @@ from typing import Protocol
 
 from recell.api import Cell, Placement, Router
 from recell.api.cell import CellPhase
-from recell.api.meta import ANNOTATION_FORCE, ANNOTATION_PLACEMENT_UID, FINALIZER
+from recell.api.meta import ANNOTATION_FORCE, ANNOTATION_PLACEMENT_UID, FINALIZER, find_condition
 from recell.api.placement import REJECT, Hold, Holder, HoldState, PlacementSpec, decode_table
 from recell.api.router import CellCounts, OnUnhealthy, RouterStatus, Verification
 from recell.controllers import status
 from recell.controllers.finalizers import drop_finalizer
 from recell.controllers.observer import CellObserver
+from recell.controllers.programming import MOMENT, Programming
 from recell.controllers.switchboard import PlacementSwitchboard
 from recell.domain import placement
 from recell.domain.health import Level
 from recell.domain.placement import Candidate, Routing
 from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound
-from recell.engine.ports import Clock, Key, Leadership, Traffic
+from recell.engine.ports import Clock, Key, Leadership
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.paths import CELLS, NAMESPACES, ROUTERS
 from recell.providers.kube.store import KubeStore
@@ -79,7 +80,7 @@ class RouterController:
         cluster: Cluster,
         data_plane: DataPlane,
         observer: CellObserver,
-        traffic: Traffic,
+        programming: Programming,
         switchboard: PlacementSwitchboard,
         leadership: Outranking,
         events: Events,
@@ -90,7 +91,7 @@ class RouterController:
         self._cluster = cluster
         self._data_plane = data_plane
         self._observer = observer
-        self._traffic = traffic
+        self._programming = programming
         self._switchboard = switchboard
         self._leadership = leadership
         self._events = events
@@ -99,6 +100,7 @@ class RouterController:
         router = self._store.router(key)
         if router is None:
             self._data_plane.tell(key, None)
+            self._programming.forget(key)
             return None
         cells = self._store.cells_of(key)
         if router.metadata.deletion_timestamp is not None:
@@ -112,7 +114,7 @@ class RouterController:
             self._data_plane.tell(key, placed)
             await self._let_cells_go(router, cells, placed)
         await self._show(router, cells, placed, trouble)
-        return LOOK_AGAIN
+        return MOMENT if self._programming.under_way(key) else LOOK_AGAIN
 
     # --- placement -------------------------------------------------------------------------------
 
@@ -266,9 +268,7 @@ class RouterController:
     async def _let_cells_go(self, router: Router, cells: Mapping[str, Cell], placed: Placement) -> None:
         """Cells that are new get their finalizer; deleted ones lose it once no pod sends them anything."""
         namespace = router.metadata.namespace
-        applied = self._traffic.applied(router.key)
-        meta = placed.metadata
-        in_force = applied is not None and applied.covers(meta.uid, placed.spec.epoch, meta.generation)
+        in_force = self._programming.in_force(router.key)
         listed = {c.name for c in placed.spec.cells}
         for name, cell in cells.items():
             path = CELLS.path(namespace, name)
@@ -350,14 +350,10 @@ class RouterController:
         placed: Placement | None,
         trouble: tuple[str, str] | None,
     ) -> dict[str, status.Wanted]:
-        applied = self._traffic.applied(router.key)
         pods = self._data_plane.serving(router.key)
-        meta = placed.metadata if placed else None
-        programmed = (
-            placed is not None
-            and meta is not None
-            and applied is not None
-            and applied.covers(meta.uid, placed.spec.epoch, meta.generation)
+        was = find_condition(router.status.conditions, "Programmed")
+        programmed = self._programming.in_force(router.key) or (
+            was is not None and was.status == "True" and self._programming.under_way(router.key)
         )
         complaint = self._data_plane.complaint(router.key)
         ready, reason, message = self._ready(cells, placed, trouble, pods)

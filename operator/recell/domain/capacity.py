@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from recell.api.failure import Verdict
-from recell.api.placement import READ_ONLY, REJECT, Hold, Holder, HoldState, PlacementSpec, decode_table
+from recell.api.placement import Hold, Holder, HoldState, PlacementSpec
 from recell.api.router import OffHome
 from recell.domain import placement
 from recell.domain.observation import RouterTraffic
@@ -59,7 +59,7 @@ def can_bear(
     if not gains:
         return Bearing(Verdict.PASSED, f"draining {cell} to {drop_to_percent} % moves no request to another cell")
     leaving = _rate(cell, load, before)
-    served = _counts(spec)[placement.index_of(spec, cell)]
+    served = placement.served_slots(spec)[placement.index_of(spec, cell)]
     if leaving is None or not served:
         return Bearing(
             Verdict.INCONCLUSIVE,
@@ -96,12 +96,8 @@ def can_bear(
 def _gains(spec: PlacementSpec, routing: Routing, cell: str, drop_to_percent: int) -> dict[str, int]:
     """Slots that each other cell would serve in addition."""
     limit = Hold(cell=cell, max_percent=drop_to_percent, state=HoldState.DRAINING, holder=_PROBE, reason="", since=_AT)
-    now, then = _counts(spec), _counts(placement.hold(spec, routing, limit))
+    now, then = placement.served_slots(spec), placement.served_slots(placement.hold(spec, routing, limit))
     return {c.name: then[c.index] - now[c.index] for c in spec.cells if c.name != cell and then[c.index] > now[c.index]}
-
-
-def _counts(spec: PlacementSpec) -> Counter[int]:
-    return Counter(value & ~READ_ONLY for value in decode_table(spec.serving) if value != REJECT)
 
 
 def _receives(spec: PlacementSpec, name: str, weight: int) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from recell.api.cell import BackendType, Cell, ConditionCheck
 from recell.api.failure import Evidence, Vantage, Verdict
@@ -163,57 +164,89 @@ def _probe(cell: Cell, seen: CellObservation, now: datetime) -> Evidence:
     return _evidence(PROBE, Vantage.OPERATOR, verdict, message, result.since, now)
 
 
-def _router(traffic: CellTraffic | None, policy: RecoveryPolicySpec) -> list[Evidence]:
-    detection = policy.detection
+class RouterVerdicts(NamedTuple):
+    """What the router's figures say about a cell, without the words."""
+
+    check: Verdict
+    errors: Verdict
+    agree: Verdict | None
+    """None with one router pod: there is nobody to agree with."""
+    latency: Verdict
+
+
+UNSEEN = RouterVerdicts(Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE, None, Verdict.INCONCLUSIVE)
+
+
+def router_verdicts(traffic: CellTraffic | None, policy: RecoveryPolicySpec) -> RouterVerdicts:
+    """Cheap, so that it can be asked of every cell for every report of the router pods."""
     if traffic is None:
-        return [
-            _evidence(check, Vantage.ROUTER, Verdict.INCONCLUSIVE, "no fresh figures from the router")
-            for check in (ROUTER_CHECK, ERROR_RATE, LATENCY)
-        ]
-    if traffic.check_up is None:
-        up = _evidence(ROUTER_CHECK, Vantage.ROUTER, Verdict.INCONCLUSIVE, "the router pods do not tell yet")
-    elif traffic.check_up:
-        up = _evidence(ROUTER_CHECK, Vantage.ROUTER, Verdict.PASSED, "the router's health check passes")
-    else:
-        up = _evidence(ROUTER_CHECK, Vantage.ROUTER, Verdict.FAILED, "every router pod sees the cell down")
-    window = detection.window
-    rate = traffic.error_rate
+        return UNSEEN
+    check = Verdict.INCONCLUSIVE
+    if traffic.check_up is not None:
+        check = Verdict.PASSED if traffic.check_up else Verdict.FAILED
+    rate, detection = traffic.error_rate, policy.detection
     if rate is None or traffic.requests < detection.minimum_requests:
+        return UNSEEN._replace(check=check)
+    allowed, pods = fraction(detection.error_rate), traffic.pod_error_rates
+    above = sum(one > allowed for one in pods)
+    latency = Verdict.INCONCLUSIVE
+    if traffic.latency_p95 is not None:
+        latency = Verdict.FAILED if traffic.latency_p95 > seconds(detection.latency) else Verdict.PASSED
+    agree = Verdict.FAILED if above > 1 and 2 * above >= len(pods) else Verdict.PASSED
+    return RouterVerdicts(
+        check, Verdict.FAILED if rate > allowed else Verdict.PASSED, agree if len(pods) > 1 else None, latency
+    )
+
+
+def _router(traffic: CellTraffic | None, policy: RecoveryPolicySpec) -> list[Evidence]:
+    said = router_verdicts(traffic, policy)
+
+    def about(check: str, verdict: Verdict, message: str) -> Evidence:
+        return _evidence(check, Vantage.ROUTER, verdict, message)
+
+    if traffic is None:
+        missing = "no fresh figures from the router"
+        return [
+            about(ROUTER_CHECK, said.check, missing),
+            about(ERROR_RATE, said.errors, missing),
+            about(LATENCY, said.latency, missing),
+        ]
+    up = about(
+        ROUTER_CHECK,
+        said.check,
+        {
+            Verdict.INCONCLUSIVE: "the router pods do not tell yet",
+            Verdict.PASSED: "the router's health check passes",
+            Verdict.FAILED: "every router pod sees the cell down",
+        }[said.check],
+    )
+    detection, window, rate = policy.detection, policy.detection.window, traffic.error_rate
+    if rate is None or said.errors is Verdict.INCONCLUSIVE:
         few = (
             f"{traffic.requests} requests ended in {window}, fewer than {detection.minimum_requests}"
             f" ({traffic.in_flight} in flight)"
         )
-        return [up, *(_evidence(c, Vantage.ROUTER, Verdict.INCONCLUSIVE, few) for c in (ERROR_RATE, LATENCY))]
-    errors = _evidence(
-        ERROR_RATE,
-        Vantage.ROUTER,
-        Verdict.FAILED if rate > fraction(detection.error_rate) else Verdict.PASSED,
-        f"{percent(rate)} of {traffic.requests} requests failed in {window}, at most {detection.error_rate} may",
+        return [up, about(ERROR_RATE, said.errors, few), about(LATENCY, said.latency, few)]
+    found = [
+        up,
+        about(
+            ERROR_RATE,
+            said.errors,
+            f"{percent(rate)} of {traffic.requests} requests failed in {window}, at most {detection.error_rate} may",
+        ),
+    ]
+    if said.agree is not None:
+        pods = traffic.pod_error_rates
+        above = sum(one > fraction(detection.error_rate) for one in pods)
+        message = f"{above} of {len(pods)} router pods saw more than {detection.error_rate} of their requests fail"
+        found.append(about(PODS_AGREE, said.agree, message))
+    if traffic.latency_p95 is None:
+        return [*found, about(LATENCY, said.latency, f"no latency was measured in {window}")]
+    slow = (
+        f"95 % of {traffic.requests} answers took at most {round(traffic.latency_p95 * 1000)} ms in {window},"
+        f" allowed are {round(seconds(detection.latency) * 1000)} ms"
     )
-    pods = traffic.pod_error_rates
-    above = [one for one in pods if one > fraction(detection.error_rate)]
-    agree = []
-    if len(pods) > 1:
-        agree.append(
-            _evidence(
-                PODS_AGREE,
-                Vantage.ROUTER,
-                Verdict.FAILED if len(above) > 1 and 2 * len(above) >= len(pods) else Verdict.PASSED,
-                f"{len(above)} of {len(pods)} router pods saw more than {detection.error_rate} of their requests fail",
-            )
-        )
-    p95 = traffic.latency_p95
-    if p95 is None:
-        slow = _evidence(LATENCY, Vantage.ROUTER, Verdict.INCONCLUSIVE, f"no latency was measured in {window}")
-    else:
-        slow = _evidence(
-            LATENCY,
-            Vantage.ROUTER,
-            Verdict.FAILED if p95 > seconds(detection.latency) else Verdict.PASSED,
-            f"95 % of {traffic.requests} answers took at most {round(p95 * 1000)} ms in {window},"
-            f" allowed are {round(seconds(detection.latency) * 1000)} ms",
-        )
-    return [up, errors, *agree, slow]
+    return [*found, about(LATENCY, said.latency, slow)]
 
 
 def _declared(check: ConditionCheck, conditions: list[Condition], now: datetime) -> Evidence:

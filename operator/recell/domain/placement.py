@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from recell.api.placement import (
     MAX_INDEX,
@@ -298,16 +298,21 @@ def resize(spec: PlacementSpec, routing: Routing) -> PlacementSpec:
 
 def reroute(spec: PlacementSpec, routing: Routing) -> PlacementSpec:
     """The serving table and the pins, computed anew from everything else."""
-    homes = decode_table(spec.homes)
-    desk = _Desk(spec, routing)
-    serving = encode_table(desk.serve(homes))
-    pins = desk.pins()
+    cells = tuple(_Cell(cell.name, cell.index, cell.weight) for cell in spec.cells)
+    holds = tuple(_Limit(h.cell, h.max_percent, h.state) for h in spec.holds)
+    serving, pins = _routed(spec.homes, cells, holds, routing)
     if serving == spec.serving and pins == spec.pins:
         return spec
-    return _with(spec, serving=serving, pins=pins)
+    return _with(spec, serving=serving, pins=list(pins))
 
 
 # --- reading
+
+
+@lru_cache(maxsize=32)
+def _tally(table: str) -> Counter[int]:
+    """How often each value is in a table; remembered, and so not to be changed."""
+    return Counter(decode_table(table))
 
 
 def index_of(spec: PlacementSpec, cell: str) -> int:
@@ -333,12 +338,18 @@ def slots_of(spec: PlacementSpec, cell: str) -> tuple[int, ...]:
 
 def share(spec: PlacementSpec, cell: str) -> float:
     """Part of all slots that the cell serves now, for reading and writing."""
-    return decode_table(spec.serving).count(index_of(spec, cell)) / spec.slots
+    return _tally(spec.serving)[index_of(spec, cell)] / spec.slots
+
+
+def shares(spec: PlacementSpec) -> Mapping[str, float]:
+    """`share` of every listed cell."""
+    counts = _tally(spec.serving)
+    return {cell.name: counts[cell.index] / spec.slots for cell in spec.cells}
 
 
 def home_share(spec: PlacementSpec, cell: str) -> float:
     """Part of all slots whose home the cell is."""
-    return decode_table(spec.homes).count(index_of(spec, cell)) / spec.slots
+    return _tally(spec.homes)[index_of(spec, cell)] / spec.slots
 
 
 def expected_share(spec: PlacementSpec, cell: str) -> float:
@@ -346,15 +357,23 @@ def expected_share(spec: PlacementSpec, cell: str) -> float:
 
     Slots served for reading only count as served; rejected ones reach no cell.
     """
-    index = index_of(spec, cell)
-    counts = Counter(_server(value) for value in decode_table(spec.serving))
-    served = spec.slots - counts[REJECT]
-    return counts[index] / served if served else 0.0
+    counts = served_slots(spec)
+    served = counts.total()
+    return counts[index_of(spec, cell)] / served if served else 0.0
 
 
 def served_share(spec: PlacementSpec) -> float:
     """Part of all slots that any cell serves for reading and writing."""
-    return sum(value < READ_ONLY for value in decode_table(spec.serving)) / spec.slots
+    return sum(count for value, count in _tally(spec.serving).items() if value < READ_ONLY) / spec.slots
+
+
+def served_slots(spec: PlacementSpec) -> Counter[int]:
+    """By index, the slots that a cell serves, those for reading only included."""
+    counts: Counter[int] = Counter()
+    for value, count in _tally(spec.serving).items():
+        if value != REJECT:
+            counts[value & ~READ_ONLY] += count
+    return counts
 
 
 def orphaned(spec: PlacementSpec, living: Callable[[Holder], bool]) -> tuple[Hold, ...]:
@@ -402,16 +421,42 @@ def provenance_unknown(spec: PlacementSpec, name: str, uid: str) -> bool:
 # --- the table
 
 
-class _Desk:
-    """Decides for one spec who serves a slot or a pinned customer."""
+class _Cell(NamedTuple):
+    """What routing needs to know of a listed cell."""
 
-    def __init__(self, spec: PlacementSpec, routing: Routing) -> None:
+    name: str
+    number: int
+    """Its index in the tables."""
+    weight: int
+
+
+class _Limit(NamedTuple):
+    """What routing needs to know of a hold."""
+
+    cell: str
+    max_percent: int
+    state: HoldState
+
+
+@lru_cache(maxsize=32)
+def _routed(
+    homes: str, cells: tuple[_Cell, ...], holds: tuple[_Limit, ...], routing: Routing
+) -> tuple[str, list[PinnedCustomer]]:
+    """Remembered: whether a drain is possible, is worth it and is made asks for the same table each time."""
+    desk = _Desk(cells, holds, routing)
+    return encode_table(desk.serve(decode_table(homes))), desk.pins()
+
+
+class _Desk:
+    """Decides who serves a slot or a pinned customer."""
+
+    def __init__(self, cells: Sequence[_Cell], holds: Sequence[_Limit], routing: Routing) -> None:
         self._routing = routing
-        self._cells = {cell.name: cell for cell in spec.cells}
+        self._cells = {cell.name: cell for cell in cells}
         least: dict[str, int] = {}
         firm: dict[str, int] = {}
         self._rejected_above: dict[int, int] = {}
-        for h in spec.holds:
+        for h in holds:
             cell = self._cells.get(h.cell)
             if cell is None:
                 continue
@@ -419,22 +464,23 @@ class _Desk:
             if h.state in FIRM:
                 firm[h.cell] = min(h.max_percent, firm.get(h.cell, 100))
             if h.state == HoldState.QUARANTINED:
-                self._rejected_above[cell.index] = min(h.max_percent, self._rejected_above.get(cell.index, 100))
+                self._rejected_above[cell.number] = min(h.max_percent, self._rejected_above.get(cell.number, 100))
         # When every cell is held, drains do not bind: nobody leaves a home for nowhere, and customers of a
         # cell that must not serve stay with those who have them. Only firm holds are kept.
-        binding = least if _receivers(spec.cells, least) else firm
-        self._limits = {self._cells[name].index: percent for name, percent in binding.items()}
-        self._receivers = _receivers(spec.cells, binding)
+        binding = least if _receivers(cells, least) else firm
+        self._limits = {self._cells[name].number: percent for name, percent in binding.items()}
+        self._receivers = _receivers(cells, binding)
 
     def serve(self, homes: Sequence[int]) -> list[int]:
         serving = list(homes)
-        listed_indices = {cell.index for cell in self._cells.values()}
+        listed_indices = {cell.number for cell in self._cells.values()}
         limited: dict[int, list[int]] = {index: [] for index, percent in self._limits.items() if percent < 100}
         hashes = _slot_hashes(len(homes))
-        for slot, home in enumerate(homes):
+        moved = limited.keys() | (set(homes) - listed_indices)
+        for slot, home in enumerate(homes) if moved else ():
             if home in limited:
                 limited[home].append(slot)
-            elif home not in listed_indices:
+            elif home in moved:
                 serving[slot] = self._homeless(hashes[slot])
         ranks = _ranks(len(homes))
         for index, slots in limited.items():
@@ -454,13 +500,13 @@ class _Desk:
                 found.append(PinnedCustomer(customer=customer, home=REJECT, serving=self._homeless(digest)))
                 continue
             position = (digest >> 11) * 100 / (1 << 53)
-            if position < self._limits.get(cell.index, 100):
-                serving = cell.index
-            elif position < self._rejected_above.get(cell.index, 100):
+            if position < self._limits.get(cell.number, 100):
+                serving = cell.number
+            elif position < self._rejected_above.get(cell.number, 100):
                 serving = self._away(digest)
             else:
                 serving = REJECT
-            found.append(PinnedCustomer(customer=customer, home=cell.index, serving=serving))
+            found.append(PinnedCustomer(customer=customer, home=cell.number, serving=serving))
         return found
 
     def _homeless(self, digest: int) -> int:
@@ -491,24 +537,20 @@ class _Desk:
         return chosen
 
 
-def _receivers(cells: Sequence[PlacedCell], limits: Mapping[str, int]) -> dict[int, tuple[list[int], list[int]]]:
+def _receivers(cells: Sequence[_Cell], limits: Mapping[str, int]) -> dict[int, tuple[list[int], list[int]]]:
     """Cells that may take others' customers, by weight: their hashes and their indices."""
     found: dict[int, tuple[list[int], list[int]]] = {}
     for cell in cells:
         if cell.weight > 0 and limits.get(cell.name, 100) == 100:
             salts, indices = found.setdefault(cell.weight, ([], []))
             salts.append(_hash(f"cell {cell.name}"))
-            indices.append(cell.index)
+            indices.append(cell.number)
     return found
 
 
 def _part(count: int, percent: int) -> int:
     """So much of the count, to the nearest whole."""
     return (2 * count * percent + 100) // 200
-
-
-def _server(value: int) -> int:
-    return value if value == REJECT else value & ~READ_ONLY
 
 
 def _quotas(weights: Mapping[int, int], slots: int, present: Mapping[int, int]) -> dict[int, int]:

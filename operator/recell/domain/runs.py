@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from recell.api.cell import Cell
-from recell.api.meta import ANNOTATION_RUN_HISTORY, ANNOTATION_STARTED_UID
+from recell.api.meta import ANNOTATION_RUN_HISTORY, ANNOTATION_STARTED_UID, ANNOTATION_TARGET_UID
 from recell.api.recovery_run import SPEC_FIELDS, RecoveryRun
 
 REMEMBERED = 50
@@ -47,6 +47,13 @@ def is_replay(run: RecoveryRun, cell: Cell | None = None) -> Replay | None:
     started = run.metadata.annotations.get(ANNOTATION_STARTED_UID)
     if started == run.metadata.uid:
         return None
+    meant = run.metadata.annotations.get(ANNOTATION_TARGET_UID)
+    if cell is not None and meant is not None and meant != cell.metadata.uid:
+        return Replay(
+            "TargetReplaced",
+            f"this run was made for the Cell {run.spec.target_ref.name} with UID {meant}; the one that has the name now"
+            " is another one; make a run with another name if you mean it",
+        )
     if started is not None:
         return Replay(
             "RecordLost",

@@ -17,8 +17,8 @@ from typing import Any
 
 from recell.api import Cell, RecoveryRun, Router
 from recell.api.failure import Strategy
-from recell.api.meta import ANNOTATION_STARTED_UID as STARTED
 from recell.api.meta import (
+    ANNOTATION_TARGET_UID,
     FINALIZER,
     LABEL_INCIDENT,
     LABEL_MADE_BY,
@@ -180,11 +180,28 @@ class Engine:
         self._ports.announcer.announce(run, "Started", decision.message)
         scene = self._scene(run)
         if scene.cell is not None and scene.router is not None:
-            context = self._context(
-                scene, procedure.steps[0], None, record.thaw(status.plan) if status.plan else policy
-            )
-            status = self._start_step(status, procedure.steps[0], context)
-        return await self._work(await self._save(run, status))
+            status = await self._first_step(run, status, procedure, scene, policy)
+        return await self._work(await self._ports.records.start(run, status))
+
+    async def _first_step(
+        self,
+        run: RecoveryRun,
+        status: RecoveryRunStatus,
+        procedure: Procedure,
+        scene: _Scene,
+        policy: RecoveryPolicySpec,
+    ) -> RecoveryRunStatus:
+        """The first step started, and where it only looks and finds all well, done: one record for both."""
+        step = procedure.steps[0]
+        numbers = record.thaw(status.plan) if status.plan else policy
+        status = self._start_step(status, step, self._context(scene, step, None, numbers))
+        step_record = record.current_step(status)
+        if step.effects or run.spec.dry_run or step_record is None:
+            return status
+        begun = run.model_copy(update={"status": status})
+        context = self._context(_Scene(begun, scene.cell, scene.router), step, step_record, numbers)
+        outcome = await self._act(begun, step, step_record, context)
+        return self._beyond(begun, procedure, step, outcome, context) if isinstance(outcome, Done) else status
 
     # --- at work ---------------------------------------------------------------------------------
 
@@ -204,8 +221,7 @@ class Engine:
             )
             await self._save(run, status)
             return None
-        if run.metadata.annotations.get(STARTED) != run.metadata.uid or FINALIZER not in run.metadata.finalizers:
-            run = await self._ports.records.claim(run)
+        run = await self._ports.records.claim(run)
         if run.status.epoch != self._ports.leadership.epoch:
             run = await self._save(run, run.status.model_copy(update={"epoch": self._ports.leadership.epoch}))
         while True:
@@ -302,7 +318,7 @@ class Engine:
         if isinstance(outcome, Done):
             return await self._step_done(run, procedure, step, outcome, context), None
         if isinstance(outcome, Fail):
-            return await self._step_failed(run, step, outcome), None
+            return await self._step_failed(run, step, outcome, context), None
         if isinstance(outcome, Ask):
             return await self._ask(run, step_record, outcome, context)
         changes: dict[str, Any] = {}
@@ -357,21 +373,30 @@ class Engine:
         self, run: RecoveryRun, procedure: Procedure, step: Step, outcome: Done, context: StepContext
     ) -> RecoveryRun:
         """The step's end and the next one's beginning are one write."""
+        status = self._beyond(run, procedure, step, outcome, context)
+        if record.current_step(status) is None:
+            return await self._finish(run.model_copy(update={"status": status}), base=run)
+        return await self._save(run, status)
+
+    def _beyond(
+        self, run: RecoveryRun, procedure: Procedure, step: Step, outcome: Done, context: StepContext
+    ) -> RecoveryRunStatus:
+        """The record with the step done and the next one, if there is one, begun."""
         now = self._ports.clock.now()
         self._dwell.drop((run.metadata.uid, step.name))
         status = record.finish_step(run.status, step.name, StepState.DONE, outcome.message, now, outcome.data)
         self._ports.announcer.announce(run, "StepDone", f"{step.name}: {outcome.message}")
         following = record.current_step(status)
         if following is None:
-            return await self._finish(run.model_copy(update={"status": status}), base=run)
+            return status
         next_step = procedure.step(following.name)
         if next_step is None:
             raise LookupError(f"procedure {procedure.name} has no step {following.name}")
         next_context = self._context(_Scene(run, context.cell, context.router), next_step, following, context.policy)
         status = self._start_step(status, next_step, next_context)
-        return await self._save(run, record.progressing(status, run, now, "Running", next_step.does))
+        return record.progressing(status, run, now, "Running", next_step.does)
 
-    async def _step_failed(self, run: RecoveryRun, step: Step, outcome: Fail) -> RecoveryRun:
+    async def _step_failed(self, run: RecoveryRun, step: Step, outcome: Fail, context: StepContext) -> RecoveryRun:
         now = self._ports.clock.now()
         self._dwell.drop((run.metadata.uid, step.name))
         status = record.finish_step(run.status, step.name, StepState.FAILED, outcome.message, now)
@@ -392,7 +417,7 @@ class Engine:
                 outcome.reason,
                 f"{step.name}: {outcome.message}. {self._left_behind(run)}",
             )
-        child = await self._ports.records.create(_successor(run, outcome.escalate_to, outcome.message))
+        child = await self._ports.records.create(_successor(run, context.cell, outcome.escalate_to, outcome.message))
         level = run.status.escalation.level if run.status.escalation else 0
         status = status.model_copy(
             update={"escalation": Escalation(from_=run.spec.escalated_from, to=child.metadata.name, level=level)}
@@ -516,7 +541,7 @@ def _kept(step_record: StepRecord, data: dict[str, Any]) -> dict[str, Any]:
     return {**(step_record.data or {}), **data}
 
 
-def _successor(run: RecoveryRun, strategy: Strategy, cause: str) -> RecoveryRun:
+def _successor(run: RecoveryRun, cell: Cell, strategy: Strategy, cause: str) -> RecoveryRun:
     """The run that goes on from here; its name is the same however often it is made."""
     meta = run.metadata
     name = f"{meta.name[:240]}-next"
@@ -530,6 +555,8 @@ def _successor(run: RecoveryRun, strategy: Strategy, cause: str) -> RecoveryRun:
                 LABEL_TARGET: run.spec.target_ref.name[:63],
                 LABEL_INCIDENT: meta.labels.get(LABEL_INCIDENT, meta.name[:63]),
             },
+            annotations={ANNOTATION_TARGET_UID: cell.metadata.uid},
+            finalizers=[FINALIZER],
         ),
         spec=RecoveryRunSpec(
             target_ref=run.spec.target_ref,

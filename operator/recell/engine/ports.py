@@ -98,8 +98,12 @@ class Records(Protocol):
         """Write the status under the run's resourceVersion; raises Conflict if it was changed meanwhile."""
         ...
 
+    async def start(self, run: RecoveryRun, status: RecoveryRunStatus) -> RecoveryRun:
+        """`save` and `claim` in as few round trips as possible; both are done when it returns."""
+        ...
+
     async def claim(self, run: RecoveryRun) -> RecoveryRun:
-        """Finalizer and started-uid on the run, name and spec hash in its target's history. Repeatable."""
+        """Finalizer on the run, name and spec hash in its target's history; writes only what is missing."""
         ...
 
     async def release(self, run: RecoveryRun) -> None:

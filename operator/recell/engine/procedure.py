@@ -141,6 +141,8 @@ class Step:
     """Deadline in seconds of observed time; after it the step fails with DeadlineExceeded."""
     rehearse: Callable[[StepContext], str]
     """What it would do now, with numbers: pure. The whole step of a dry run."""
+    effects: bool = True
+    """False: it only looks, so that nothing has to be recorded before it."""
     prepare: Callable[[StepContext], dict[str, Any]] | None = None
     """What the step has to remember, computed once and recorded before its first effect: pure."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from recell.api.failure import DataIntegrity, Strategy, Verdict
 from recell.api.meta import duration_text, fraction, seconds
-from recell.api.placement import HoldState
+from recell.api.placement import HoldState, PlacementSpec
 from recell.api.recovery_run import RunPhase, StartWhen, Urgency
 from recell.domain import capacity, drain, placement, ramp
 from recell.domain.gate import health_gate
@@ -40,15 +40,11 @@ async def check_eligibility(ctx: StepContext) -> Outcome:
     if integrity is DataIntegrity.UNKNOWN and "unknown-integrity" not in ctx.approved:
         return _unknown_integrity(ctx)
     ctx.forget("inconclusive")
-    bearing = _bearing(ctx)
+    bearing = _bearing(ctx, ctx.placement.spec)
     if bearing.verdict is Verdict.FAILED:
         return Fail("NoCapacity", bearing.message, escalate_to=REPLACE)
     if bearing.verdict is Verdict.INCONCLUSIVE and ctx.policy.limits.require_capacity:
         return increments.inconclusive(ctx, "unknown-capacity", bearing.message)
-    if bearing.verdict is Verdict.PASSED and bearing.reservations:
-        await ctx.ports.switchboard.change(
-            ctx.router_key, lambda spec: placement.reserve(spec, ctx.holder, bearing.reservations)
-        )
     return Done(f"Cell {ctx.cell.metadata.name} can be restarted: data {integrity}; {bearing.message}")
 
 
@@ -83,16 +79,16 @@ def _unfit(ctx: StepContext) -> str | None:
     return None
 
 
-def _bearing(ctx: StepContext) -> capacity.Bearing:
+def _bearing(ctx: StepContext, spec: PlacementSpec) -> capacity.Bearing:
     window = seconds(ctx.policy.detection.window)
     cells = ctx.ports.store.cells_of(ctx.router_key)
     return capacity.can_bear(
-        ctx.placement.spec,
+        spec,
         ctx.routing,
         ctx.ports.traffic.observed(ctx.router_key, window=window),
         {name: cell.spec.capacity.requests_per_second for name, cell in cells.items()},
         ctx.cell.metadata.name,
-        _drained(ctx, placement.limit(ctx.placement.spec, ctx.cell.metadata.name)),
+        _drained(ctx, placement.limit(spec, ctx.cell.metadata.name)),
         fraction(ctx.policy.limits.capacity_headroom),
         holder=ctx.holder,
     )
@@ -137,7 +133,7 @@ async def drain_traffic(ctx: StepContext) -> Outcome:
         worth = drain.worth_draining(ctx.placement.spec, ctx.routing, name, ctx.data["target"], lost)
         if not worth.worth:
             return Done(f"Traffic left where it is: {worth.message}")
-    return await increments.down(ctx, tuple(ctx.data["values"]))
+    return await increments.down(ctx, tuple(ctx.data["values"]), room=lambda spec: _bearing(ctx, spec))
 
 
 def rehearse_drain(ctx: StepContext) -> str:
@@ -299,7 +295,8 @@ CELL_RESTART = Procedure(
             "Check that the cell may be restarted and that the others can bear its traffic",
             check_eligibility,
             within("inconclusive_timeout"),
-            rehearse=lambda ctx: _unfit(ctx) or f"Cell can be restarted; {_bearing(ctx).message}",
+            rehearse=lambda ctx: _unfit(ctx) or f"Cell can be restarted; {_bearing(ctx, ctx.placement.spec).message}",
+            effects=False,
         ),
         Step(
             "drain-traffic",

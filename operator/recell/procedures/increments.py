@@ -4,14 +4,20 @@ What every procedure that moves traffic shares. The durable state of a ramp is t
 its value says which increment is in force, so that a crash neither loses nor repeats one.
 """
 
+from collections.abc import Callable
+
 from recell.api.failure import Evidence, Strategy, Verdict
 from recell.api.meta import duration_text, fraction, seconds
 from recell.api.placement import Hold, HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import drain, placement
+from recell.domain.capacity import Bearing
 from recell.domain.gate import health_gate
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
+
+SHOWN_AFTER = 10.0
+"""Seconds without figures that belong to the ordinary course: a window has to lie wholly after each change."""
 
 
 def time_for_all(policy: RecoveryPolicySpec) -> float:
@@ -21,8 +27,16 @@ def time_for_all(policy: RecoveryPolicySpec) -> float:
     return (steps.drain_increments + 1) * each
 
 
-async def ensure_limit(ctx: StepContext, percent: int, reason: str) -> None:
-    """The run's hold on the cell has this value."""
+Room = Callable[[PlacementSpec], Bearing]
+"""Whether the others can bear what leaves, and what to reserve for it."""
+
+
+async def ensure_limit(ctx: StepContext, percent: int, reason: str, *, room: Room | None = None) -> str | None:
+    """The run's hold on the cell has this value, and what `room` asks for is reserved in the same write.
+
+    Returns why not: `room` says no. It is asked of the Placement that is replaced, so that of two runs
+    with room for one, one gets it (rule 17).
+    """
     name = ctx.cell.metadata.name
     hold = Hold(
         cell=name,
@@ -33,14 +47,24 @@ async def ensure_limit(ctx: StepContext, percent: int, reason: str) -> None:
         since=ctx.now,
     )
 
+    refusals: list[str] = []
+
     def change(spec: PlacementSpec) -> PlacementSpec:
         """What an ended run left held is taken over: the cell has one hold by runs, not two."""
+        refusals.clear()
+        bearing = room(spec) if room else None
+        if bearing is not None and bearing.verdict is Verdict.FAILED:
+            refusals.append(bearing.message)
+            return spec
+        if bearing is not None:
+            spec = placement.reserve(spec, ctx.holder, bearing.reservations)
         for left in placement.orphaned(spec, ctx.living):
             if left.cell == name and left.state is HoldState.DRAINING:
                 spec = placement.release(spec, ctx.routing, holder=left.holder, cell=name)
         return placement.hold(spec, ctx.routing, hold)
 
     await ctx.ports.switchboard.change(ctx.router_key, change)
+    return refusals[0] if refusals else None
 
 
 async def let_go(ctx: StepContext, *, keep_hold: bool = False) -> None:
@@ -57,10 +81,10 @@ def inconclusive(ctx: StepContext, gate: str, message: str) -> Outcome:
     """Figures are missing: wait for them, then ask a person."""
     if gate in ctx.approved:
         return Done(f"Accepted by a person without figures: {message}")
-    limit = seconds(ctx.policy.steps.inconclusive_timeout)
-    if ctx.elapsed("inconclusive") >= limit:
+    limit, waited = seconds(ctx.policy.steps.inconclusive_timeout), ctx.elapsed("inconclusive")
+    if waited >= limit:
         return Ask(gate, f"For {duration_text(limit)} there were no figures: {message}. Approve to go on without them")
-    return Wait(LOOK_AGAIN, message, reason="Inconclusive", observed=False)
+    return Wait(LOOK_AGAIN, message, reason="Inconclusive" if waited >= SHOWN_AFTER else "", observed=False)
 
 
 def _settled(ctx: StepContext, percent: int) -> Outcome | None:
@@ -104,12 +128,14 @@ def _drained_as_expected(ctx: StepContext, percent: int) -> Evidence:
     )
 
 
-async def down(ctx: StepContext, values: tuple[int, ...]) -> Outcome:
+async def down(ctx: StepContext, values: tuple[int, ...], *, room: Room) -> Outcome:
     """Lower the cell's limit through these values; after each the traffic must have left."""
     name = ctx.cell.metadata.name
     hold = ctx.own_hold
     if hold is None or hold.max_percent not in values:
-        await ensure_limit(ctx, values[0], f"increment 1 of {len(values)}")
+        first = f"increment 1 of {len(values)}"
+        if refused := await ensure_limit(ctx, values[0], first, room=room):
+            return Fail("NoCapacity", refused, escalate_to=Strategy.TRAFFIC_DRAIN_AND_REPLACE)
         ctx.elapsed(f"apply-{values[0]}")
         return Wait(LOOK_AGAIN, f"Cell {name} lowered to {values[0]} %")
     at = values.index(hold.max_percent)

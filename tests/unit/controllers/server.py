@@ -150,6 +150,9 @@ class Server:
     def runs_in(self, namespace: str) -> tuple[RecoveryRun, ...]:
         return tuple(self._all(RecoveryRun))
 
+    def open_runs(self, namespace: str) -> tuple[RecoveryRun, ...]:
+        return tuple(run for run in self._all(RecoveryRun) if not run.phase.ended)
+
     def runs_of(self, kind: Any, target: tuple[str, str]) -> tuple[RecoveryRun, ...]:
         return tuple(r for r in self._all(RecoveryRun) if r.spec.target_ref.name == target[1])
 
@@ -206,6 +209,7 @@ class Surroundings:
         self.failures: dict[str, Failure] = {}
         self.unreachable: dict[str, Exception] = {}
         self.pods = 2
+        self.in_force = True
         self.complaints = ""
         self.told: Placement | None = None
         self.events: list[str] = []
@@ -244,7 +248,7 @@ class Surroundings:
 
     def applied(self, router: tuple[str, str]) -> Applied | None:
         placed = self.server.placement(router)
-        if placed is None or not self.pods:
+        if placed is None or not self.pods or not self.in_force:
             return None
         meta = placed.metadata
         return Applied(meta.uid, placed.spec.epoch, meta.generation, self.pods, self.server.clock.now())

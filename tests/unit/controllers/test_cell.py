@@ -8,8 +8,10 @@ import pytest
 from recell.api import Cell, Placement, RecoveryPolicy, RecoveryRun, Router
 from recell.api.cell import Failure
 from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact, Vantage, Verdict
-from recell.api.meta import FINALIZER
+from recell.api.meta import ANNOTATION_TARGET_UID, FINALIZER
+from recell.api.placement import Hold, Holder, HoldState
 from recell.controllers.cell import CellController
+from recell.controllers.programming import Programming
 from recell.controllers.records import RunRecords
 from recell.domain import placement
 from recell.domain.health import HealthState, Level
@@ -52,8 +54,8 @@ class Scene(Surroundings):
         anything: Any = self
         store: Any = server
         self.controller = CellController(
-            store.clock, store, store, anything, anything, anything, anything, anything,
-            RunRecords(store, store), anything,
+            store.clock, store, store, anything, anything, anything, Programming(store.clock, anything, anything),
+            anything, RunRecords(store, store), anything,
         )  # fmt: skip
 
     # Observer
@@ -98,6 +100,18 @@ class Scene(Surroundings):
     def forget(self, cell: tuple[str, str]) -> None:
         """Gone."""
 
+    def hold(self, percent: int) -> None:
+        """The cell's limit in Placement."""
+        placed, router = self.server.placement(("fleet", "shop")), self.server.router(("fleet", "shop"))
+        assert placed is not None
+        assert router is not None
+        limit = Hold(
+            cell="b", max_percent=percent, state=HoldState.DRAINING, reason="",
+            holder=Holder(kind="RecoveryRun", name="r", uid="uid-r"), since=self.server.clock.now(),
+        )  # fmt: skip
+        spec = placement.hold(placed.spec, Routing.of(router), limit)
+        self.server.change(Placement, "shop", {"spec": spec.to_dict()})
+
     async def look_at_it(self, times: int = 1) -> Any:
         for _ in range(times):
             await self.controller.reconcile(KEY)
@@ -119,6 +133,33 @@ async def test_a_healthy_cell_is_shown_with_its_share() -> None:
     assert status.share.asked == status.share.applied == "50%"
 
 
+async def test_a_share_that_is_in_force_within_a_moment_is_written_once() -> None:
+    scene = Scene()
+    await scene.look_at_it()
+    scene.in_force = False
+    scene.hold(50)
+    before = len(scene.server.writes)
+    share = (await scene.look_at_it()).share
+    assert (share.asked, share.applied) == ("50%", "50%")
+    assert len(scene.server.writes) == before
+    scene.in_force = True
+    share = (await scene.look_at_it(times=2)).share
+    assert (share.asked, share.applied) == ("25%", "25%")
+    assert len(scene.server.writes) == before + 1
+
+
+async def test_a_share_that_the_pods_do_not_apply_is_shown_as_asked() -> None:
+    scene = Scene()
+    await scene.look_at_it()
+    scene.in_force = False
+    scene.hold(50)
+    again = await scene.controller.reconcile(KEY)
+    assert again is not None
+    scene.server.clock.advance(again)
+    share = (await scene.look_at_it()).share
+    assert (share.asked, share.applied) == ("25%", "50%")
+
+
 async def test_figures_alone_cause_no_write() -> None:
     scene = Scene(mode="Observe")
     scene.fail()
@@ -138,6 +179,8 @@ async def test_a_failed_cell_gets_one_run_however_often_it_is_looked_at() -> Non
     assert len(scene.runs) == 1
     assert scene.runs[0].spec.trigger == "Automatic"
     assert scene.runs[0].metadata.labels["recell.dev/target"] == "b"
+    assert scene.runs[0].metadata.finalizers == [FINALIZER], "born with it, so that a start costs one write less"
+    assert scene.runs[0].metadata.annotations[ANNOTATION_TARGET_UID] == "uid-b"
 
 
 async def test_observe_starts_nothing_and_shows_what_it_would_do() -> None:

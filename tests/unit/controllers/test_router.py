@@ -7,6 +7,7 @@ import pytest
 from recell.api import Cell, Placement, Router
 from recell.api.meta import ANNOTATION_FORCE, ANNOTATION_PLACEMENT_UID, FINALIZER
 from recell.api.placement import REJECT, Hold, Holder, HoldState, decode_table
+from recell.controllers.programming import Programming
 from recell.controllers.router import RouterController
 from recell.controllers.switchboard import PlacementSwitchboard
 from recell.domain import placement
@@ -30,7 +31,16 @@ class Scene:
         store: Any = self.server
         self.board = PlacementSwitchboard(store, store, anything)
         self.controller = RouterController(
-            store.clock, store, store, anything, anything, anything, anything, self.board, anything, anything
+            store.clock,
+            store,
+            store,
+            anything,
+            anything,
+            anything,
+            Programming(store.clock, anything, self.board),
+            self.board,
+            anything,
+            anything,
         )
 
     def cell(self, name: str, level: Level = Level.HEALTHY, **more: Any) -> None:

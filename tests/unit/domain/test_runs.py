@@ -4,7 +4,7 @@ from datetime import timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recell.api.meta import ANNOTATION_RUN_HISTORY, ANNOTATION_STARTED_UID
+from recell.api.meta import ANNOTATION_RUN_HISTORY, ANNOTATION_STARTED_UID, ANNOTATION_TARGET_UID
 from recell.domain.runs import REMEMBERED, automatic_run_name, effect_token, is_replay, remembered, spec_hash
 from tests.unit.domain.builders import NOW, cell, later, run
 
@@ -61,6 +61,14 @@ def test_a_run_that_was_made_anew_is_recognised_by_its_target() -> None:
     assert is_replay(run(), target) is None, "the very run that is remembered, if the claim was cut between two writes"
     assert is_replay(run(uid="new", reason="another spec"), target) is None
     assert is_replay(run("run-2"), target) is None
+
+
+def test_a_run_that_the_operator_made_is_for_one_cell_alone() -> None:
+    made = run(annotations={ANNOTATION_TARGET_UID: cell().metadata.uid})
+    assert is_replay(made, cell()) is None
+    another = is_replay(made, cell(metadata={"uid": "uid-of-another"}))
+    assert another is not None
+    assert another.reason == "TargetReplaced"
 
 
 def test_a_cell_remembers_its_last_runs_and_forgets_the_oldest() -> None:

@@ -3,11 +3,14 @@
 import pytest
 
 from recell.api import RecoveryFreeze
+from recell.api.cell import Capacity
 from recell.api.meta import ObjectMeta
 from recell.api.recovery_run import RunPhase, StepState
 from recell.domain import placement
+from recell.engine.engine import Engine
 from recell.engine.ports import Key
-from tests.fakes.world import NAMESPACE, World
+from recell.procedures import PROCEDURES
+from tests.fakes.world import NAMESPACE, Crash, World
 from tests.unit.procedures.play import play
 
 POLICY = {"mode": "Automatic"}
@@ -255,3 +258,52 @@ async def test_a_freeze_stops_every_step_and_undoes_nothing(step: str) -> None:
     world.freezes.clear()
     await play(world, key)
     assert world.runs[key].phase is RunPhase.SUCCEEDED
+
+
+def two_failing_cells(capacity: int) -> World:
+    """300 requests/s over a, b and c; half of b is 25 more for each other, half of c then all goes to a."""
+    world = World()
+    world.fleet("a", "b", "c", policy={"mode": "Automatic", "limits": {"capacityHeadroom": "0%"}})
+    for key, cell in world.cells.items():
+        spec = cell.spec.model_copy(update={"capacity": Capacity(requests_per_second=capacity)})
+        world.cells[key] = cell.model_copy(update={"spec": spec})
+    world.traffic.rps = 300
+    world.tick(60)
+    world.traffic.cells["b"].error_rate = world.traffic.cells["c"].error_rate = 0.1
+    world.tick(30)
+    return world
+
+
+async def begun_only(world: World, name: str, cell: str) -> Key:
+    """A run whose check of capacity is behind it and whose drain is not begun: its leader was killed in between."""
+    key = world.run(name, cell, strategy="CellRestart", failure={"dataIntegrity": "Intact"})
+    world.crash_after = len(world.writes) + 2
+    with pytest.raises(Crash):
+        await Engine(world.ports(), PROCEDURES).advance(key)
+    world.crash_after, world.epoch = None, world.epoch + 1
+    assert world.runs[key].status.step == "drain-traffic"
+    return key
+
+
+async def test_of_two_runs_with_room_for_one_only_one_drains() -> None:
+    world = two_failing_cells(capacity=160)
+    second = await begun_only(world, "r2", "c")
+    first = world.run("r1", "b", strategy="CellRestart")
+    engine = Engine(world.ports(), PROCEDURES)
+    await engine.advance(first)
+    await engine.advance(second)
+    assert world.runs[second].status.phase == RunPhase.ESCALATED
+    assert "too little room" in (world.runs[second].status.summary or "")
+    spec = world.placements[NAMESPACE, "shop"].spec
+    assert {hold.cell for hold in spec.holds} == {"b"}
+    assert {item.holder.name for item in spec.reservations} == {"r1"}
+
+
+async def test_of_two_runs_with_room_for_both_each_drains() -> None:
+    world = two_failing_cells(capacity=200)
+    second = await begun_only(world, "r2", "c")
+    first = world.run("r1", "b", strategy="CellRestart")
+    engine = Engine(world.ports(), PROCEDURES)
+    await engine.advance(first)
+    await engine.advance(second)
+    assert {hold.cell for hold in world.placements[NAMESPACE, "shop"].spec.holds} == {"b", "c"}

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from recell.api import KINDS, Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Resource, Router
 from recell.api.meta import ObjectMeta
-from recell.api.recovery_run import TargetKind
+from recell.api.recovery_run import ENDED, TargetKind
 from recell.engine.errors import BadInput
 from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api, Object
@@ -28,6 +28,7 @@ DEFAULT_POLICY = "default"
 
 K = TypeVar("K", bound=Resource)
 OnKey = Callable[[Key], None]
+Matters = Callable[[Object | None, Object | None], bool]
 
 
 def _namespace(obj: Object) -> Iterable[Hashable]:
@@ -57,9 +58,14 @@ def _target_of(run: Object) -> Iterable[Hashable]:
     return ((target["kind"], run["metadata"].get("namespace", ""), target["name"]),)
 
 
+def _open(run: Object) -> Iterable[Hashable]:
+    """The namespace of a run that has not ended."""
+    return () if (run.get("status") or {}).get("phase") in ENDED else _namespace(run)
+
+
 INDEXES: dict[type[Resource], dict[str, Index]] = {
     Cell: {"router": _router_of, "workload": _workloads_of, "service": _service_of},
-    RecoveryRun: {"target": _target_of},
+    RecoveryRun: {"target": _target_of, "open": _open},
 }
 
 
@@ -81,9 +87,15 @@ class KubeStore:
     def reflectors(self) -> Sequence[Reflector]:
         return tuple(r for collection in self._collections.values() for r in collection.reflectors)
 
-    def subscribe(self, kind: type[Resource], listener: OnKey) -> None:
-        """Told the key of each object of the kind that was created, changed or deleted."""
-        self._collections[kind].subscribe(lambda key, old, new: listener(key))
+    def subscribe(self, kind: type[Resource], listener: OnKey, *, when: Matters | None = None) -> None:
+        """Told the key of each object of the kind that was created, changed or deleted; with `when` only of
+        those of which the object before and after says so."""
+
+        def changed(key: Key, old: Object | None, new: Object | None) -> None:
+            if when is None or when(old, new):
+                listener(key)
+
+        self._collections[kind].subscribe(changed)
 
     def start(self) -> None:
         for collection in self._collections.values():
@@ -161,6 +173,10 @@ class KubeStore:
 
     def runs_in(self, namespace: str) -> tuple[RecoveryRun, ...]:
         return self._by(RecoveryRun, "namespace", namespace)
+
+    def open_runs(self, namespace: str) -> tuple[RecoveryRun, ...]:
+        """Those that have not ended: waiting or at work."""
+        return self._by(RecoveryRun, "open", namespace)
 
     def runs_of(self, kind: TargetKind, target: Key) -> tuple[RecoveryRun, ...]:
         """Ended ones included."""

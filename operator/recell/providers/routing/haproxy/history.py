@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from operator import add, sub
+from typing import NamedTuple
 
-from recell.providers.routing.haproxy.report import CellCounters, Report
+from recell.providers.routing.haproxy.report import FIXED, CellCounters, Report
 
 FULL = timedelta(minutes=1)
 KEPT = timedelta(minutes=10)
@@ -19,19 +21,15 @@ THIN = timedelta(seconds=10)
 FRESH = 10.0
 """A process not older than this had counted nothing before it started, which is known to be so."""
 
-Counters = array  # of unsigned 64-bit: requests, failures, latency buckets
-_FIXED = 2
-
 
 @dataclass(frozen=True)
 class Snapshot:
     at: datetime
     rejected: int
-    cells: "Mapping[int, array[int]]" = field(default_factory=dict)
+    cells: Mapping[int, "array[int]"] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Counted:
+class Counted(NamedTuple):
     """The difference between two snapshots."""
 
     requests: int
@@ -47,6 +45,7 @@ class PodHistory:
         self._raw: dict[int, array[int]] = {}
         self._raw_rejected = 0
         self.bounds: tuple[float, ...] = ()
+        self._nothing = Counted(0, 0, (0,))
         self.from_zero = False
         """The first snapshot is the start of a process: nothing was counted before it."""
 
@@ -84,40 +83,41 @@ class PodHistory:
     def counted(self, index: int, since: Snapshot, until: Snapshot) -> Counted:
         """What happened to a cell between the two; zeros for one that is not known."""
         after, before = until.cells.get(index), since.cells.get(index)
-        if after is None:
-            return Counted(0, 0, (0,) * (len(self.bounds) + 1))
-        both = [a - b for a, b in zip(after, before or array("Q", bytes(8 * len(after))), strict=True)]
-        return Counted(both[0], both[1], tuple(both[_FIXED:]))
+        if after is None or after is before:
+            return self._nothing
+        requests, failures, *latency = after if before is None else map(sub, after, before)
+        return Counted(requests, failures, tuple(latency))
 
     def _begin(self, report: Report, at: datetime) -> Snapshot:
         self._old.clear()
         self._recent.clear()
         self.bounds = report.bounds
+        self._nothing = Counted(0, 0, (0,) * (len(report.bounds) + 1))
         self.from_zero = report.age <= FRESH
         if self.from_zero:
             self._raw, self._raw_rejected, self._instance = {}, 0, report.instance
             start = Snapshot(at - timedelta(seconds=report.age), 0)
         else:
-            self._raw = {index: _array(told) for index, told in report.cells.items()}
+            self._raw = {index: told.counted for index, told in report.cells.items()}
             self._raw_rejected, self._instance = report.rejected or 0, report.instance
-            zero = array("Q", bytes(8 * (_FIXED + len(report.bounds) + 1)))
+            zero = array("Q", bytes(8 * (FIXED + len(report.bounds) + 1)))
             start = Snapshot(at, 0, dict.fromkeys(report.cells, zero))
         self._recent.append(start)
         return start
 
     def _joined(self, index: int, told: CellCounters, total: "array[int] | None", restarted: bool) -> "array[int]":
-        raw = _array(told)
+        raw = told.counted
         before = None if restarted else self._raw.get(index)
+        if raw == before and total is not None:
+            return total
         if before is not None:
             # Counters are read while they move: one may seem to fall by a request or two.
             raw = array("Q", map(max, raw, before))
         self._raw[index] = raw
         if total is None:
             total = array("Q", bytes(8 * len(raw)))
-        if before is not None and raw == before:
-            return total
-        gained = raw if before is None else array("Q", (new - old for new, old in zip(raw, before, strict=True)))
-        return array("Q", (sum(pair) for pair in zip(total, gained, strict=True)))
+        gained = raw if before is None else array("Q", map(sub, raw, before))
+        return array("Q", map(add, total, gained))
 
     def _keep(self, snapshot: Snapshot) -> None:
         self._recent.append(snapshot)
@@ -132,7 +132,3 @@ class PodHistory:
     def _all(self) -> Iterator[Snapshot]:
         yield from self._old
         yield from self._recent
-
-
-def _array(told: CellCounters) -> "array[int]":
-    return array("Q", (told.requests, told.failures, *told.latency))

@@ -1,10 +1,14 @@
 """One line of a router pod's `/watch`, as a value. Pure."""
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
+
+FIXED = 2
+"""Numbers of a cell before its latency buckets: requests, failures."""
 
 
 @dataclass(frozen=True)
@@ -16,13 +20,9 @@ class Version:
     generation: int
 
 
-@dataclass(frozen=True)
-class CellCounters:
-    """Cumulative since the HAProxy process started."""
-
-    requests: int
-    failures: int
-    latency: tuple[int, ...]
+class CellCounters(NamedTuple):
+    counted: "array[int]"
+    """Requests, failures and answers by latency bucket, cumulative since the HAProxy process started."""
     in_flight: int
     check: str
     """up, down, maint or unknown."""
@@ -75,18 +75,13 @@ def parse(line: bytes) -> Report:
             bounds=tuple(float(bound) for bound in told["bounds"]),
             cells={int(index): _cell(cell, len(told["bounds"])) for index, cell in told["cells"].items()},
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"not a report of a router pod: {type(error).__name__} {error}") from error
 
 
 def _cell(told: Mapping[str, Any], bounds: int) -> CellCounters:
-    latency: Sequence[int] = told["latency"]
-    if len(latency) != bounds + 1:
-        raise ValueError(f"not a report of a router pod: {len(latency)} buckets for {bounds} bounds")
-    return CellCounters(
-        requests=int(told["requests"]),
-        failures=int(told["failures"]),
-        latency=tuple(int(count) for count in latency),
-        in_flight=int(told["inFlight"]),
-        check=str(told["check"]),
-    )
+    """Unsigned 64-bit numbers in a row, so that a thousand cells each second cost little."""
+    counted = array("Q", (told["requests"], told["failures"], *told["latency"]))
+    if len(counted) != FIXED + bounds + 1:
+        raise ValueError(f"not a report of a router pod: {len(counted) - FIXED} buckets for {bounds} bounds")
+    return CellCounters(counted, int(told["inFlight"]), str(told["check"]))

@@ -13,9 +13,10 @@ Must not: write anything, or read a Placement's table. Only the index -> name of
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 
 import aiohttp
 
@@ -24,7 +25,7 @@ from recell.domain.observation import Applied, CellTraffic, RouterTraffic
 from recell.engine.ports import Clock, Key
 from recell.providers.routing.haproxy.history import KEPT, Counted, PodHistory, Snapshot
 from recell.providers.routing.haproxy.objects import AGENT_PORT
-from recell.providers.routing.haproxy.report import CellCounters, Report, Version, parse
+from recell.providers.routing.haproxy.report import Report, Version, parse
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class HAProxyTraffic:
         if state is None or not serving or not state.names:
             return None
         now = self._clock.now()
-        if not all(pod.heard_at and now - pod.heard_at <= STALE for pod in serving.values()):
+        if not all(_fresh(pod, now) for pod in serving.values()):
             return None
         asked_since = now - timedelta(seconds=window)
         known = state.figures.get((window, not_before))
@@ -163,15 +164,17 @@ class HAProxyTraffic:
             return None
         left = [pod.history for pod in state.pods.values() if not pod.serving] + state.gone
         new += [span for history in left if (span := _span(history, since)) is not None]
-        reports = [pod.report for pod in serving.values() if pod.report]
+        told = _Told(
+            serving=[pod.report for pod in serving.values() if pod.report],
+            # Also pods that only end what they began.
+            fresh=[pod.report for pod in state.pods.values() if pod.report and _fresh(pod, now)],
+        )
+        seconds = (end - begin).total_seconds()
         summed = RouterTraffic(
             since=begin,
             until=end,
             pods=len(serving),
-            cells={
-                name: _cell(index, whole, new, (end - begin).total_seconds(), self._latest(state, index, now), reports)
-                for index, name in state.names.items()
-            },
+            cells={name: _cell(index, whole, new, seconds, told) for index, name in state.names.items()},
             rejected=sum(span.until.rejected - span.since.rejected for span in (*whole, *new)),
         )
         if len(state.figures) >= MOST_FIGURES:
@@ -188,12 +191,6 @@ class HAProxyTraffic:
             for name, pod in sorted((state.serving() if state else {}).items())
             if (text := _complaint(pod, now))
         )
-
-    @staticmethod
-    def _latest(state: _Router, index: int, now: datetime) -> list[CellCounters]:
-        """The cell as every pod sees it now that tells, also those that only end what they began."""
-        fresh = (pod for pod in state.pods.values() if pod.report and pod.heard_at and now - pod.heard_at <= STALE)
-        return [pod.report.cells[index] for pod in fresh if pod.report and index in pod.report.cells]
 
     # The streams.
 
@@ -265,7 +262,7 @@ class _Span:
     since: Snapshot
     until: Snapshot
 
-    @property
+    @cached_property
     def seconds(self) -> float:
         return (self.until.at - self.since.at).total_seconds()
 
@@ -278,33 +275,43 @@ class _Span:
         return self.history.counted(index, self.since, self.until)
 
 
+@dataclass(frozen=True)
+class _Told:
+    """The last reports of pods."""
+
+    serving: list[Report]
+    fresh: list[Report]
+
+
+def _fresh(pod: _Pod, now: datetime) -> bool:
+    return pod.heard_at is not None and now - pod.heard_at <= STALE
+
+
 def _span(history: PodHistory, since: datetime) -> _Span | None:
     first, last = history.first_since(since), history.last
     return _Span(history, first, last) if first is not None and last is not None else None
 
 
-def _cell(
-    index: int,
-    whole: Iterable[_Span],
-    part: Iterable[_Span],
-    window: float,
-    latest: list[CellCounters],
-    serving: list[Report],
-) -> CellTraffic:
+def _cell(index: int, whole: list[_Span], part: list[_Span], window: float, told: _Told) -> CellTraffic:
     """`whole` cover the window by and large, each at its own times; `part` only served in some of it."""
+    cells = [report.cells[index] for report in told.serving if index in report.cells]
+    check_up = _check([cell.check for cell in cells], len(told.serving))
+    in_flight = sum(report.cells[index].in_flight for report in told.fresh if index in report.cells)
     of_whole = [(span, span.counted(index)) for span in whole]
     of_part = [(span, span.counted(index)) for span in part]
     requests = sum(counted.requests for _, counted in (*of_whole, *of_part))
+    if requests == 0:
+        return CellTraffic(0, 0.0, 0, in_flight, check_up=check_up)
     rate = sum(counted.requests / span.seconds for span, counted in of_whole if span.seconds)
     rate += sum(counted.requests for _, counted in of_part) / window if window else 0.0
     return CellTraffic(
         requests=requests,
         requests_per_second=rate,
         failures=min(requests, sum(counted.failures for _, counted in (*of_whole, *of_part))),
-        in_flight=sum(cell.in_flight for cell in latest),
+        in_flight=in_flight,
         pod_error_rates=tuple(counted.failures / counted.requests for _, counted in of_whole if counted.requests),
         latency_p95=_p95([(span.history.bounds, counted.latency) for span, counted in (*of_whole, *of_part)]),
-        check_up=_check([report.cells[index].check for report in serving if index in report.cells], len(serving)),
+        check_up=check_up,
     )
 
 
@@ -313,7 +320,7 @@ def _p95(buckets: list[tuple[tuple[float, ...], tuple[int, ...]]]) -> float | No
     bounds = max((b for b, counts in buckets if counts[-1]), default=None, key=len)
     if bounds is None:
         return None
-    summed = [sum(column) for column in zip(*(counts for b, counts in buckets if b == bounds), strict=True)]
+    summed = list(map(sum, zip(*(counts for b, counts in buckets if b == bounds), strict=True)))
     for bound, count in zip((*bounds, SERVER_TIMEOUT), summed, strict=True):
         if count >= 0.95 * summed[-1]:
             return bound

@@ -1,0 +1,105 @@
+"""The observer between looks: which cells the router's figures are worth another look at."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from recell.api import Cell, RecoveryPolicy
+from recell.controllers.observer import CellObserver
+from recell.domain.observation import CellTraffic, RouterTraffic
+
+ROUTER = ("fleet", "shop")
+START = datetime(2026, 11, 25, 3, tzinfo=UTC)
+
+
+class Scene:
+    """Two cells of one Router; the figures are what the test says."""
+
+    def __init__(self) -> None:
+        self.at = START
+        self.figures: dict[str, CellTraffic] | None = {"a": served(100), "b": served(100)}
+        self.policy = RecoveryPolicy.model_validate({"metadata": {}, "spec": {"detection": {"failedAfter": "1s"}}})
+        self.cells = {name: cell(name) for name in "ab"}
+        anything: Any = self
+        self.observer = CellObserver(anything, anything, anything, anything, anything, anything)
+
+    def now(self) -> datetime:
+        return self.at
+
+    def monotonic(self) -> float:
+        return (self.at - START).total_seconds()
+
+    def policy_for(self, cell: Cell) -> RecoveryPolicy:
+        return self.policy
+
+    def cells_of(self, router: Any) -> dict[str, Cell]:
+        return self.cells
+
+    def states(self, cell: Cell) -> tuple[Any, ...]:
+        return ()
+
+    def endpoints(self, cell: Cell) -> None:
+        return None
+
+    def probe(self, cell: Any) -> None:
+        return None
+
+    def integrity(self, cell: Any) -> None:
+        return None
+
+    def current(self, router: Any) -> None:
+        return None
+
+    def observed(self, router: Any, *, window: float, not_before: datetime | None = None) -> RouterTraffic | None:
+        if self.figures is None:
+            return None
+        return RouterTraffic(self.at - timedelta(seconds=window), self.at, 2, self.figures)
+
+    def look(self) -> None:
+        for one in self.cells.values():
+            self.observer.look(one)
+
+
+def cell(name: str) -> Cell:
+    spec = {"routerRef": {"name": "shop"}, "backend": {"type": "Address", "address": {"host": "10.0.0.1", "port": 80}}}
+    return Cell.model_validate({"metadata": {"name": name, "namespace": "fleet", "uid": name}, "spec": spec})
+
+
+def served(requests: int, failures: int = 0) -> CellTraffic:
+    rate = failures / requests
+    return CellTraffic(requests, requests / 10, failures, 0, 0.05, pod_error_rates=(rate, rate), check_up=True)
+
+
+def test_other_numbers_with_the_same_verdicts_are_no_news() -> None:
+    scene = Scene()
+    scene.look()
+    scene.figures = {"a": served(500), "b": served(90, failures=1)}
+    assert scene.observer.changed(ROUTER) == []
+
+
+def test_a_cell_that_errs_is_looked_at_and_no_other() -> None:
+    scene = Scene()
+    scene.look()
+    scene.figures = {"a": served(100), "b": served(100, failures=50)}
+    assert scene.observer.changed(ROUTER) == [("fleet", "b")]
+    scene.look()
+    assert scene.observer.changed(ROUTER) == []
+
+
+def test_figures_that_stop_coming_are_news_about_every_cell() -> None:
+    scene = Scene()
+    scene.look()
+    scene.figures = None
+    assert scene.observer.changed(ROUTER) == [("fleet", "a"), ("fleet", "b")]
+
+
+def test_a_cell_that_is_not_well_is_known_until_it_is_well_or_gone() -> None:
+    scene = Scene()
+    scene.figures = {"a": served(100), "b": served(100, failures=50)}
+    scene.look()
+    scene.at += timedelta(seconds=2)
+    scene.look()
+    assert scene.observer.failing(ROUTER) == [("fleet", "b")]
+    scene.observer.forget(("fleet", "b"))
+    assert scene.observer.failing(ROUTER) == []
+    scene.observer.forget(("fleet", "a"))
+    assert scene.observer.routers == []
