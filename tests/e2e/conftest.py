@@ -16,7 +16,7 @@ QUICK = {
     "metadata": {"name": "default", "namespace": SHOP},
     "spec": {
         "mode": "Automatic",
-        "detection": {"failedAfter": "3s", "healthyAfter": "5s", "window": "5s", "flappingTransitions": 100},
+        "detection": {"failedAfter": "3s", "healthyAfter": "5s", "window": "8s", "flappingTransitions": 100},
         "limits": {"cooldown": "0s", "maxAttempts": 100},
         "steps": {"drainIncrements": 3, "incrementInterval": "2s", "stabilityDuration": "6s"},
     },

@@ -232,21 +232,10 @@ class CellController:
         )
 
     async def _show(self, cell: Cell, wanted: CellStatus) -> None:
-        if not status.differs(cell.status, wanted):
-            return
-        namespace, name = cell.key
-        body = {
-            "apiVersion": CELLS.api_version,
-            "kind": CELLS.kind,
-            "metadata": {"name": name, "namespace": namespace},
-            "status": wanted.to_dict(),
-        }
-        self._store.put(Cell, await self._api.apply(CELLS.status(namespace, name), body))
-        if wanted.phase is not cell.status.phase and wanted.phase is not None:
+        answer = await status.show(self._api, self._store, cell, wanted)
+        if answer is not None and wanted.phase is not cell.status.phase and wanted.phase is not None:
             bad = wanted.phase in (CellPhase.FAILED, CellPhase.DEGRADED, CellPhase.UNKNOWN)
-            raw = self._store.raw(Cell, cell.key)
-            if raw is not None:
-                self._events.emit(raw, wanted.phase.value, _why(wanted.failure) or wanted.phase.value, warning=bad)
+            self._events.emit(answer, wanted.phase.value, _why(wanted.failure) or wanted.phase.value, warning=bad)
 
     # --- starting a run --------------------------------------------------------------------------
 

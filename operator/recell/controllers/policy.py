@@ -1,12 +1,10 @@
 """The RecoveryPolicy controller: says on the policy itself which of its rules can never decide."""
 
-from recell.api import RecoveryPolicy
 from recell.api.recovery_policy import RecoveryPolicyStatus
 from recell.controllers import status
 from recell.domain import matrix
 from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api
-from recell.providers.kube.paths import POLICIES
 from recell.providers.kube.store import KubeStore
 
 
@@ -35,12 +33,5 @@ class RecoveryPolicyController:
                 self._clock.now(),
             ),
         )
-        if status.differs(policy.status, wanted):
-            body = {
-                "apiVersion": POLICIES.api_version,
-                "kind": POLICIES.kind,
-                "metadata": {"name": key[1], "namespace": key[0]},
-                "status": wanted.to_dict(),
-            }
-            self._store.put(RecoveryPolicy, await self._api.apply(POLICIES.status(*key), body))
+        await status.show(self._api, self._store, policy, wanted)
         return None

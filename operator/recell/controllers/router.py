@@ -24,7 +24,7 @@ from recell.controllers.finalizers import drop_finalizer
 from recell.controllers.observer import CellObserver
 from recell.controllers.programming import MOMENT, Programming
 from recell.controllers.switchboard import PlacementSwitchboard
-from recell.domain import placement
+from recell.domain import placement, runs
 from recell.domain.health import Level
 from recell.domain.placement import Candidate, Routing
 from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound
@@ -325,18 +325,10 @@ class RouterController:
                 self._clock.now(),
             ),
         )
-        if not status.differs(router.status, wanted):
+        answer = await status.show(self._api, self._store, router, wanted)
+        if answer is None:
             return
-        namespace, name = router.key
-        body = {
-            "apiVersion": ROUTERS.api_version,
-            "kind": ROUTERS.kind,
-            "metadata": {"name": name, "namespace": namespace},
-            "status": wanted.to_dict(),
-        }
         before = {c.type: c.status for c in router.status.conditions}
-        answer = await self._api.apply(ROUTERS.status(namespace, name), body)
-        self._store.put(Router, answer)
         for condition in wanted.conditions:
             if condition.type in ("Ready", "Stalled") and before.get(condition.type) != condition.status:
                 bad = (condition.type == "Ready") != (condition.status == "True")
@@ -399,8 +391,7 @@ class RouterController:
         def living(holder: Holder) -> bool:
             if holder.kind == "Router":
                 return holder.uid == router.metadata.uid
-            run = self._store.run((router.metadata.namespace, holder.name))
-            return run is not None and run.metadata.uid == holder.uid and not run.phase.ended
+            return runs.at_work(holder, self._store.run((router.metadata.namespace, holder.name)))
 
         left = placement.orphaned(placed.spec, living)
         return "; ".join(

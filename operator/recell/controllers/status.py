@@ -1,4 +1,4 @@
-"""Status by server-side apply: one field manager, the complete subtree, no write when nothing changed. Pure.
+"""Status by server-side apply: one field manager, the complete subtree, no write when nothing changed.
 
 The conditions of other controllers in the same list are neither read as ours nor written.
 """
@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from recell.api import Cell, RecoveryPolicy, Router
 from recell.api.meta import Condition, ConditionStatus, Model, set_condition
+from recell.providers.kube.api import Api, Object
+from recell.providers.kube.paths import OWN
+from recell.providers.kube.store import KubeStore
 
 Wanted = tuple[bool | ConditionStatus, str, str]
 """Status, reason, message of a condition."""
@@ -24,6 +28,23 @@ def conditions(
         )
     order = list(wanted)
     return sorted(ours, key=lambda c: order.index(c.type))
+
+
+async def show(api: Api, store: KubeStore, present: Cell | Router | RecoveryPolicy, wanted: Model) -> Object | None:
+    """Make `wanted` the object's status. Returns the object as written; None: it said so already."""
+    if not differs(present.status, wanted):
+        return None
+    kind, resource = type(present), OWN[type(present)]
+    namespace, name = present.key
+    body = {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "status": wanted.to_dict(),
+    }
+    answer = await api.apply(resource.status(namespace, name), body)
+    store.put(kind, answer)
+    return answer
 
 
 def differs(present: Model, wanted: Model) -> bool:

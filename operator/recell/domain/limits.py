@@ -65,6 +65,7 @@ def blocked(
         _mode(cell, policy, policy_name),
         _out_of_service(cell, spec),
         _aborted(cell, runs, state, now),
+        _left_to_people(cell, runs, state, failure),
         _systemic(failure),
         _flapping(state, policy, now),
         _busy(cell, active, most),
@@ -157,7 +158,7 @@ def _aborted(cell: Cell, runs: Sequence[RecoveryRun], state: HealthState | None,
     if last is None or last.phase != RunPhase.ABORTED:
         return None
     name = last.metadata.name
-    if cell.metadata.annotations.get(ANNOTATION_ACKNOWLEDGE) == name:
+    if _acknowledged(cell, last):
         return None
     ended = min(_ended_at(last), now)
     well_since = None
@@ -169,9 +170,34 @@ def _aborted(cell: Cell, runs: Sequence[RecoveryRun], state: HealthState | None,
     return (
         "AbortedByPerson",
         f"run {name} was aborted, so no run starts by itself until the cell was Healthy for an hour or somebody says"
-        f" go on: kubectl annotate cell {cell.metadata.name} {ANNOTATION_ACKNOWLEDGE}={name} --overwrite",
+        f" go on: kubectl recell acknowledge {cell.metadata.name}",
         well_since + STEADY if well_since else None,
     )
+
+
+def _left_to_people(
+    cell: Cell, runs: Sequence[RecoveryRun], state: HealthState | None, failure: Failure | None
+) -> Check:
+    """The same failure would end in the same way again, and again."""
+    last = max((run for run in runs if run.phase.ended), key=_ended_at, default=None)
+    if last is None or last.phase != RunPhase.MANUAL_INTERVENTION_REQUIRED or _acknowledged(cell, last):
+        return None
+    if state is None or state.level == Level.HEALTHY:
+        return None
+    recorded = cell.status.failure  # it outlives a take-over, which the onset in memory does not
+    onsets = [state.failing_since, failure.since if failure else None, recorded.since if recorded else None]
+    if min((onset for onset in onsets if onset is not None), default=state.since) > _ended_at(last):
+        return None
+    return (
+        "ManualIntervention",
+        f"run {last.metadata.name} left this failure to a person; read its summary. No run starts by itself until the"
+        f" cell was Healthy again, or somebody says go on: kubectl recell acknowledge {cell.metadata.name}",
+        None,
+    )
+
+
+def _acknowledged(cell: Cell, run: RecoveryRun) -> bool:
+    return cell.metadata.annotations.get(ANNOTATION_ACKNOWLEDGE) == run.metadata.name
 
 
 def _systemic(failure: Failure | None) -> Check:

@@ -12,10 +12,14 @@ from datetime import UTC, datetime
 
 from recell.api.cell import Cell
 from recell.api.meta import ANNOTATION_RUN_HISTORY, ANNOTATION_STARTED_UID, ANNOTATION_TARGET_UID
+from recell.api.placement import Holder
 from recell.api.recovery_run import SPEC_FIELDS, RecoveryRun
 
 REMEMBERED = 50
 """Runs that a cell remembers; the oldest is forgotten first."""
+
+HOLDER = "RecoveryRun"
+"""Kind of the holder of what a run holds or reserves in Placement."""
 
 MOST = 63
 """Longest name: it is a label value too."""
@@ -94,6 +98,11 @@ def _history(cell: Cell | None) -> list[_Remembered]:
 
 def _written(history: Iterable[_Remembered]) -> str:
     return " ".join(f"{known.name}/{known.spec}/{known.uid}" for known in history)
+
+
+def at_work(holder: Holder, run: RecoveryRun | None) -> bool:
+    """Whether the run that has the holder's name is the holder, and has not ended: who has holds nothing on purpose."""
+    return run is not None and run.metadata.uid == holder.uid and not run.phase.ended
 
 
 def automatic_run_name(cell: str, failing_since: datetime, attempt: int = 1) -> str:

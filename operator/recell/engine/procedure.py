@@ -16,7 +16,7 @@ from recell.api.meta import seconds
 from recell.api.placement import Hold, Holder
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.recovery_run import RunPhase
-from recell.domain import health
+from recell.domain import health, runs
 from recell.domain.observation import CellObservation
 from recell.domain.placement import Routing
 from recell.engine.dwell import Dwell
@@ -56,7 +56,7 @@ class StepContext:
     @property
     def holder(self) -> Holder:
         meta = self.run.metadata
-        return Holder(kind="RecoveryRun", name=meta.name, uid=meta.uid)
+        return Holder(kind=runs.HOLDER, name=meta.name, uid=meta.uid)
 
     @property
     def placement(self) -> Placement:
@@ -79,10 +79,9 @@ class StepContext:
 
     def living(self, holder: Holder) -> bool:
         """Does whoever holds a cell still work on it? An ended or deleted run does not."""
-        if holder.kind != "RecoveryRun":
+        if holder.kind != runs.HOLDER:
             return True
-        run = self.ports.store.run((self.run.metadata.namespace, holder.name))
-        return run is not None and run.metadata.uid == holder.uid and not run.phase.ended
+        return runs.at_work(holder, self.ports.store.run((self.run.metadata.namespace, holder.name)))
 
     def others_limit(self) -> int:
         """The cell's limit by everybody else who still works on it, in percent of its customers."""

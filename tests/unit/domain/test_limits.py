@@ -29,6 +29,7 @@ from tests.unit.domain.builders import (
 )
 
 AUTOMATIC = RecoveryPolicySpec.model_validate({"mode": "Automatic"})
+RESTLESS = RecoveryPolicySpec.model_validate({"mode": "Automatic", "limits": {"cooldown": "0s"}})
 FAILED = health(Level.FAILED, later(-60))
 
 
@@ -126,7 +127,7 @@ ABORTED = ended("run-7", "Aborted", NOW, trigger="Manual")
 def test_an_abort_blocks_until_somebody_says_go_on() -> None:
     found = ask(lineage=[ABORTED], state=FAILED, now=later(86400))
     assert why(found) == ("AbortedByPerson", None)
-    assert "kubectl annotate cell cell-a recell.dev/acknowledge=run-7 --overwrite" in message(found)
+    assert "kubectl recell acknowledge cell-a" in message(found)
     told = cell(metadata={"annotations": {"recell.dev/acknowledge": "run-7"}})
     assert ask(told, lineage=[ABORTED], state=FAILED, now=later(86400)).blocked is None
     other = cell(metadata={"annotations": {"recell.dev/acknowledge": "run-6"}})
@@ -163,6 +164,29 @@ def test_after_an_hour_of_health_it_is_over(state: Any) -> None:
 def test_only_the_last_run_counts_as_aborted() -> None:
     after = ended("run-8", "Succeeded", later(600), trigger="Manual")
     assert ask(lineage=[after, ABORTED], state=FAILED, now=later(700)).blocked is None
+
+
+LEFT = ended("run-7", "ManualInterventionRequired", later(60))
+
+
+def test_what_was_left_to_a_person_is_not_tried_again() -> None:
+    found = ask(lineage=[LEFT], policy=RESTLESS, state=FAILED, now=later(61))
+    assert why(found) == ("ManualIntervention", None)
+    assert "run run-7" in message(found)
+    assert "kubectl recell acknowledge cell-a" in message(found)
+    told = cell(metadata={"annotations": {"recell.dev/acknowledge": "run-7"}})
+    assert ask(told, lineage=[LEFT], policy=RESTLESS, state=FAILED, now=later(61)).blocked is None
+
+
+@pytest.mark.parametrize("state", [health(Level.HEALTHY, later(90)), health(Level.FAILED, later(90)), None])
+def test_another_failure_is_another_matter(state: Any) -> None:
+    assert ask(lineage=[LEFT], policy=RESTLESS, state=state, now=later(100)).blocked is None
+
+
+def test_a_take_over_makes_no_new_failure_of_an_old_one() -> None:
+    shown = cell(status={"failure": failure(FailureType.SINGLE_CELL).to_dict()})
+    anew = health(Level.FAILED, later(90))
+    assert why(ask(shown, lineage=[LEFT], policy=RESTLESS, state=anew, now=later(100))) == ("ManualIntervention", None)
 
 
 # --- what is going on

@@ -126,7 +126,8 @@ async def abort(session: Session, *, run: str, yes: bool) -> Exit:
 async def acknowledge(session: Session, *, cell: str) -> Exit:
     """Let automatic recovery of a cell go on.
 
-    After a run that a person aborted, no run of the cell starts by itself until somebody acknowledges it.
+    After a run that a person aborted, or that left the failure to a person, no run of the cell starts by itself
+    until somebody acknowledges it.
     """
     key = session.key(cell)
     acknowledged: list[str] = []
