@@ -4,6 +4,8 @@ VENV := .venv
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
 CLUSTER := hack/cluster
+# More processes than cores, since most tests wait most of the time; one file stays in one process, for its fixtures.
+SPREAD := -n 3 --dist loadfile
 
 .PHONY: help demo test venv packages check stage unit cluster-tests e2e generate bench images clean
 
@@ -38,10 +40,10 @@ stage: venv ## The cluster, images and tools of the tests; compiled once, then c
 	$(BIN)/python -m hack.stage recell-test
 
 unit: venv ## Pure tests, and tests against processes on this machine
-	$(BIN)/pytest tests/unit tests/contract tests/router
+	$(BIN)/pytest $(SPREAD) tests/unit tests/contract tests/router
 
 cluster-tests: venv ## Against a real API server
-	$(BIN)/pytest tests/cluster
+	$(BIN)/pytest $(SPREAD) tests/cluster
 
 e2e: venv ## Real pods, a real router, real load
 	$(BIN)/pytest tests/e2e

@@ -299,7 +299,7 @@ async def test_an_haproxy_that_ends_is_started_again_with_the_last_table(install
     """In a container of its own each process has number 1: a new one must be told from the old all the same."""
     generation = await asyncio.to_thread(installed.write, spread(1024, 1))
     await installed.applied(generation)
-    name, (ip, _) = sorted(installed.pods().items())[0]
+    name, ip = next((name, ip) for name, (ip, ready) in sorted(installed.pods().items()) if ready)
     end = "import os, signal; os.kill(1, signal.SIGUSR1)"
     installed.kubectl("-n", NAMESPACE, "exec", name, "-c", "haproxy", "--", "python3", "-c", end)
     restarts = "jsonpath={.status.containerStatuses[?(@.name=='haproxy')].restartCount}"

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from copy import deepcopy
 from typing import Any
 
-from recell.engine.errors import Conflict, NotFound, RecellError
+from recell.engine.errors import Conflict, NotFound
 from recell.providers.kube.api import Listing, Object, WatchEvent
 from recell.providers.kube.reflector import INITIAL_EVENTS_END
 
@@ -48,7 +48,7 @@ class FakeApi:
     def __init__(self, server: FakeServer, fence: Callable[[], None] | None = None) -> None:
         self.server = server
         self.delay = 0.0
-        self.broken: RecellError | None = None
+        self.broken: Exception | None = None
         self.skew: float | None = 0.0
         self._fence = fence
 

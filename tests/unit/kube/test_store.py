@@ -15,6 +15,7 @@ from recell.engine.ports import Key
 from recell.providers.kube import store as module
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.paths import OWN
+from recell.providers.kube.reflector import Reflector
 from recell.providers.kube.store import KubeStore
 from recell.runtime.clock import SystemClock
 from tests.fakes.eventually import eventually
@@ -84,6 +85,9 @@ async def test_objects_are_found_by_what_they_name(fleet: Fleet) -> None:
     assert [r.metadata.name for r in store.runs_of(TargetKind.CELL, ("shop", "a"))] == ["run-1", "run-2"]
     assert [r.metadata.name for r in store.runs_in("shop")] == ["run-1", "run-2", "run-3"]
     assert store.runs_in("elsewhere") == ()
+    ended = fleet.server.objects[OWN[RecoveryRun].path("shop", "run-2")] | {"status": {"phase": "Succeeded"}}
+    fleet.server.put(OWN[RecoveryRun].path("shop", "run-2"), ended)
+    await eventually(lambda: [r.metadata.name for r in store.open_runs("shop")] == ["run-1", "run-3"], "the end of one")
     assert sorted(store.keys(Cell)) == [("shop", "a"), ("shop", "b"), ("shop", "c")]
     cell = store.cell(("shop", "a"))
     assert cell is not None
@@ -104,9 +108,13 @@ async def test_changes_are_told_and_seen(fleet: Fleet) -> None:
     fleet.cell("a", weight=8, routerRef={"name": "new"})
     await eventually(lambda: [*store.cells_of(("shop", "new"))] == ["a"], "another router")
     assert [*store.cells_of(("shop", "main"))] == []
+    matters: list[Key] = []
+    store.subscribe(Cell, matters.append, when=lambda old, new: new is None)
+    fleet.cell("a", weight=9, routerRef={"name": "new"})
     fleet.server.remove(OWN[Cell].path("shop", "a"))
     await eventually(lambda: store.cell(("shop", "a")) is None, "the deletion")
-    assert len(told) == 3
+    assert len(told) == 4
+    assert matters == [("shop", "a")]
     assert store.raw(Cell, ("shop", "a")) is None
 
 
@@ -186,3 +194,20 @@ async def test_named_namespaces_are_watched_each(fleet: Fleet) -> None:
         assert store.cell(("bank", "d")) is not None
     finally:
         await store.stop()
+
+
+async def test_a_watch_outlives_whatever_it_meets(caplog: pytest.LogCaptureFixture) -> None:
+    fleet = Fleet()
+    fleet.cell("a")
+    api = FakeApi(fleet.server)
+    api.broken = ZeroDivisionError("a fault of nobody's making")
+    reflector = Reflector(cast(Api, api), OWN[Cell].collection("shop"), SystemClock())
+    reflector.start()
+    await eventually(lambda: reflector.trouble is not None, "the fault")
+    assert "ZeroDivisionError" in str(reflector.trouble)
+    api.broken = None
+    await eventually(reflector.synced.is_set, "a whole copy")
+    assert len(reflector) == 1
+    assert reflector.trouble is None
+    await reflector.stop()
+    assert "failed unexpectedly" in caplog.text

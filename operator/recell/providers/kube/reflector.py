@@ -175,6 +175,10 @@ class Reflector:
                     continue
                 failures = 1 if self._clock.monotonic() - began > IDLE else failures + 1
                 wait = self._failed(error, failures)
+            except Exception as error:  # whatever it is, a watch that ended for good would be blindness unseen
+                logger.exception("watch of %s failed unexpectedly", self.path)
+                failures += 1
+                wait = self._failed(Retryable(f"{type(error).__name__}: {error}"), failures)
             self._lost_sight()
             self.restarts += 1
             if wait:
