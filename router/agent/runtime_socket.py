@@ -67,6 +67,11 @@ class RuntimeSocket:
                 await self.ask(f"clear map @{version} {path}")
             raise
 
+    async def set_in_map(self, path: Path, entries: Sequence[tuple[str, str]]) -> None:
+        """Other values for keys that are there, one after the other. Raises SocketError, and then some may be set."""
+        for batch in chunks([f"set map {path} {key} {value}" for key, value in entries]):
+            await self._silent(";".join(batch))
+
     async def add_to_map(self, path: Path, key: str, value: str) -> None:
         await self._silent(f"add map {path} {key} {value}")
 

@@ -78,6 +78,22 @@ def entries(placement: Placement, servers: Mapping[int, Server]) -> list[tuple[s
     return result
 
 
+FEW = 32
+"""Entries that are changed in place. HAProxy 2.6 looks for each from the start of the map: 0.25 ms with 16,384
+slots, where a transaction takes 45 ms however little changes."""
+
+
+def few_changes(known: Mapping[str, str], wanted: Mapping[str, str]) -> list[tuple[str, str]] | None:
+    """What differs, in the order of `wanted`, which has the identity last; None: too much, or not by values alone.
+
+    Never a pin: customers' keys may hold what is a separator to HAProxy's command line.
+    """
+    if known.keys() != wanted.keys():
+        return None
+    changes = [(key, value) for key, value in wanted.items() if known[key] != value]
+    return None if len(changes) > FEW or any(key.startswith("pin:") for key, _ in changes) else changes
+
+
 def held(lines: Iterable[tuple[str, str]]) -> Held:
     """What a map holds; an entry that this agent would not write is passed over."""
     values: dict[str, str] = {}

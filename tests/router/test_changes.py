@@ -1,8 +1,11 @@
 """Cells join, leave, drain and move while customers send requests: none is lost, none goes astray."""
 
 import time
+from random import Random
 
 from recell.api.placement import REJECT
+from router.agent.runtime_socket import RuntimeSocket
+from router.agent.table import parse_map
 from tests.router.rig import Cells, Load, PlacementApi, RouterPod, ask, eventually, placement, spread
 from tests.router.rig.load import slot_of
 from tests.router.rig.pod import pods
@@ -126,3 +129,25 @@ async def test_what_reaches_a_cell_after_the_report_follows_the_new_table() -> N
             await pod.applied(generation)
             answer = await ask(pod.port, ("x-customer-id", b"alice"))
             assert answer.cell == ("a", "b")[table[slot]]
+
+
+async def test_small_and_large_changes_leave_the_very_table() -> None:
+    """A few slots are changed in place and many in a transaction; what HAProxy holds afterwards is the same."""
+    async with Cells("a", "b") as cells, PlacementApi() as api, RouterPod(api) as pod:
+        table, random = spread(1024, 0, 1), Random(7)
+        placed, map_file = cells.placed(a=0, b=1), pod.run / "placement.map"
+        api.put(placement(placed, table, generation=1))
+        await pod.applied(1)
+        async with Load((pod.port,), clients=4) as load:
+            for generation, moves in enumerate((1, 3, 400, 2, 28, 64, 1), start=2):
+                for slot in random.sample(range(1024), moves):
+                    table[slot] = 1 - table[slot]
+                api.put(placement(placed, table, generation=generation))
+                await pod.applied(generation)
+                held = dict(parse_map(await RuntimeSocket(pod.run / "haproxy.sock").map_entries(map_file)))
+                assert [int(held[str(slot)].split(":")[1]) for slot in range(1024)] == table
+                assert held["generation"] == str(generation)
+                on_disk = dict(parse_map(map_file.read_text()))
+                assert {key: value for key, value in held.items() if key != "instance"} == on_disk
+        assert load.errors == []
+        assert set(load.statuses) == {200}

@@ -110,8 +110,20 @@ class CellController:
         allowance = self._allowance(cell)
         wanted = self._status(cell, accepted, state, allowance)
         await self._start_run(cell, state, allowance)
+        if self._about_to_start(cell):
+            return MOMENT
         await self._show(cell, wanted)
         return self._look_again(cell, again, allowance)
+
+    def _about_to_start(self, cell: Cell) -> bool:
+        """A run was just made and starts at once: then there is more to show, in one write."""
+        now = self._clock.now()
+        return any(
+            not started(run) and run.metadata.creation_timestamp is not None
+            and (now - run.metadata.creation_timestamp).total_seconds() < MOMENT
+            for run in self._store.runs_of(TargetKind.CELL, cell.key)
+            if run.spec.trigger is Trigger.AUTOMATIC and not run.phase.ended
+        )  # fmt: skip
 
     def _look_again(self, cell: Cell, again: float | None, allowance: limits.Allowance) -> float:
         """Seconds until time alone may change what there is to do or to show."""
@@ -242,16 +254,13 @@ class CellController:
     def _allowance(self, cell: Cell) -> limits.Allowance:
         namespace, router_key = cell.metadata.namespace, router_of(cell)
         policy, router = self._store.policy_for(cell), self._store.router(router_key)
-        cells = self._store.cells_of(router_key)
         placed = self._switchboard.current(router_key)
         return limits.blocked(
             cell,
             policy.spec,
             self._clock.now(),
             lineage=self._store.runs_of(TargetKind.CELL, cell.key),
-            active=[
-                run for run in self._store.open_runs(namespace) if started(run) and run.spec.target_ref.name in cells
-            ],
+            active=[run for run in self._store.open_runs(namespace) if started(run) and self._is_of(run, router_key)],
             freezes=self._store.freezes_in(namespace),
             state=self._observer.health(cell.key),
             failure=self._observer.failure(cell.key),
@@ -260,6 +269,10 @@ class CellController:
             router_labels=router.metadata.labels if router else None,
             max_concurrent_runs=self._store.router_policy(router_key).spec.limits.max_concurrent_runs,
         )
+
+    def _is_of(self, run: RecoveryRun, router: Key) -> bool:
+        target = self._store.cell((run.metadata.namespace, run.spec.target_ref.name))
+        return target is not None and router_of(target) == router
 
     async def _start_run(self, cell: Cell, state: HealthState, allowance: limits.Allowance) -> None:
         failure = self._observer.failure(cell.key)

@@ -70,6 +70,8 @@ class HAProxyDataPlane:
         }
         self._applied: dict[tuple[str, str, str], str] = {}
         """Kind, namespace, name -> content hash that this process applied."""
+        self._rendered: dict[Key, tuple[tuple[str, int], tuple[Object, ...]]] = {}
+        """By Router: what its spec asks for, and of which object and generation."""
         self._pods.subscribe(self._changed)
         for collection in self._live.values():
             collection.subscribe(self._changed)
@@ -92,7 +94,11 @@ class HAProxyDataPlane:
             await collection.stop()
 
     async def ensure(self, router: Router) -> None:
-        for wanted in router_objects(router, self._surroundings):
+        version = (router.metadata.uid, router.metadata.generation)
+        known = self._rendered.get(router.key)
+        if known is None or known[0] != version:
+            known = self._rendered[router.key] = (version, router_objects(router, self._surroundings))
+        for wanted in known[1]:
             kind, name = wanted["kind"], wanted["metadata"]["name"]
             slot = (kind, router.metadata.namespace, name)
             content = wanted["metadata"]["annotations"][ANNOTATION_CONTENT]
@@ -116,6 +122,7 @@ class HAProxyDataPlane:
     def tell(self, router: Key, placement: Placement | None) -> None:
         if placement is None:
             self._traffic.drop(router)
+            self._rendered.pop(router, None)
             for slot in [slot for slot in self._applied if slot[1] == router[0]]:
                 del self._applied[slot]
             return

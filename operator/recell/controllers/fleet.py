@@ -14,7 +14,8 @@ who has nothing to do:
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 from recell.api import Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Resource, Router
 from recell.api.meta import percent_text
@@ -40,7 +41,14 @@ from recell.providers.routing.haproxy.streams import SAMPLE_INTERVAL, HAProxyTra
 
 log = logging.getLogger(__name__)
 
-Enqueue = Callable[[type[Resource], Key], None]
+AFTERWARDS = 0.1
+"""Seconds until what is only shown is looked at: first what has to be done, and several changes are one look."""
+
+
+class Enqueue(Protocol):
+    def __call__(self, kind: type[Resource], key: Key, after: float = 0.0) -> None: ...
+
+
 Controller = CellController | RouterController | RecoveryRunController | RecoveryPolicyController
 
 
@@ -166,7 +174,7 @@ class Fleet:
             for router in self._platform.store.keys(Router, key[0]):
                 self._enqueue(Router, router)
             return
-        self._enqueue(Router, router_of(cell))
+        self._enqueue(Router, router_of(cell), AFTERWARDS)
         for sibling in self._observer.failing(router_of(cell)):  # one failure or several at once: another type
             self._enqueue(Cell, sibling)
 
@@ -180,7 +188,7 @@ class Fleet:
     def _placement_changed(self, key: Key) -> None:
         """The Placement, or what the router's pods applied of it."""
         store, router = self._platform.store, key
-        self._enqueue(Router, router)
+        self._enqueue(Router, router, AFTERWARDS)
         cells = store.cells_of(router)
         placed = store.placement(router)
         held = {hold.cell for hold in placed.spec.holds} if placed else set()
@@ -190,7 +198,7 @@ class Fleet:
             shown = cell.status.share
             told = (shown.asked, shown.applied) if shown else (None, None)
             if told != (share, share) or name in held or name in self._held.get(router, ()):
-                self._enqueue(Cell, cell.key)
+                self._enqueue(Cell, cell.key, AFTERWARDS)
         self._held[router] = held
         for run in store.open_runs(router[0]):
             if run.spec.target_ref.name in cells:
@@ -208,7 +216,7 @@ class Fleet:
             self._namespace_changed(key)
             return
         if run.spec.target_ref.kind is TargetKind.CELL:
-            self._enqueue(Cell, (key[0], run.spec.target_ref.name))
+            self._enqueue(Cell, (key[0], run.spec.target_ref.name), AFTERWARDS)
         if run.spec.escalated_from:
             self._enqueue(RecoveryRun, (key[0], run.spec.escalated_from))
         if run.phase.ended:

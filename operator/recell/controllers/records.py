@@ -114,6 +114,9 @@ class RunRecords:
 
     def _keep(self, answer: Object) -> RecoveryRun:
         self._store.put(RecoveryRun, answer)
+        stored = self._store.run((answer["metadata"]["namespace"], answer["metadata"]["name"]))
+        if stored is not None and stored.metadata.resource_version == answer["metadata"]["resourceVersion"]:
+            return stored  # parsed already
         return RecoveryRun.model_validate(answer)
 
 

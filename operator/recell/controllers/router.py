@@ -206,6 +206,8 @@ class RouterController:
                 continue
             if nobody and name in listed:
                 candidate = replace(candidate, weight=listed[name].weight)
+            if name in listed and placement.as_listed(candidate, listed[name]):
+                continue
             try:
                 spec = placement.admit(spec, routing, candidate)
             except placement.UnknownProvenance as error:

@@ -209,6 +209,11 @@ def admit(spec: PlacementSpec, routing: Routing, candidate: Candidate) -> Placem
     return reroute(_rebalanced(_with(spec, cells=cells, next_index=spec.next_index + 1), routing), routing)
 
 
+def as_listed(candidate: Candidate, placed: PlacedCell) -> bool:
+    """Whether admitting it would change nothing: the same cell, as it is listed."""
+    return _placed(candidate, placed.index) == placed
+
+
 def remove(spec: PlacementSpec, routing: Routing, name: str, *, force: bool = False) -> PlacementSpec:
     """The cell is no longer listed; its reservations and holds go, save Isolated and Retired ones.
 

@@ -44,8 +44,10 @@ from recell.runtime.workers import Controller, Workers
 
 logger = logging.getLogger(__name__)
 
-Enqueue = Callable[[type[Resource], Key], None]
-"""Have the object's controller look at it soon; cheap, may be called at any time, from the event loop."""
+
+class Enqueue(Protocol):
+    def __call__(self, kind: type[Resource], key: Key, after: float = 0.0) -> None:
+        """Have the object's controller look at it in so many seconds; cheap, from the event loop, at any time."""
 
 
 class Fleet(Protocol):
@@ -243,8 +245,8 @@ class Operator:
         if not self._ended.done():
             self._ended.set_result(why)
 
-    def _enqueue(self, kind: type[Resource], key: Key) -> None:
-        self._queues[kind].add(key)
+    def _enqueue(self, kind: type[Resource], key: Key, after: float = 0.0) -> None:
+        self._queues[kind].add_after(key, after)
 
     def _cell_changed(self, key: Key) -> None:
         if Cell in self._queues:

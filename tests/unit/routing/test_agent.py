@@ -159,6 +159,18 @@ def test_a_full_fleet_finds_room_beside_a_full_fleet() -> None:
     assert taken.isdisjoint(server.backend for server in table.assign(second, held, 818).values())
 
 
+def test_a_few_entries_are_changed_in_place_and_the_identity_last() -> None:
+    known = {str(slot): "b0:0" for slot in range(1024)} | {"pin:a;b": "b0:0", "uid": "u", "generation": "1"}
+    moved = known | {"7": "b1:1", "generation": "2"}
+    assert table.few_changes(known, moved) == [("7", "b1:1"), ("generation", "2")]
+    assert table.few_changes(known, known) == []
+    many = known | {str(slot): "b1:1" for slot in range(table.FEW + 1)}
+    assert table.few_changes(known, many) is None, "a transaction is quicker"
+    assert table.few_changes(known, known | {"cell:1": "1/b/10.0.0.1/80"}) is None, "a key is added"
+    assert table.few_changes(known, {key: value for key, value in known.items() if key != "7"}) is None, "a key goes"
+    assert table.few_changes(known, known | {"pin:a;b": "b1:1"}) is None, "a customer's key is no word of a command"
+
+
 def test_batches_fit_into_haproxys_buffer_and_lose_nothing() -> None:
     lines = [f"{n} " + "x" * (n % 300) for n in range(2000)]
     batches = list(runtime_socket.chunks(lines))

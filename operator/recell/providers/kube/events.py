@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 WAITING = 1000
 REMEMBERED = 4096
 SERIES_WINDOW = 600.0
+BEHIND = 0.25
+"""Seconds after what it tells that an Event is written: first what has to be done, then what is to be read."""
 CONTROLLER = f"{GROUP}/operator"
 
 
@@ -93,6 +95,7 @@ class Recorder:
     async def _run(self) -> None:
         while True:
             event = await self._queue.get()
+            await asyncio.sleep(BEHIND - min(BEHIND, max(0.0, (self._clock.now() - event.at).total_seconds())))
             try:
                 await self._write(event)
             except Fenced:
