@@ -1,6 +1,6 @@
-"""The fleet that is measured: many Cells of two Routers, in front of one address that answers.
+"""The fleet that is measured: many Cells of ten Routers, in front of one address that answers.
 
-Two, since a Placement has room for 819 cells. A cell's backend is of type Address, so that a thousand of them need no
+A cell's backend is of type Address, so that a thousand of them need no
 thousand pods; its health is the declared condition BenchmarkFailed and the router's own check of the address.
 """
 
@@ -13,8 +13,9 @@ from benchmarks.client import GROUP, BenchmarkError, Client, Object
 from hack.stage import Stage
 
 NAMESPACE = "bench"
-ROUTERS = ("bench-a", "bench-b")
-SLOTS = 16384
+ROUTERS = tuple(f"bench-{letter}" for letter in "abcdefghij")
+SLOTS = 2048
+"""Twenty for each of a hundred cells of a Router, so that an increment of 5 % moves one."""
 FAILED = "BenchmarkFailed"
 """The condition that `spec.health.conditions` declares, with for: 0s."""
 CELLS = f"{GROUP}/namespaces/{NAMESPACE}/cells"

@@ -23,7 +23,7 @@ DRAINED = "drained"
 AT_ONCE_ABOVE = 0.5
 """A cell that serves less than half of its requests loses its share at once (rule 14)."""
 
-_CHANCE = 2.0
+_CHANCE = 3.0
 """Standard errors of the measured share within which a difference may be chance."""
 
 _PROBE = Holder(kind="DrainCheck", name="drain")
@@ -40,11 +40,13 @@ def verify(
     floor: float,
     changed_at: datetime,
     baseline: float | None = None,
+    baseline_requests: int = 0,
 ) -> Evidence:
     """Whether the cell gets at most what it should after a change of its share (rule 28).
 
     `expected_before` and `expected_after` are `placement.expected_share` of the tables before the drain
-    and now; `baseline` is the measured share before it, since not all slots weigh the same;
+    and now; `baseline` is the share that was measured before it on so many requests, since not all slots
+    weigh the same;
     `tolerance` is 0.2 for the runbook's 1.2 x; `floor` is in requests per second; `changed_at` is when
     the last serving pod had the change.
     """
@@ -55,9 +57,11 @@ def verify(
     seen = observed.cells.get(cell)
     if seen is None:
         return _said(Verdict.INCONCLUSIVE, f"the router tells no figures about {cell}")
-    expected = expected_after
+    expected, variance = expected_after, 0.0
     if baseline is not None and expected_before > 0:
-        expected = min(1.0, baseline * expected_after / expected_before)
+        left = expected_after / expected_before
+        expected = min(1.0, baseline * left)
+        variance = left**2 * baseline * (1 - baseline) / max(1, baseline_requests)
     if expected == 0 and seen.in_flight:
         return _said(Verdict.FAILED, f"{seen.in_flight} requests are still in flight at {cell}, which should get none")
     rate = seen.requests_per_second
@@ -70,7 +74,8 @@ def verify(
     )
     if part <= bound + 1e-9:
         return _said(Verdict.PASSED, told)
-    if part <= bound + _CHANCE * math.sqrt(bound * (1 - min(bound, 1.0)) / max(1, observed.requests)):
+    variance += bound * (1 - min(bound, 1.0)) / max(1, observed.requests)
+    if part <= bound + _CHANCE * math.sqrt(variance):
         message = f"{told}; {observed.requests} requests are too few to tell this from chance"
         return _said(Verdict.INCONCLUSIVE, message)
     return _said(Verdict.FAILED, told)

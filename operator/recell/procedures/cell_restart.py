@@ -123,6 +123,7 @@ def remember_base(ctx: StepContext) -> dict[str, Any]:
         **({"notServed": lost} if lost is not None else {}),
         "expectedBefore": placement.expected_share(ctx.placement.spec, ctx.cell.metadata.name),
         "measuredBefore": measured,
+        "measuredOf": router.requests if router is not None and measured is not None else 0,
     }
 
 

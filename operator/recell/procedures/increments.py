@@ -125,6 +125,7 @@ def _drained_as_expected(ctx: StepContext, percent: int) -> Evidence:
         floor=steps.drain_floor,
         changed_at=changed_at,
         baseline=ctx.data.get("measuredBefore"),
+        baseline_requests=int(ctx.data.get("measuredOf", 0)),
     )
 
 
@@ -143,7 +144,10 @@ async def down(ctx: StepContext, values: tuple[int, ...], *, room: Room) -> Outc
         return waiting
     seen = _drained_as_expected(ctx, hold.max_percent)
     if seen.verdict is Verdict.FAILED:
+        if ctx.elapsed(f"stays-{hold.max_percent}") < _window(ctx):
+            return Wait(LOOK_AGAIN, f"Measured once more before it is believed: {seen.message}")
         return Fail("TrafficNotDraining", f"Increment {at + 1} of {len(values)} ({hold.max_percent} %): {seen.message}")
+    ctx.forget(f"stays-{hold.max_percent}")
     if seen.verdict is Verdict.INCONCLUSIVE and "unverified-drain" not in ctx.approved:
         return inconclusive(ctx, "unverified-drain", seen.message)
     ctx.forget("inconclusive")

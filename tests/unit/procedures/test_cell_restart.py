@@ -1,5 +1,8 @@
 """CellRestart, played in virtual time: what it does, in which order, and what it does when things go wrong."""
 
+from dataclasses import replace
+from datetime import datetime
+
 import pytest
 
 from recell.api import RecoveryFreeze
@@ -7,6 +10,7 @@ from recell.api.cell import Capacity
 from recell.api.meta import ObjectMeta
 from recell.api.recovery_run import RunPhase, StepState
 from recell.domain import placement
+from recell.domain.observation import RouterTraffic
 from recell.engine.engine import Engine
 from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
@@ -108,6 +112,39 @@ async def test_traffic_that_does_not_leave_stops_the_run_with_both_numbers() -> 
     assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
     assert "did not apply" in (run.status.summary or "")
     assert world.workloads["b"][0].restarts == 0
+
+
+def misread(world: World, monkeypatch: pytest.MonkeyPatch, *, looks: int) -> None:
+    """For so many looks after a change the router tells that the cell gets twice of what it really gets."""
+    real, left = world.traffic.observed, [looks]
+
+    def told(router: Key, *, window: float, not_before: datetime | None = None) -> RouterTraffic | None:
+        seen = real(router, window=window, not_before=not_before)
+        if seen is None or not_before is None or not left[0]:
+            return seen
+        left[0] -= 1
+        cell = seen.cells["b"]
+        more = replace(cell, requests=2 * cell.requests, requests_per_second=2 * cell.requests_per_second)
+        return replace(seen, cells={**seen.cells, "b": more})
+
+    monkeypatch.setattr(world.traffic, "observed", told)
+
+
+async def test_traffic_that_stays_stops_the_run_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = failing_fleet()
+    misread(world, monkeypatch, looks=1000)
+    run = world.runs[await run_restart(world)]
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    assert "Increment 1 of 10 (95 %): b gets" in (run.status.summary or "")
+    assert "(1.2 x)" in (run.status.summary or "")
+    assert world.workloads["b"][0].restarts == 0
+
+
+async def test_one_odd_reading_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = failing_fleet()
+    misread(world, monkeypatch, looks=1)
+    run = world.runs[await run_restart(world)]
+    assert run.phase is RunPhase.SUCCEEDED
 
 
 async def test_workloads_that_do_not_come_up_escalate() -> None:
