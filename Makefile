@@ -7,7 +7,7 @@ CLUSTER := hack/cluster
 # More processes than cores, since most tests wait most of the time; one file stays in one process, for its fixtures.
 SPREAD := -n 3 --dist loadfile
 
-.PHONY: help demo test venv packages check stage unit cluster-tests e2e generate bench images clean
+.PHONY: help demo test beside venv packages check stage unit cluster-tests e2e generate bench images clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -15,7 +15,12 @@ help: ## Say what there is
 demo: venv ## A real recovery on a real cluster, all set-up included
 	$(BIN)/python hack/demo
 
-test: venv packages check stage unit cluster-tests e2e ## Everything that must pass
+test: venv packages check stage ## Everything that must pass
+	+$(MAKE) --no-print-directory --jobs 2 --output-sync=target beside e2e
+
+# The end-to-end tests mostly wait, and are about what customers feel: the others get what they leave of the machine.
+beside:
+	+nice -n 19 $(MAKE) --no-print-directory unit cluster-tests
 
 venv: $(VENV)/.installed ## The Python environment, from the lock file
 
@@ -35,9 +40,9 @@ check: venv ## Lint, format, types, layers, generated files, chart
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-stage: venv ## The cluster, images and tools of the tests; compiled once, then cached outside of the tree
+stage: venv ## The clusters, images and tools of the tests; compiled once, then cached outside of the tree
 	hack/tools helm kubeconform >/dev/null
-	$(BIN)/python -m hack.stage recell-test
+	$(BIN)/python -m hack.stage recell-test recell-e2e
 
 unit: venv ## Pure tests, and tests against processes on this machine
 	$(BIN)/pytest $(SPREAD) tests/unit tests/contract tests/router
@@ -57,5 +62,6 @@ bench: venv ## The table of numbers
 
 clean: ## Clusters, environment, caches of this checkout
 	-$(CLUSTER) down --name recell-test
+	-$(CLUSTER) down --name recell-e2e
 	-$(CLUSTER) down --name recell
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

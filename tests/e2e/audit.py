@@ -19,6 +19,16 @@ class Audit:
 
     def entries(self) -> Iterator[Entry]:
         """Accepted writes, in the order in which the server finished them."""
+        return (entry for entry in self._answered() if 200 <= entry.get("responseStatus", {}).get("code", 0) < 300)
+
+    def answers(self, user: str, code: int) -> int:
+        """How many writes of this user the server answered so."""
+        return sum(
+            entry["user"]["username"] == user and entry.get("responseStatus", {}).get("code") == code
+            for entry in self._answered()
+        )
+
+    def _answered(self) -> Iterator[Entry]:
         with self._path.open("rb") as file:
             file.seek(self._from)
             for line in file:
@@ -26,8 +36,7 @@ class Audit:
                     entry: Entry = json.loads(line)
                 except ValueError:
                     continue  # the last line is still being written
-                done = entry.get("stage") == "ResponseComplete"
-                if done and 200 <= entry.get("responseStatus", {}).get("code", 0) < 300:
+                if entry.get("stage") == "ResponseComplete":
                     yield entry
 
     def writes(self, resource: str, name: str, subresource: str = "") -> list[Entry]:

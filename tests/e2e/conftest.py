@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,7 @@ QUICK = {
     "metadata": {"name": "default", "namespace": SHOP},
     "spec": {
         "mode": "Automatic",
-        "detection": {"failedAfter": "3s", "healthyAfter": "5s", "window": "8s", "flappingTransitions": 100},
+        "detection": {"failedAfter": "3s", "healthyAfter": "5s", "window": "6s", "flappingTransitions": 100},
         "limits": {"cooldown": "0s", "maxAttempts": 100},
         "steps": {"drainIncrements": 3, "incrementInterval": "2s", "stabilityDuration": "6s"},
     },
@@ -25,9 +24,11 @@ QUICK = {
 
 
 @pytest.fixture(scope="session")
-def whole_stage(kubeconfig: Path) -> Iterator[Stage]:
-    cluster = os.environ.get("RECELL_TEST_CLUSTER", "recell-test")
+def whole_stage() -> Iterator[Stage]:
+    """On a cluster of its own, which goes on running: nobody else's operator, and nobody else's load."""
+    cluster = os.environ.get("RECELL_E2E_CLUSTER", "recell-e2e")
     stage = Stage(cluster, say=lambda what: print(f"stage: {what}", file=sys.__stderr__))
+    stage.up()
     stage.build_images()
     stage.install_operator()
     stage.open_shop(QUICK)

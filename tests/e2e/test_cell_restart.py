@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from hack.stage import SHOP, Stage
@@ -36,7 +37,11 @@ def ended(stage: Stage, name: str) -> bool:
 
 
 def step_of(stage: Stage, name: str) -> str:
-    return str((stage.get("recoveryrun", name).get("status") or {}).get("step", ""))
+    return step_of_run(stage.get("recoveryrun", name))
+
+
+def step_of_run(run: dict[str, Any]) -> str:
+    return str((run.get("status") or {}).get("step", ""))
 
 
 def assert_everything_once(audit: Audit) -> None:
@@ -45,6 +50,7 @@ def assert_everything_once(audit: Audit) -> None:
 
 
 def test_a_cell_that_errs_is_recovered_by_itself_and_nobody_else_notices(stage: Stage) -> None:
+    stage.patch("recoverypolicy", "default", {"spec": {"detection": {"window": "8s"}}})
     audit = Audit(stage)
     with stage.load(rate=150) as load:
         time.sleep(5)
@@ -81,11 +87,23 @@ def test_kubectl_apply_and_wait(stage: Stage) -> None:
     assert "Succeeded" in listed
 
 
-def test_recell_recover(stage: Stage) -> None:
-    with stage.load(rate=60):
+def test_recell_recover_and_a_second_run_that_waits_for_it(stage: Stage) -> None:
+    """The second is made while the first runs, says why it waits, and starts when the first has ended."""
+    with stage.load(rate=60), ThreadPoolExecutor() as beside:
         time.sleep(6)
-        done = stage.recell(
-            "recover", "cell-b", "-n", SHOP, "--strategy", "CellRestart", "--always", "--yes", "--wait", within=240
-        )
-    assert "Succeeded" in done.stdout
-    assert stage.runs()[0]["status"]["phase"] == "Succeeded"
+        how = ("--strategy", "CellRestart", "--always", "--yes", "--wait")
+        first = beside.submit(stage.recell, "recover", "cell-b", "-n", SHOP, *how, within=240)
+        stage.eventually("the first runs", lambda: any(step_of_run(run) for run in stage.runs()), within=60)
+        name = stage.runs()[0]["metadata"]["name"]
+        stage.apply(run_of("second", **always(stage)))
+
+        def told() -> bool:
+            conditions = (stage.get("recoveryrun", "second").get("status") or {}).get("conditions") or []
+            return any(c["reason"] == "TargetBusy" and name in c["message"] for c in conditions)
+
+        stage.eventually("the second says why it waits", told, within=30)
+        assert "Succeeded" in first.result().stdout
+        stage.eventually("the second starts", lambda: step_of(stage, "second") != "", within=30)
+        stage.recell("abort", "second", "-n", SHOP, "--yes")
+        stage.eventually("the second ends", lambda: ended(stage, "second"), within=120)
+    assert stage.get("recoveryrun", name)["status"]["phase"] == "Succeeded"

@@ -1,13 +1,17 @@
 """The operator, its leader and the API server fail in the middle of a run: it ends all the same, everything once."""
 
+import itertools
+import json
+import threading
 import time
+from typing import Any
 
 from hack.stage import SHOP, Stage
 from tests.e2e.audit import Audit
 from tests.e2e.test_cell_restart import always, assert_everything_once, ended, run_of, step_of
 
 STEPS = ("drain-traffic", "restart-workloads", "check-health", "restore-traffic", "watch-stability")
-SLOWER = {"spec": {"steps": {"incrementInterval": "5s", "stabilityDuration": "25s"}}}
+SLOWER = {"spec": {"steps": {"incrementInterval": "3s", "stabilityDuration": "12s"}}}
 """Each step has to last until it was seen."""
 
 
@@ -82,3 +86,66 @@ def test_the_api_server_is_away_for_half_a_minute(stage: Stage) -> None:
     assert run["status"]["phase"] == "Succeeded", run["status"]["summary"]
     assert_everything_once(audit)
     assert stage.get("placement", "shop", SHOP)["spec"].get("holds", []) == []
+
+
+OPERATOR = "system:serviceaccount:recell-system:recell"
+FLOW: dict[str, Any] = {"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "metadata": {"name": "recell-test-throttle"}}
+
+
+def throttle(stage: Stage, shares: int) -> None:
+    """The API server's own limit for what the operator asks of Recell's kinds; with no share every call gets a 429."""
+    limited = {
+        "nominalConcurrencyShares": shares,
+        "lendablePercent": 0,
+        "borrowingLimitPercent": 0,
+        "limitResponse": {"type": "Reject"},
+    }
+    stage.apply(
+        json.dumps({**FLOW, "kind": "PriorityLevelConfiguration", "spec": {"type": "Limited", "limited": limited}})
+    )
+
+
+def flow_schema() -> str:
+    account = {"kind": "ServiceAccount", "serviceAccount": {"name": "recell", "namespace": "recell-system"}}
+    kinds = {"apiGroups": ["recell.dev"], "resources": ["*"], "verbs": ["*"], "namespaces": ["*"]}
+    spec = {
+        "priorityLevelConfiguration": {"name": FLOW["metadata"]["name"]},
+        "matchingPrecedence": 100,
+        "rules": [{"subjects": [account], "resourceRules": [kinds]}],
+    }
+    return json.dumps({**FLOW, "kind": "FlowSchema", "spec": spec})
+
+
+def test_conflicts_and_too_many_requests(stage: Stage) -> None:
+    """Somebody else writes to the same objects all the time, and the server turns the operator away again and again."""
+    stage.patch("recoverypolicy", "default", SLOWER)
+    audit = Audit(stage)
+    over = threading.Event()
+
+    def disturb() -> None:
+        for number in itertools.count():
+            throttle(stage, number % 2 * 30)
+            for kind, name in (("recoveryrun", "contested"), ("placement", "shop"), ("cell", "cell-b")):
+                if over.is_set():
+                    return
+                stage.kubectl("-n", SHOP, "annotate", kind, name, f"example.com/n={number}", "--overwrite")
+
+    disturber = threading.Thread(target=disturb)
+    with stage.load(rate=60):
+        time.sleep(6)
+        start(stage, "contested")
+        throttle(stage, 30)
+        stage.apply(flow_schema())
+        disturber.start()
+        try:
+            stage.eventually("the run ends", lambda: ended(stage, "contested"), within=300)
+        finally:
+            over.set()
+            disturber.join()
+            for kind in ("flowschema", "prioritylevelconfiguration"):
+                stage.kubectl("delete", kind, FLOW["metadata"]["name"], "--ignore-not-found")
+    run = stage.get("recoveryrun", "contested")
+    assert run["status"]["phase"] == "Succeeded", run["status"]["summary"]
+    assert_everything_once(audit)
+    assert audit.answers(OPERATOR, 429) > 0
+    assert audit.answers(OPERATOR, 409) > 0

@@ -51,23 +51,6 @@ def test_abort_gives_a_healthy_cell_its_traffic_back(stage: Stage) -> None:
     assert stage.get("placement", "shop")["spec"].get("holds", []) == []
 
 
-def test_a_second_run_waits_for_the_first_and_says_so(stage: Stage) -> None:
-    with stage.load(rate=60):
-        time.sleep(6)
-        stage.apply(run_of("first", **always(stage)))
-        stage.eventually("the first runs", lambda: step_of(stage, "first") != "", within=60)
-        stage.apply(run_of("second", **always(stage)))
-
-        def told() -> bool:
-            conditions = (stage.get("recoveryrun", "second").get("status") or {}).get("conditions") or []
-            return any(c["reason"] == "TargetBusy" and "first" in c["message"] for c in conditions)
-
-        stage.eventually("the second says why it waits", told, within=30)
-        stage.recell("abort", "second", "-n", SHOP, "--yes")
-        stage.eventually("the second ends", lambda: ended(stage, "second"), within=60)
-        stage.eventually("the first ends", lambda: ended(stage, "first"), within=180)
-
-
 def test_wrong_cells_say_what_is_wrong(stage: Stage) -> None:
     wrong = [
         ("no-workload", {"name": "cell-a", "port": 80}, "no-such-deployment", "no-such-deployment"),
