@@ -70,8 +70,13 @@ def ensure(addresses: Addresses, namespaces: Namespaces, init_pid: int) -> None:
 
 def remove(addresses: Addresses, *, last: bool) -> None:
     """Remove the machine's end of the link; with the last cluster also the range's guard."""
-    if Path(f"/sys/class/net/{addresses.link}").exists():
-        run(["ip", "link", "delete", addresses.link])
+    link = Path(f"/sys/class/net/{addresses.link}")
+    if link.exists():
+        try:
+            run(["ip", "link", "delete", addresses.link])
+        except Failure:  # its other end went with the node's network, and it with that, while we looked
+            if link.exists():
+                raise
     if last:
         run(["ip", "route", "delete", "unreachable", str(RANGE), "metric", "4096"], check=False)
 
