@@ -6,6 +6,8 @@ import threading
 import time
 from typing import Any
 
+from kubernetes import client, config
+
 from hack.stage import SHOP, Stage
 from tests.e2e.audit import Audit
 from tests.e2e.test_cell_restart import always, assert_everything_once, ended, run_of, step_of
@@ -122,26 +124,35 @@ def test_conflicts_and_too_many_requests(stage: Stage) -> None:
     audit = Audit(stage)
     over = threading.Event()
 
-    def disturb() -> None:
+    def turn_away() -> None:
         for number in itertools.count():
             throttle(stage, number % 2 * 30)
-            for kind, name in (("recoveryrun", "contested"), ("placement", "shop"), ("cell", "cell-b")):
-                if over.is_set():
-                    return
-                stage.kubectl("-n", SHOP, "annotate", kind, name, f"example.com/n={number}", "--overwrite")
+            if over.wait(1.0):
+                return
 
-    disturber = threading.Thread(target=disturb)
+    def write_too() -> None:
+        objects = client.CustomObjectsApi(config.new_client_from_config(stage.kubeconfig))
+        for number in itertools.count():
+            body = {"metadata": {"annotations": {"example.com/n": str(number)}}}
+            for plural, name in (("recoveryruns", "contested"), ("placements", "shop"), ("cells", "cell-b")):
+                objects.patch_namespaced_custom_object("recell.dev", "v1alpha1", SHOP, plural, name, body)
+                if over.wait(0.02):
+                    return
+
+    disturbers = [threading.Thread(target=disturb) for disturb in (turn_away, write_too)]
     with stage.load(rate=60):
         time.sleep(6)
         start(stage, "contested")
         throttle(stage, 30)
         stage.apply(flow_schema())
-        disturber.start()
+        for disturber in disturbers:
+            disturber.start()
         try:
             stage.eventually("the run ends", lambda: ended(stage, "contested"), within=300)
         finally:
             over.set()
-            disturber.join()
+            for disturber in disturbers:
+                disturber.join()
             for kind in ("flowschema", "prioritylevelconfiguration"):
                 stage.kubectl("delete", kind, FLOW["metadata"]["name"], "--ignore-not-found")
     run = stage.get("recoveryrun", "contested")
