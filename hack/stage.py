@@ -101,6 +101,10 @@ class Stage:
         self.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "manifests"))
         self.kubectl("-n", SYSTEM, "rollout", "status", "deployment", "--timeout=180s", within=200)
 
+    def restart_operator(self) -> None:
+        self.kubectl("-n", SYSTEM, "rollout", "restart", "deployment")
+        self.kubectl("-n", SYSTEM, "rollout", "status", "deployment", "--timeout=180s", within=200)
+
     def remove_operator(self) -> None:
         self.kubectl("delete", "-k", str(ROOT / "manifests"), "--ignore-not-found", "--timeout=120s", within=200)
 
