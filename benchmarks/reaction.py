@@ -97,7 +97,7 @@ async def looking(client: Client, stage: Stage) -> AsyncIterator[Watches]:
     async with AsyncExitStack() as stack:
         agents = {}
         for router in fleet.ROUTERS:
-            pods = stage.all("pods", NAMESPACE, "-l", f"recell.dev/router={router}")
+            pods = stage.all("pods", NAMESPACE, labels=f"recell.dev/router={router}")
             ready = [pod["metadata"]["name"] for pod in pods if not pod["metadata"].get("deletionTimestamp")]
             if len(ready) != 1:
                 raise BenchmarkError(f"Router {router} has {len(ready)} pods, not one")

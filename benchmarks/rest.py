@@ -38,7 +38,7 @@ def scale(stage: Stage, replicas: int) -> None:
         stage.kubectl("-n", SYSTEM, "rollout", "status", "deployment/recell", "--timeout=180s", within=200)
 
     def settled() -> bool:
-        pods = stage.all("pods", SYSTEM, "-l", "app.kubernetes.io/component=operator")
+        pods = stage.all("pods", SYSTEM, labels="app.kubernetes.io/component=operator")
         return len(pods) == replicas and (not replicas or stage.leader() == pods[0]["metadata"]["name"])
 
     stage.eventually(

@@ -14,6 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
+
+from kubernetes import client, config
+from urllib3.exceptions import HTTPError
+
+from recell.providers.kube.paths import LEASES, OWN, PODS
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEM = "recell-system"
@@ -25,6 +31,10 @@ IMAGES = {
     "recell/shop-web:dev": ("examples/shop/Dockerfile", "examples/shop"),
     "recell/shop-load:dev": ("examples/shop/Dockerfile", "examples/shop"),
     "recell/shop-postgres:dev": ("examples/shop/postgres/Dockerfile", "examples/shop/postgres"),
+}
+
+READ = {
+    name: resource for resource in (*OWN.values(), PODS, LEASES) for name in (resource.plural, resource.kind.lower())
 }
 
 Object = dict[str, Any]
@@ -41,6 +51,7 @@ class Stage:
         self.cluster = cluster
         self._say = say
         self._kubeconfig: str | None = os.environ.get("RECELL_TEST_KUBECONFIG")
+        self._client: client.ApiClient | None = None
 
     # --- commands --------------------------------------------------------------------------------
 
@@ -66,13 +77,28 @@ class Stage:
         return done
 
     def get(self, kind: str, name: str, namespace: str = SHOP) -> Object:
-        found: Object = json.loads(self.kubectl("-n", namespace, "get", kind, name, "-o", "json"))
-        return found
+        return self._read(READ[kind].path(namespace, name))
 
-    def all(self, kind: str, namespace: str = SHOP, *selector: str) -> list[Object]:
-        found: Object = json.loads(self.kubectl("-n", namespace, "get", kind, *selector, "-o", "json"))
-        items: list[Object] = found["items"]
+    def all(self, kind: str, namespace: str = SHOP, *, labels: str = "") -> list[Object]:
+        items: list[Object] = self._read(READ[kind].collection(namespace), labels=labels)["items"]
         return items
+
+    def _read(self, path: str, *, labels: str = "") -> Object:
+        """By a connection that stays: what is waited for is read several times a second."""
+        if self._client is None:
+            self._client = config.new_client_from_config(self.kubeconfig)
+        url = self._client.configuration.host + path + (f"?{urlencode({'labelSelector': labels})}" if labels else "")
+        try:
+            answer = self._client.call_api(
+                "GET", url, header_params={"Accept": "application/json"}, _request_timeout=30
+            )
+            text = answer.read()
+        except (client.ApiException, HTTPError) as error:
+            raise StageError(f"GET {path}: {error}") from error
+        if answer.status != 200:
+            raise StageError(f"GET {path}: {answer.status} {text.decode(errors='replace')[:300]}")
+        found: Object = json.loads(text)
+        return found
 
     def apply(self, text: str) -> None:
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
