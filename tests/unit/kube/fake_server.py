@@ -50,9 +50,12 @@ class FakeApi:
         self.delay = 0.0
         self.broken: Exception | None = None
         self.skew: float | None = 0.0
+        self.calls = 0
         self._fence = fence
 
     async def _call(self) -> None:
+        self.calls += 1
+        assert self.calls < 100_000, "it asks without end"
         await asyncio.sleep(self.delay)
         if self.broken is not None:
             raise self.broken

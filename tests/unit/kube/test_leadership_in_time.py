@@ -195,6 +195,26 @@ def test_a_clock_that_is_wrong_stops_effects_and_says_so() -> None:
     scene(story)
 
 
+def test_a_try_that_fails_when_the_lease_runs_out_is_not_repeated_without_end() -> None:
+    """Whatever the moments are, to the last bit of their numbers."""
+
+    async def story(server: FakeServer, seen_at: float) -> None:
+        a, b = Candidate(server, "a"), Candidate(server, "b")
+        leading = asyncio.create_task(a.run())
+        await asyncio.sleep(seen_at)
+        waiting = asyncio.create_task(b.run())
+        await asyncio.sleep(0.5)
+        leading.cancel()  # killed
+        await asyncio.sleep(5)
+        b.api.broken, b.api.calls = Retryable("broken"), 0
+        await asyncio.sleep(40)
+        assert b.api.calls < 40
+        waiting.cancel()
+
+    for tenths in range(1, 200):
+        scene(lambda server, at=tenths / 10: story(server, at))  # type: ignore[misc]
+
+
 @pytest.mark.parametrize("terms", [(10, 10, 2), (15, 10, 10), (15, 10, 0), (5, 10, 2)])
 def test_terms_that_contradict_each_other_are_refused(terms: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="lease duration > renew deadline > retry period"):

@@ -27,6 +27,8 @@ from recell.providers.kube.reflector import Reflector, version_of
 
 logger = logging.getLogger(__name__)
 
+JUST_AFTER = 0.01
+"""Seconds after a Lease has run out that it is asked for."""
 MAX_SKEW = 5.0
 
 Guard = Callable[[float], None]
@@ -166,8 +168,9 @@ class Leadership:
 
     def _until_next_try(self) -> float:
         wait = self._terms.retry_period * random.uniform(1, 1.2)  # noqa: S311 - jitter
-        left = self._held_until - self._clock.monotonic() + 0.01
-        return min(wait, left) if left > 0 else wait
+        left = self._held_until - self._clock.monotonic() + JUST_AFTER
+        # Never next to nothing: a try that fails at that very moment would be followed by another one at once.
+        return min(wait, max(left, JUST_AFTER)) if left > 0 else wait
 
     def _changed(self, key: tuple[str, str], old: Object | None, new: Object | None) -> None:
         """From the watch: a standby goes by it, a leader trusts only its own renewals."""
