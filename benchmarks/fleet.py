@@ -1,7 +1,7 @@
 """The fleet that is measured: many Cells of ten Routers, in front of one address that answers.
 
-A cell's backend is of type Address, so that a thousand of them need no
-thousand pods; its health is the declared condition BenchmarkFailed and the router's own check of the address.
+A cell's backend is of type Address, so that a thousand of them need no thousand pods; its health is the declared
+condition BenchmarkFailed and the router's own check of the address.
 """
 
 import asyncio

@@ -20,10 +20,10 @@ from recell.api import Cell, Placement, Resource
 from recell.engine.errors import Fenced, NotFound, RecellError
 from recell.engine.ports import Key
 from recell.providers.kube.paths import CONFIG_MAPS
-from recell.providers.platform import Platform
+from recell.providers.platform import Enqueue, Platform
 from recell.runtime import logging as logs
 from recell.runtime.clock import SystemClock
-from recell.runtime.operator import Enqueue, run
+from recell.runtime.operator import run
 from recell.runtime.settings import options, parse
 from recell.runtime.workers import Controller
 

@@ -307,7 +307,7 @@ class FakeRecords:
 
     async def start(self, run: RecoveryRun, status: RecoveryRunStatus) -> RecoveryRun:
         self._remember(run)
-        return await self.claim(await self.save(run, status))
+        return await self.save(run, status)
 
     async def claim(self, run: RecoveryRun) -> RecoveryRun:
         current = self._fresh(run)

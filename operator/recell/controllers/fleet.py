@@ -15,7 +15,6 @@ who has nothing to do:
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Protocol
 
 from recell.api import Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Resource, Router
 from recell.api.meta import percent_text
@@ -35,7 +34,7 @@ from recell.engine.engine import Engine
 from recell.engine.ports import Key, Ports
 from recell.procedures import PROCEDURES
 from recell.providers.kube.api import Object
-from recell.providers.platform import Platform
+from recell.providers.platform import Enqueue, Platform
 from recell.providers.routing.haproxy.objects import Surroundings
 from recell.providers.routing.haproxy.streams import SAMPLE_INTERVAL, HAProxyTraffic
 
@@ -43,10 +42,6 @@ log = logging.getLogger(__name__)
 
 AFTERWARDS = 0.1
 """Seconds until what is only shown is looked at: first what has to be done, and several changes are one look."""
-
-
-class Enqueue(Protocol):
-    def __call__(self, kind: type[Resource], key: Key, after: float = 0.0) -> None: ...
 
 
 Controller = CellController | RouterController | RecoveryRunController | RecoveryPolicyController
@@ -123,7 +118,7 @@ class Fleet:
 
     async def open(self) -> None:
         store = self._platform.store
-        store.subscribe(Cell, self._cell_changed)
+        store.subscribe(Cell, self._runs_of)
         store.subscribe(Cell, self._cell_matters, when=_matters_to_others)
         store.subscribe(Router, self._router_changed, when=_said_otherwise)
         store.subscribe(Placement, self._placement_changed)
@@ -165,9 +160,6 @@ class Fleet:
                     log.exception("the figures of Router %s/%s cannot be looked at", *router)
                 await asyncio.sleep(0)
 
-    def _cell_changed(self, key: Key) -> None:
-        self._runs_of(key)
-
     def _cell_matters(self, key: Key) -> None:
         cell = self._platform.store.cell(key)
         if cell is None:
@@ -185,9 +177,9 @@ class Fleet:
             self._enqueue(Cell, cell.key)
             self._runs_of(cell.key)
 
-    def _placement_changed(self, key: Key) -> None:
+    def _placement_changed(self, router: Key) -> None:
         """The Placement, or what the router's pods applied of it."""
-        store, router = self._platform.store, key
+        store = self._platform.store
         self._enqueue(Router, router, AFTERWARDS)
         cells = store.cells_of(router)
         placed = store.placement(router)

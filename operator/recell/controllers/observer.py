@@ -77,13 +77,12 @@ class CellObserver:
 
     def observe(self, cell: Cell, *, not_before: datetime | None = None) -> CellObservation:
         policy = self._store.policy_for(cell).spec
-        seen = self._traffic.observed(router_of(cell), window=seconds(policy.detection.window), not_before=not_before)
         return CellObservation(
             workloads=self._cluster.states(cell),
             endpoints=self._cluster.endpoints(cell),
             probe=self._probes.probe(cell.key),
             integrity=self._probes.integrity(cell.key),
-            traffic=seen.cells.get(cell.metadata.name) if seen else None,
+            traffic=self._traffic_of(router_of(cell), cell.key, policy, not_before),
         )
 
     def look(self, cell: Cell) -> tuple[HealthState, float | None]:
@@ -132,8 +131,10 @@ class CellObserver:
         """Those that have cells which were looked at."""
         return list(self._glances)
 
-    def _traffic_of(self, router: Key, cell: Key, policy: RecoveryPolicySpec) -> CellTraffic | None:
-        seen = self._traffic.observed(router, window=seconds(policy.detection.window))
+    def _traffic_of(
+        self, router: Key, cell: Key, policy: RecoveryPolicySpec, not_before: datetime | None = None
+    ) -> CellTraffic | None:
+        seen = self._traffic.observed(router, window=seconds(policy.detection.window), not_before=not_before)
         return seen.cells.get(cell[1]) if seen else None
 
     def settled(self, cell: Cell) -> bool:

@@ -30,7 +30,7 @@ class RunRecords:
         return self._keep(await self._patched(run, body, "status"))
 
     async def start(self, run: RecoveryRun, status: RecoveryRunStatus) -> RecoveryRun:
-        return await self.claim(await _at_once(self.save(run, status), self._remember(run)))
+        return await _at_once(self.save(run, status), self._remember(run))
 
     async def claim(self, run: RecoveryRun) -> RecoveryRun:
         return await _at_once(self._mark(run), self._remember(run))

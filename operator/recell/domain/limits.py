@@ -154,12 +154,10 @@ def _out_of_service(cell: Cell, spec: PlacementSpec | None) -> Check:
 
 
 def _aborted(cell: Cell, runs: Sequence[RecoveryRun], state: HealthState | None, now: datetime) -> Check:
-    last = max((run for run in runs if run.phase.ended), key=_ended_at, default=None)
-    if last is None or last.phase != RunPhase.ABORTED:
+    last = _last(runs)
+    if last is None or last.phase != RunPhase.ABORTED or _acknowledged(cell, last):
         return None
     name = last.metadata.name
-    if _acknowledged(cell, last):
-        return None
     ended = min(_ended_at(last), now)
     well_since = None
     if state is not None:
@@ -179,7 +177,7 @@ def _left_to_people(
     cell: Cell, runs: Sequence[RecoveryRun], state: HealthState | None, failure: Failure | None
 ) -> Check:
     """The same failure would end in the same way again, and again."""
-    last = max((run for run in runs if run.phase.ended), key=_ended_at, default=None)
+    last = _last(runs)
     if last is None or last.phase != RunPhase.MANUAL_INTERVENTION_REQUIRED or _acknowledged(cell, last):
         return None
     if state is None or state.level == Level.HEALTHY:
@@ -252,8 +250,7 @@ def _exhausted(cell: Cell, attempts: Sequence[datetime], policy: RecoveryPolicyS
 
 
 def _cooldown(cell: Cell, runs: Sequence[RecoveryRun], policy: RecoveryPolicySpec, now: datetime) -> Check:
-    ended = [run for run in runs if run.phase.ended and run.spec.trigger != Trigger.MANUAL]
-    last = max(ended, key=_ended_at, default=None)
+    last = _last(run for run in runs if run.spec.trigger != Trigger.MANUAL)
     if last is None:
         return None
     until = min(_ended_at(last), now) + timedelta(seconds=seconds(policy.limits.cooldown))
@@ -273,6 +270,11 @@ def _attempts(runs: Sequence[RecoveryRun], policy: RecoveryPolicySpec, now: date
     begin = now - timedelta(seconds=seconds(policy.limits.attempts_window))
     starts = (_started_at(run) for run in runs if run.spec.trigger == Trigger.AUTOMATIC)
     return sorted(min(start, now) for start in starts if start is not None and start > begin)
+
+
+def _last(runs: Iterable[RecoveryRun]) -> RecoveryRun | None:
+    """The one that ended last."""
+    return max((run for run in runs if run.phase.ended), key=_ended_at, default=None)
 
 
 def _started_at(run: RecoveryRun) -> datetime | None:

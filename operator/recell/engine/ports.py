@@ -99,7 +99,7 @@ class Records(Protocol):
         ...
 
     async def start(self, run: RecoveryRun, status: RecoveryRunStatus) -> RecoveryRun:
-        """`save` and `claim` in as few round trips as possible; both are done when it returns."""
+        """`save`, and beside it the part of `claim` that waits for no answer; `claim` has to follow."""
         ...
 
     async def claim(self, run: RecoveryRun) -> RecoveryRun:

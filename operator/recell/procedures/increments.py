@@ -50,14 +50,14 @@ async def ensure_limit(ctx: StepContext, percent: int, reason: str, *, room: Roo
     refusals: list[str] = []
 
     def change(spec: PlacementSpec) -> PlacementSpec:
-        """What an ended run left held is taken over: the cell has one hold by runs, not two."""
         refusals.clear()
-        bearing = room(spec) if room else None
-        if bearing is not None and bearing.verdict is Verdict.FAILED:
-            refusals.append(bearing.message)
-            return spec
-        if bearing is not None:
+        if room is not None:
+            bearing = room(spec)
+            if bearing.verdict is Verdict.FAILED:
+                refusals.append(bearing.message)
+                return spec
             spec = placement.reserve(spec, ctx.holder, bearing.reservations)
+        # What an ended run left held is taken over: the cell has one hold by runs, not two.
         for left in placement.orphaned(spec, ctx.living):
             if left.cell == name and left.state is HoldState.DRAINING:
                 spec = placement.release(spec, ctx.routing, holder=left.holder, cell=name)

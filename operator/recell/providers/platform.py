@@ -7,13 +7,20 @@ write, which `api` enforces.
 from dataclasses import dataclass
 from typing import Protocol
 
-from recell.engine.ports import Clock
+from recell.api import Resource
+from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api
 from recell.providers.kube.events import Recorder
 from recell.providers.kube.leadership import Leadership
 from recell.providers.kube.store import KubeStore
 from recell.providers.kube.workloads import KubeWorkloads
 from recell.providers.probing import Prober
+
+
+class Enqueue(Protocol):
+    def __call__(self, kind: type[Resource], key: Key, after: float = 0.0) -> None:
+        """Have the object's controller look at it in so many seconds; cheap, from the event loop, at any time."""
+        ...
 
 
 class Reports(Protocol):

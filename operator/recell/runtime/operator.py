@@ -34,7 +34,7 @@ from recell.providers.kube.leadership import Leadership
 from recell.providers.kube.reflector import Reflector
 from recell.providers.kube.store import KubeStore
 from recell.providers.kube.workloads import KubeWorkloads
-from recell.providers.platform import Platform
+from recell.providers.platform import Enqueue, Platform
 from recell.providers.probing import Prober
 from recell.runtime.frame import Frame
 from recell.runtime.health import Health
@@ -43,11 +43,6 @@ from recell.runtime.settings import Settings
 from recell.runtime.workers import Controller, Workers
 
 logger = logging.getLogger(__name__)
-
-
-class Enqueue(Protocol):
-    def __call__(self, kind: type[Resource], key: Key, after: float = 0.0) -> None:
-        """Have the object's controller look at it in so many seconds; cheap, from the event loop, at any time."""
 
 
 class Fleet(Protocol):

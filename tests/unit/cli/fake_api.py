@@ -8,13 +8,13 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
 from recell.engine.errors import Conflict, NotFound
 from recell.providers.kube.api import Listing, Object
 from recell.providers.kube.connection import Answer
 from recell.providers.kube.errors import translate
 from recell.providers.kube.paths import OWN, PODS, Place, parse
+from tests.fakes.merging import merged
 
 ROOT = ("kind", "apiVersion")
 
@@ -107,10 +107,10 @@ class FakeApi:
         if version is not None and version != found["metadata"]["resourceVersion"]:
             raise Conflict(f"patch {path}: the object has been modified")
         old = copy.deepcopy(found.get("spec"))
-        merged = _merged(found, body)
-        if merged.get("spec") != old:
-            merged["metadata"]["generation"] += 1
-        self.put(merged)
+        patched = merged(found, body)
+        if patched.get("spec") != old:
+            patched["metadata"]["generation"] += 1
+        self.put(patched)
         place = parse(path)
         return copy.deepcopy(self._objects[(place.resource, place.namespace, place.name)])
 
@@ -144,19 +144,6 @@ class FakeApi:
 
 def _plural(kind: str) -> str:
     return next(r.plural for r in (*OWN.values(), PODS) if r.kind == kind)
-
-
-def _merged(target: Any, patch: Any) -> Any:
-    """RFC 7386."""
-    if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
-    base = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            base.pop(name, None)
-        else:
-            base[name] = _merged(base.get(name), value)
-    return base
 
 
 __all__ = ["FakeApi", "NotFound"]

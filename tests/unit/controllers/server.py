@@ -13,6 +13,7 @@ from recell.domain.health import HealthState, Level
 from recell.domain.observation import Applied
 from recell.engine.errors import Conflict, NotFound
 from recell.providers.kube.paths import OWN, parse
+from tests.fakes.merging import merged
 
 Object = dict[str, Any]
 PLURALS = {resource.plural: kind for kind, resource in OWN.items()}
@@ -179,25 +180,12 @@ class Server:
 
     def _merge(self, slot: tuple[str, str, str], body: Object) -> None:
         old = self.objects[slot]
-        merged: Object = _merged(old, body)
+        patched: Object = merged(old, body)
         self._version += 1
-        merged["metadata"]["resourceVersion"] = str(self._version)
-        if merged.get("spec") != old.get("spec"):
-            merged["metadata"]["generation"] += 1
-        self.objects[slot] = merged
-
-
-def _merged(target: Any, patch: Any) -> Any:
-    """RFC 7386."""
-    if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
-    base = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            base.pop(name, None)
-        else:
-            base[name] = _merged(base.get(name), value)
-    return base
+        patched["metadata"]["resourceVersion"] = str(self._version)
+        if patched.get("spec") != old.get("spec"):
+            patched["metadata"]["generation"] += 1
+        self.objects[slot] = patched
 
 
 class Surroundings:

@@ -9,6 +9,7 @@ from typing import Any
 from recell.engine.errors import Conflict, NotFound
 from recell.providers.kube.api import Listing, Object, WatchEvent
 from recell.providers.kube.reflector import INITIAL_EVENTS_END
+from tests.fakes.merging import merged
 
 
 class FakeServer:
@@ -97,7 +98,7 @@ class FakeApi:
             raise NotFound(path)
         if "resourceVersion" in body.get("metadata", {}):
             self._same_version(path, body)
-        return self.server.put(path, _merged(self.server.objects[path], body))
+        return self.server.put(path, merged(self.server.objects[path], body))
 
     def _same_version(self, path: str, body: Object) -> None:
         if path not in self.server.objects:
@@ -126,15 +127,3 @@ class FakeApi:
             yield stream()
         finally:
             self.server._watches.remove(entry)
-
-
-def _merged(old: Any, patch: Any) -> Any:
-    if not isinstance(patch, dict):
-        return patch
-    base = deepcopy(old) if isinstance(old, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            base.pop(key, None)
-        else:
-            base[key] = _merged(base.get(key), value)
-    return base

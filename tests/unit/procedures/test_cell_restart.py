@@ -322,13 +322,19 @@ async def begun_only(world: World, name: str, cell: str) -> Key:
     return key
 
 
-async def test_of_two_runs_with_room_for_one_only_one_drains() -> None:
-    world = two_failing_cells(capacity=160)
+async def two_runs(capacity: int) -> tuple[World, Key]:
+    """Both have checked; b's drains first. Returns the key of c's, too."""
+    world = two_failing_cells(capacity)
     second = await begun_only(world, "r2", "c")
     first = world.run("r1", "b", strategy="CellRestart")
     engine = Engine(world.ports(), PROCEDURES)
     await engine.advance(first)
     await engine.advance(second)
+    return world, second
+
+
+async def test_of_two_runs_with_room_for_one_only_one_drains() -> None:
+    world, second = await two_runs(capacity=160)
     assert world.runs[second].status.phase == RunPhase.ESCALATED
     assert "too little room" in (world.runs[second].status.summary or "")
     spec = world.placements[NAMESPACE, "shop"].spec
@@ -337,10 +343,6 @@ async def test_of_two_runs_with_room_for_one_only_one_drains() -> None:
 
 
 async def test_of_two_runs_with_room_for_both_each_drains() -> None:
-    world = two_failing_cells(capacity=200)
-    second = await begun_only(world, "r2", "c")
-    first = world.run("r1", "b", strategy="CellRestart")
-    engine = Engine(world.ports(), PROCEDURES)
-    await engine.advance(first)
-    await engine.advance(second)
+    world, second = await two_runs(capacity=200)
+    assert world.runs[second].phase is RunPhase.DRAINING
     assert {hold.cell for hold in world.placements[NAMESPACE, "shop"].spec.holds} == {"b", "c"}
