@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from recell.api.cell_template import TemplateRef
 from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact
 from recell.api.meta import (
     AGE,
@@ -161,10 +162,38 @@ class IntegrityCheck(Model):
     )
 
 
+class DataType(StrEnum):
+    JOBS = "Jobs"
+    """Jobs of your own, made from CronJobs."""
+
+
+class DataJobs(Model):
+    """CronJobs, usually suspended, in the namespace of the cell's workloads: each operation is a Job made from one."""
+
+    inventory: ObjectName | None = Field(default=None, description="Lists the backups.")
+    accessible: ObjectName | None = Field(default=None, description="Says whether the cell's data can be read.")
+    migrate: ObjectName | None = Field(default=None, description="Copies customers to another cell.")
+    restore: ObjectName | None = Field(default=None, description="Restores customers from a backup to another cell.")
+    check: ObjectName | None = Field(default=None, description="Checks the integrity of a cell's data.")
+    backup: ObjectName | None = Field(default=None, description="Makes a backup.")
+    abandon: ObjectName | None = Field(default=None, description="Undoes a migration that was not routed.")
+
+
 class Data(Model):
-    """What is known about the cell's data."""
+    """What is known about the cell's data, and how it is moved and restored."""
+
+    model_config = rules(
+        cel(
+            "has(self.jobs) == (has(self.type) && self.type == 'Jobs')",
+            "set exactly the block that type names: jobs for Jobs",
+        )
+    )
 
     integrity: IntegrityCheck | None = Field(default=None, description="HTTP check of the data's integrity.")
+    type: DataType | None = Field(
+        default=None, description="How data is moved and restored; says which block is set. Unset: people do it."
+    )
+    jobs: DataJobs | None = Field(default=None, description="Jobs of your own.")
 
 
 class Capacity(Model):
@@ -216,6 +245,9 @@ class CellSpec(Model):
     capacity: Capacity = Field(default=Capacity(), description="What the cell can bear.")
     health: Health = Field(default=Health(), description="How the cell's health is seen.")
     data: Data = Field(default=Data(), description="What is known about the cell's data.")
+    template_ref: TemplateRef | None = Field(
+        default=None, description="How a cell like this one is made. Without it the cell cannot be replaced."
+    )
     policy_ref: NameRef | None = Field(
         default=None, description="RecoveryPolicy; else the Router's, else the one named default."
     )

@@ -141,6 +141,74 @@ class Steps(Model):
     )
 
 
+class Gate(StrEnum):
+    REQUIRED = "Required"
+    """A person has to approve."""
+    NOT_REQUIRED = "NotRequired"
+    """The run goes on by itself."""
+
+
+class PartialSuccess(StrEnum):
+    STOP = "Stop"
+    """Nobody is routed to the replacement; a person decides."""
+    ROUTE = "Route"
+    """The customers that were moved are routed; the others stay where they are."""
+
+
+class DecommissionMode(StrEnum):
+    RETAIN = "Retain"
+    """Scaled to zero; data and objects are kept for retainFor, then deleted if that is proven to be safe."""
+    DELETE = "Delete"
+    """Deleted at once, if that is proven to be safe; else as Retain."""
+    KEEP = "Keep"
+    """Scaled to zero and kept until a person deletes it."""
+
+
+class Replacement(Model):
+    """Replacing a cell and restoring its data."""
+
+    emergency_cells: int = Field(
+        default=2, ge=0, le=16, description="Cells made when the remaining ones cannot bear the load."
+    )
+    provision_timeout: Duration = Field(
+        default="30m", description="A new cell has to be ready by then (not from the runbook)."
+    )
+    data_timeout: Duration = Field(
+        default="4h", description="Moving or restoring data has to end by then (not from the runbook)."
+    )
+    restore_attempts: int = Field(
+        default=3, ge=1, le=10, description="Backups or points that are tried, each older than the last."
+    )
+    partial_success: PartialSuccess = Field(
+        default=PartialSuccess.STOP, description="What to do when some customers cannot be moved: Stop or Route."
+    )
+    promotion_approval: Gate = Field(
+        default=Gate.REQUIRED, description="Before a point-in-time recovery serves customers: Required, NotRequired."
+    )
+    decommission: DecommissionMode = Field(
+        default=DecommissionMode.RETAIN, description="What becomes of the replaced cell: Retain, Delete, Keep."
+    )
+    retain_for: Duration = Field(default="168h", description="How long a retained cell is kept.")
+
+
+class Validation(Model):
+    """The six checks of a cell that takes over."""
+
+    duration: Duration = Field(default="30m", description="All checks have to pass for so long.")
+    consistency_duration: Duration = Field(
+        default="2h", description="After a point-in-time recovery the data is watched for so long."
+    )
+
+
+class Objectives(Model):
+    """What the service promises."""
+
+    rpo: Duration | None = Field(
+        default=None,
+        description="A restore that loses more than this waits for a person (rule 3); unset: any loss does.",
+    )
+
+
 class RecoveryPolicySpec(Model):
     """Who decides, by which rules, with which numbers."""
 
@@ -182,6 +250,9 @@ class RecoveryPolicySpec(Model):
     detection: Detection = Field(default=Detection(), description="When a cell counts as failed.")
     limits: Limits = Field(default=Limits(), description="Limits on the automation.")
     steps: Steps = Field(default=Steps(), description="Numbers of the procedures' steps.")
+    replacement: Replacement = Field(default=Replacement(), description="Replacing a cell and restoring its data.")
+    validation: Validation = Field(default=Validation(), description="The checks of a cell that takes over.")
+    objectives: Objectives = Field(default=Objectives(), description="What the service promises.")
 
 
 class RecoveryPolicyStatus(Model):

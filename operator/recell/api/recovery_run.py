@@ -32,6 +32,7 @@ SPEC_FIELDS = (
     "urgency",
     "startWhen",
     "startBefore",
+    "recoveryTarget",
     "dryRun",
     "reason",
     "trigger",
@@ -68,6 +69,15 @@ class StatedFailure(Model):
     type: FailureType | None = Field(default=None, description="Kind of failure.")
     impact: Impact | None = Field(default=None, description="Impact.")
     data_integrity: DataIntegrity | None = Field(default=None, description="State of the data.")
+
+
+class RecoveryTarget(Model):
+    """What data is brought back to; what is left out is chosen."""
+
+    time: datetime | None = Field(default=None, description="Not later than this.")
+    backup_id: str | None = Field(
+        default=None, alias="backupID", min_length=1, max_length=253, description="From this backup and no other."
+    )
 
 
 class Urgency(StrEnum):
@@ -167,6 +177,9 @@ class RecoveryRunSpec(Model):
     )
     start_before: datetime | None = Field(
         default=None, description="A run that has not started by then ends as Skipped."
+    )
+    recovery_target: RecoveryTarget | None = Field(
+        default=None, description="For strategies that restore data: to when, or from which backup."
     )
     dry_run: bool = Field(default=False, description="Every step says what it would do; nothing is changed.")
     reason: str | None = Field(default=None, max_length=512, description="Why, for people.")
@@ -308,6 +321,54 @@ class Escalation(Model):
     level: int = Field(default=0, ge=0, le=16, description="How many runs came before.")
 
 
+class RecoveryPoint(Model):
+    """What data was brought back to."""
+
+    time: datetime | None = Field(default=None, description="Everything committed until then is there.")
+    backup_id: str | None = Field(default=None, alias="backupID", max_length=253, description="The backup.")
+
+
+class DataLoss(Model):
+    """What was committed in this time is lost."""
+
+    from_: datetime = Field(alias="from", description="The recovery point.")
+    to: datetime = Field(description="When the cell stopped serving.")
+
+
+CustomerID = Annotated[str, Field(max_length=253)]
+
+
+class CustomerCounts(Model):
+    """Customers of the target; a count that nobody could tell is absent."""
+
+    affected: int | None = Field(default=None, ge=0, le=INT32_MAX, description="Customers whose home the cell is.")
+    source: str | None = Field(default=None, max_length=63, description="Who counted them, for example Migrate.")
+    moved: int = Field(default=0, ge=0, le=INT32_MAX, description="Copied from the cell itself.")
+    restored: int = Field(default=0, ge=0, le=INT32_MAX, description="Restored from a backup.")
+    failed: int = Field(default=0, ge=0, le=INT32_MAX, description="Neither.")
+    failed_names: list[CustomerID] = Field(
+        default_factory=list, max_length=20, json_schema_extra=ATOMIC, description="Some of those that failed."
+    )
+
+
+class RunResult(Model):
+    """What came of a run that replaces a cell or restores data."""
+
+    replacement: CellName | None = Field(default=None, description="The Cell that took the target's place.")
+    emergency_cells: list[CellName] = Field(
+        default_factory=list, max_length=16, json_schema_extra=ATOMIC, description="Cells made for capacity."
+    )
+    customers: CustomerCounts | None = Field(default=None, description="Customers affected, moved and restored.")
+    recovery_point: RecoveryPoint | None = Field(default=None, description="What data was brought back to.")
+    data_loss: DataLoss | None = Field(default=None, description="Absent where nothing was lost or nobody can tell.")
+    conflicts: list[Message] = Field(
+        default_factory=list, max_length=20, json_schema_extra=ATOMIC, description="Writes made elsewhere, not merged."
+    )
+    remains: list[Message] = Field(
+        default_factory=list, max_length=20, json_schema_extra=ATOMIC, description="What is left for a person."
+    )
+
+
 class RecoveryRunStatus(Model):
     """The record of the run; for reading only."""
 
@@ -327,6 +388,7 @@ class RecoveryRunStatus(Model):
     )
     awaiting: Awaiting | None = Field(default=None, description="Set while AwaitingApproval.")
     escalation: Escalation | None = Field(default=None, description="The runs before and after this one.")
+    result: RunResult | None = Field(default=None, description="What came of it.")
     summary: str | None = Field(default=None, max_length=4096, description="The result in a few sentences.")
     conditions: list[Condition] = Field(
         default_factory=list,

@@ -5,18 +5,20 @@ contract suite (`tests/contract`). Reading is synchronous: it looks into memory 
 fresh, and never waits. Writing is asynchronous, may be repeated, and raises `recell.engine.errors`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from recell.api import Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
+from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
 from recell.api.cell import Failure, WorkloadRef
 from recell.api.failure import DataIntegrity
 from recell.api.placement import PlacementSpec
 from recell.api.recovery_run import RecoveryRunStatus
+from recell.domain import data
 from recell.domain.health import HealthState
-from recell.domain.observation import Applied, CellObservation, RouterTraffic, WorkloadState
+from recell.domain.observation import Applied, CellObservation, ProbeResult, RouterTraffic, WorkloadState
+from recell.domain.provisioning import Order, Provisioned
 
 Key = tuple[str, str]
 """Namespace and name."""
@@ -70,6 +72,67 @@ class Workloads(Protocol):
         """Roll the workload's pods once per token. Raises NotFound, Forbidden, Conflict, Retryable, Reverted."""
         ...
 
+    async def scale_to_zero(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
+        """Scale the workload to zero once per token; a StatefulSet's claims are kept, read back first (rule 6).
+
+        Raises BadInput for what cannot be scaled (a DaemonSet), and as `restart` does.
+        """
+        ...
+
+
+class Provisioner(Protocol):
+    """Further cells from templates."""
+
+    async def ensure(self, order: Order) -> Provisioned:
+        """Apply what is missing or differs, in the template's order, the Cell last; say how far it is.
+
+        Repeatable. Raises Forbidden with what to grant, BadInput with the field, Conflict, Retryable.
+        """
+        ...
+
+    async def remove(self, order: Order) -> Sequence[str]:
+        """Delete the half-made cell, the Cell first; returns what is still there. Repeatable."""
+        ...
+
+
+class Isolation(Protocol):
+    """Nothing but data jobs reaches a cell's pods."""
+
+    async def isolate(self, cell: Cell) -> None:
+        """NetworkPolicies around the pods of the cell's workloads. Repeatable."""
+        ...
+
+    async def lift(self, cell: Cell) -> None:
+        """They are gone. Repeatable."""
+        ...
+
+    async def tried(self, cell: Cell) -> data.Isolated:
+        """What came of trying to connect to the cell's pods."""
+        ...
+
+
+class Data(Protocol):
+    """The cells' data; the provider is the one that the request's cell names."""
+
+    async def ensure(self, request: data.Request) -> data.Answer:
+        """Begin it if it has not begun, and say how far it is. Repeatable: one request is done once.
+
+        Raises Forbidden with what to grant, BadInput with the field, Retryable.
+        """
+        ...
+
+    async def cancel(self, request: data.Request) -> bool:
+        """Stop it if it still runs; True once nothing of it runs any more. Repeatable."""
+        ...
+
+
+class Access(Protocol):
+    """The customers' way in."""
+
+    async def try_slot(self, router: Router, slot: int) -> ProbeResult:
+        """A request of an invented customer of this slot through the real router (GET, the cell's probe path)."""
+        ...
+
 
 class Observer(Protocol):
     """What is known about cells."""
@@ -88,6 +151,10 @@ class Observer(Protocol):
 
     def integrity(self, cell: Cell) -> DataIntegrity:
         """What is known about the cell's data now (rule 16)."""
+        ...
+
+    def last_intact(self, cell: Cell) -> datetime | None:
+        """When a check of the cell's data last passed, as far as this process saw (rule 9)."""
         ...
 
 
@@ -157,6 +224,8 @@ class Store(Protocol):
         """The policy named `default`, else built in."""
         ...
 
+    def template(self, key: Key) -> CellTemplate | None: ...
+
     def freezes_in(self, namespace: str) -> tuple[RecoveryFreeze, ...]: ...
 
 
@@ -171,5 +240,9 @@ class Ports:
     traffic: Traffic
     switchboard: Switchboard
     workloads: Workloads
+    provisioner: Provisioner
+    isolation: Isolation
+    data: Data
+    access: Access
     announcer: Announcer
     leadership: Leadership

@@ -19,7 +19,7 @@ from recell.api.recovery_run import (
 from recell.engine.procedure import Procedure, Step
 
 MESSAGE_LIMIT = 1024
-FROZEN = ("detection", "limits", "steps")
+FROZEN = ("detection", "limits", "steps", "replacement", "validation", "objectives")
 """Blocks of the policy whose numbers are frozen in a plan."""
 
 

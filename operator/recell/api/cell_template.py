@@ -1,0 +1,126 @@
+"""CellTemplate: how a further cell is made, for a replacement, a recovery environment or emergency capacity."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field
+
+from recell.api.meta import (
+    AGE,
+    ATOMIC,
+    Column,
+    Condition,
+    Generation,
+    KindInfo,
+    Model,
+    ObjectName,
+    Resource,
+    cel,
+    list_map,
+    rules,
+)
+
+ParameterName = Annotated[str, Field(min_length=1, max_length=63, pattern="^[A-Z][A-Z0-9_]*$")]
+RESERVED = ("CELL", "SOURCE", "NAMESPACE")
+"""Parameters that every template has: the new Cell's name, the Cell it is made for, the namespace."""
+
+
+class TemplateParameter(Model):
+    """A value that a Cell may set in its templateRef."""
+
+    model_config = rules(
+        cel(
+            "!(self.name in ['CELL', 'SOURCE', 'NAMESPACE'])",
+            "CELL, SOURCE and NAMESPACE are always there: give the parameter another name",
+            fieldPath=".name",
+        )
+    )
+
+    name: ParameterName = Field(description="Written $(NAME) in the template.")
+    value: str | None = Field(
+        default=None, max_length=1024, description="Used where a Cell sets none; without it a Cell has to."
+    )
+
+
+class TemplateObject(Model):
+    """An object of any kind, as it is applied, with $(CELL), $(SOURCE), $(NAMESPACE) and parameters in its texts."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "x-kubernetes-preserve-unknown-fields": True,
+            "x-kubernetes-validations": [
+                cel(
+                    "self.apiVersion != 'recell.dev/v1alpha1' || self.kind != 'Cell'",
+                    "the new Cell itself is made from spec.cell",
+                    fieldPath=".kind",
+                )
+            ],
+        },
+    )
+
+    api_version: str = Field(min_length=1, max_length=317, description="apiVersion of the object.")
+    kind: str = Field(min_length=1, max_length=63, description="Kind of the object.")
+    metadata: dict[str, Any] = Field(description="At least a name; a namespace only if not the cells' own.")
+
+
+class CellTemplateSpec(Model):
+    """A Cell, and the objects that make it up."""
+
+    cell: dict[str, Any] = Field(
+        description="The new Cell's spec, with $(CELL), $(SOURCE), $(NAMESPACE) and parameters in its texts."
+        " routerRef and weight are the operator's: it joins the failed cell's Router and serves nobody until it is"
+        " routed."
+    )
+    parameters: list[TemplateParameter] = Field(
+        default_factory=list,
+        max_length=32,
+        json_schema_extra=list_map("name"),
+        description="Values that differ from cell to cell.",
+    )
+    objects: list[TemplateObject] = Field(
+        default_factory=list,
+        max_length=64,
+        json_schema_extra=ATOMIC,
+        description="Applied in this order; the cell is ready when every one of them is Current (kstatus).",
+    )
+
+
+class CellTemplateStatus(Model):
+    """What the operator found; for reading only."""
+
+    observed_generation: Generation | None = Field(
+        default=None, description="The generation of spec that this is about."
+    )
+    conditions: list[Condition] = Field(
+        default_factory=list, max_length=16, json_schema_extra=list_map("type"), description="Accepted."
+    )
+
+
+class CellTemplate(Resource):
+    """How a further cell is made."""
+
+    INFO: ClassVar[KindInfo] = KindInfo(
+        kind="CellTemplate",
+        plural="celltemplates",
+        short_names=("rtemplate",),
+        columns=(
+            Column("Accepted", '.status.conditions[?(@.type=="Accepted")].status'),
+            Column("Reason", '.status.conditions[?(@.type=="Accepted")].reason', priority=1),
+            AGE,
+        ),
+    )
+
+    spec: CellTemplateSpec = Field(description="A Cell, and the objects that make it up.")
+    status: CellTemplateStatus = Field(default_factory=CellTemplateStatus, description="What the operator found.")
+
+
+class TemplateRef(Model):
+    """The template from which a cell like this one is made."""
+
+    name: ObjectName = Field(description="Name of the CellTemplate, in the same namespace.")
+    parameters: list[TemplateParameter] = Field(
+        default_factory=list,
+        max_length=32,
+        json_schema_extra=list_map("name"),
+        description="This cell's values of the template's parameters.",
+    )
