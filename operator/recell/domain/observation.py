@@ -37,6 +37,12 @@ class WorkloadState:
     """Every pod is of the newest revision and Available."""
     restart_token: str | None = None
     """Value of the restart annotation in the pod template."""
+    stop_token: str | None = None
+    """Value of the annotation by which it was scaled to zero."""
+    pods: int | None = None
+    """Pods that exist, those that are ending included: a pod that ends can still write. None: not known."""
+    owned_by: str | None = None
+    """The Git tool or Helm release that owns it, for people."""
     since: datetime | None = None
     """Since when it is not Current, where known."""
 

@@ -1,0 +1,88 @@
+"""The way back of procedures that replace a cell: undo what is temporary, keep what customers depend on.
+
+Before the first slot was routed everything is undone: the copies, the stop of the source, the drain, the cells
+that were made. After it nothing is taken back (rule 20): the replacement keeps its customers, and what remains to
+be done is listed.
+"""
+
+from recell.api.meta import seconds
+from recell.api.recovery_run import RunPhase
+from recell.domain import placement, ramp
+from recell.domain.provisioning import Purpose
+from recell.engine.outcome import Done, Outcome
+from recell.engine.procedure import Step, StepContext, within
+from recell.procedures import customers, handover, increments, provisioning
+
+
+def _routed(ctx: StepContext) -> bool:
+    name = ctx.cell.metadata.name
+    return placement.successor(ctx.placement.spec, name) != name
+
+
+async def undo_move(ctx: StepContext) -> Outcome:
+    return await customers.abandon(ctx, str(ctx.of("provision-replacement").get("cell", "")))
+
+
+async def restart_source(ctx: StepContext) -> Outcome:
+    return await handover.unfence(ctx)
+
+
+async def return_traffic(ctx: StepContext) -> Outcome:
+    """Never raises the traffic of an unhealthy cell (rule 20); of a healthy one in increments."""
+    hold, name = ctx.own_hold, ctx.cell.metadata.name
+    if hold is None:
+        await increments.let_go(ctx)
+        return Done("Nothing to undo: no traffic was taken away")
+    if _routed(ctx):
+        await increments.let_go(ctx, keep_hold=True)
+        successor = placement.successor(ctx.placement.spec, name)
+        told = f"Cell {name} stays at {hold.max_percent} %: customers of it have their home at {successor} now"
+        return Done(told, data={"remains": told})
+    if not provisioning.healthy_again(ctx):
+        await increments.let_go(ctx, keep_hold=True)
+        told = f"Cell {name} is not healthy and stays at {hold.max_percent} %; return it with: recell return {name}"
+        return Done(told, data={"remains": told})
+    values = ramp.increments(hold.max_percent, ctx.others_limit(), ctx.policy.steps.drain_increments)
+    return await increments.up(ctx, values, back_to=hold.max_percent, escalate_to=None)
+
+
+async def remove_replacement(ctx: StepContext) -> Outcome:
+    if _routed(ctx):
+        return Done("The replacement has customers and stays")
+    return await provisioning.remove(ctx, Purpose.REPLACEMENT)
+
+
+WAY_BACK = (
+    Step(
+        "undo-move",
+        RunPhase.ABORTING,
+        "Undo a migration that was not routed",
+        undo_move,
+        within("data_timeout", "replacement"),
+        rehearse=lambda ctx: "Would undo a migration that was not routed",
+    ),
+    Step(
+        "restart-source",
+        RunPhase.ABORTING,
+        "Start the cell's workloads again, if they were stopped and nobody was routed away",
+        restart_source,
+        within("restart_timeout"),
+        rehearse=lambda ctx: "Would start what was stopped",
+    ),
+    Step(
+        "return-traffic",
+        RunPhase.ABORTING,
+        "Give the traffic back if the cell is healthy",
+        return_traffic,
+        increments.time_for_all,
+        rehearse=lambda ctx: "Would give the traffic back if the cell is healthy",
+    ),
+    Step(
+        "remove-replacement",
+        RunPhase.ABORTING,
+        "Take the new cell away if it serves nobody",
+        remove_replacement,
+        lambda policy: 2 * provisioning.REMOVAL + seconds(policy.steps.apply_timeout),
+        rehearse=lambda ctx: "Would take the new cell away if it serves nobody",
+    ),
+)
