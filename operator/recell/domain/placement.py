@@ -414,6 +414,12 @@ def served_slots(spec: PlacementSpec) -> Counter[int]:
     return counts
 
 
+def served_read_only(spec: PlacementSpec, slots: Iterable[int]) -> int:
+    """How many of these slots are served away from home for reading only."""
+    serving = decode_table(spec.serving)
+    return sum(1 for slot in slots if serving[slot] != REJECT and serving[slot] & READ_ONLY)
+
+
 def orphaned(spec: PlacementSpec, living: Callable[[Holder], bool]) -> tuple[Hold, ...]:
     """Holds whose holder is gone. The share stays as it is (rule 25).
 

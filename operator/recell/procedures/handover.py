@@ -160,6 +160,12 @@ async def retire(ctx: StepContext, successor: str) -> None:
     await ctx.ports.switchboard.change(ctx.router_key, change)
 
 
+def rehearse(ctx: StepContext) -> str:
+    name = ctx.cell.metadata.name
+    slots = len(placement.slots_of(ctx.placement.spec, name))
+    return f"Would stop the workloads of {name} and give its {slots} slots to the new cell"
+
+
 # Decommissioning -------------------------------------------------------------------------------------
 
 

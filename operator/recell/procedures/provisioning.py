@@ -127,6 +127,13 @@ async def remove(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome
     return Done(f"Left behind of cell {order.name}: {listed(left)}", data={"remains": f"Delete {listed(left)}"})
 
 
+def rehearse(ctx: StepContext) -> str:
+    order = order_for(ctx, Purpose.REPLACEMENT)
+    if isinstance(order, Fail):
+        return order.message
+    return f"Would make a cell like {order.source.metadata.name} from CellTemplate {order.template.metadata.name}"
+
+
 def time_to_make(policy: RecoveryPolicySpec) -> float:
     """Deadline in seconds of a step that makes a cell: its own, and the time to take it away again."""
     return seconds(policy.replacement.provision_timeout) + 2 * REMOVAL

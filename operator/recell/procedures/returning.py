@@ -10,8 +10,8 @@ from recell.api.recovery_run import RunPhase
 from recell.domain import placement, ramp
 from recell.domain.provisioning import Purpose
 from recell.engine.outcome import Done, Outcome
-from recell.engine.procedure import Step, StepContext, within
-from recell.procedures import customers, handover, increments, provisioning
+from recell.engine.procedure import Step, StepContext, StepFunction, within
+from recell.procedures import customers, handover, increments, isolating, provisioning
 
 
 def _routed(ctx: StepContext) -> bool:
@@ -46,13 +46,18 @@ async def return_traffic(ctx: StepContext) -> Outcome:
     return await increments.up(ctx, values, back_to=hold.max_percent, escalate_to=None)
 
 
-async def remove_replacement(ctx: StepContext) -> Outcome:
-    if _routed(ctx):
-        return Done("The replacement has customers and stays")
-    return await provisioning.remove(ctx, Purpose.REPLACEMENT)
+def _remove_made(purpose: Purpose, choice: str = "") -> StepFunction:
+    """Takes away the cell that the run made, of the present try where there are several."""
+
+    async def remove(ctx: StepContext) -> Outcome:
+        if _routed(ctx):
+            return Done("The new cell has customers and stays")
+        return await provisioning.remove(ctx, purpose, int(ctx.of(choice).get("iteration", 1)))
+
+    return remove
 
 
-WAY_BACK = (
+_UNDO_MOVE = (
     Step(
         "undo-move",
         RunPhase.ABORTING,
@@ -61,6 +66,8 @@ WAY_BACK = (
         within("data_timeout", "replacement"),
         rehearse=lambda ctx: "Would undo a migration that was not routed",
     ),
+)
+_SOURCE = (
     Step(
         "restart-source",
         RunPhase.ABORTING,
@@ -77,12 +84,32 @@ WAY_BACK = (
         increments.time_for_all,
         rehearse=lambda ctx: "Would give the traffic back if the cell is healthy",
     ),
-    Step(
-        "remove-replacement",
+)
+
+
+def _removal(purpose: Purpose, choice: str = "") -> Step:
+    return Step(
+        "remove-new-cell",
         RunPhase.ABORTING,
         "Take the new cell away if it serves nobody",
-        remove_replacement,
+        _remove_made(purpose, choice),
         lambda policy: 2 * provisioning.REMOVAL + seconds(policy.steps.apply_timeout),
         rehearse=lambda ctx: "Would take the new cell away if it serves nobody",
-    ),
-)
+    )
+
+
+WAY_BACK = (*_UNDO_MOVE, *_SOURCE, _removal(Purpose.REPLACEMENT))
+"""Of a replacement."""
+
+
+def way_back_from_isolation(purpose: Purpose, choice: str) -> tuple[Step, ...]:
+    """Of a restore: connections first, then as after a replacement."""
+    lift = Step(
+        "lift-isolation",
+        RunPhase.ABORTING,
+        "Let connections to the cell come again, unless its data is corrupted",
+        isolating.lift,
+        within("apply_timeout"),
+        rehearse=lambda ctx: "Would let connections to the cell come again",
+    )
+    return (lift, *_SOURCE, _removal(purpose, choice))

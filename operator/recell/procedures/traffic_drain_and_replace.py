@@ -11,7 +11,6 @@ from recell.api import Cell
 from recell.api.failure import DataIntegrity, Strategy, Verdict
 from recell.api.meta import duration_text, seconds
 from recell.api.placement import PlacementSpec
-from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.recovery_run import RunPhase
 from recell.domain import drain, placement
 from recell.domain.capacity import Bearing
@@ -215,31 +214,11 @@ def rehearse_drain(ctx: StepContext) -> str:
     return f"Would lower cell {ctx.cell.metadata.name} to {plan['limit']} % of its customers at once"
 
 
-def rehearse_provision(ctx: StepContext) -> str:
-    order = provisioning.order_for(ctx, Purpose.REPLACEMENT)
-    if isinstance(order, Fail):
-        return order.message
-    return f"Would make cell {order.name} from CellTemplate {order.template.metadata.name}"
-
-
 def rehearse_move(ctx: StepContext) -> str:
     slots = len(placement.slots_of(ctx.placement.spec, ctx.cell.metadata.name))
     if ctx.routing.shared:
         return "Would move nothing: the cells share their data"
     return f"Would move the customers of {slots} slots, or restore them from the newest backup"
-
-
-def rehearse_route(ctx: StepContext) -> str:
-    slots = len(placement.slots_of(ctx.placement.spec, ctx.cell.metadata.name))
-    return f"Would stop the workloads of {ctx.cell.metadata.name} and give its {slots} slots to the replacement"
-
-
-def time_to_move(policy: RecoveryPolicySpec) -> float:
-    return seconds(policy.replacement.data_timeout)
-
-
-def time_to_validate(policy: RecoveryPolicySpec) -> float:
-    return 3 * seconds(policy.validation.duration) + seconds(policy.steps.inconclusive_timeout)
 
 
 TRAFFIC_DRAIN_AND_REPLACE = Procedure(
@@ -269,14 +248,14 @@ TRAFFIC_DRAIN_AND_REPLACE = Procedure(
             "Make a new cell from the template; it serves nobody yet",
             provision_replacement,
             provisioning.time_to_make,
-            rehearse=rehearse_provision,
+            rehearse=provisioning.rehearse,
         ),
         Step(
             "move-customers",
             RunPhase.RESTORING,
             "Move the customers to the new cell, from the failed one or from a backup",
             move_customers,
-            time_to_move,
+            within("data_timeout", "replacement"),
             rehearse=rehearse_move,
         ),
         Step(
@@ -285,7 +264,7 @@ TRAFFIC_DRAIN_AND_REPLACE = Procedure(
             "Stop the failed cell and give its customers to the new one, in increments",
             route_replacement,
             handover.time_to_route,
-            rehearse=rehearse_route,
+            rehearse=handover.rehearse,
             prepare=remember_slots,
         ),
         Step(
@@ -293,7 +272,7 @@ TRAFFIC_DRAIN_AND_REPLACE = Procedure(
             RunPhase.PROMOTING,
             "Watch that the new cell passes every check",
             validate_replacement,
-            time_to_validate,
+            validating.time_to_validate,
             rehearse=lambda ctx: f"Would watch the new cell for {ctx.policy.validation.duration}",
         ),
         Step(

@@ -7,6 +7,7 @@ from recell.api import Cell
 from recell.api.failure import DataIntegrity, Verdict
 from recell.api.meta import duration_text, seconds
 from recell.api.placement import Hold, HoldState, PlacementSpec
+from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import health, placement, validation
 from recell.engine.outcome import Done, Fail, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
@@ -46,6 +47,11 @@ async def watch(ctx: StepContext, target: Cell, duration: float, *, reject_on_fa
     data: dict[str, Any] | None = {"failing": False} if ctx.data.get("failing") else None
     left = min(LOOK_AGAIN, duration - passed)
     return Wait(left, f"Passes for {duration_text(passed)} of {duration_text(duration)}", data=data)
+
+
+def time_to_validate(policy: RecoveryPolicySpec) -> float:
+    """Deadline in seconds: the clock may begin anew once, and figures may be waited for."""
+    return 3 * seconds(policy.validation.duration) + seconds(policy.steps.inconclusive_timeout)
 
 
 async def _checks(ctx: StepContext, target: Cell) -> Any:
