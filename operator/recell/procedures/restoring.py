@@ -3,7 +3,7 @@
 Each try is an iteration with names of its own, recorded before anything is done, in a cell of its own (rule 24).
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from recell.api import Cell
@@ -41,15 +41,14 @@ def shared(ctx: StepContext) -> Fail | None:
     )
 
 
-def safe_until(ctx: StepContext, drain: str) -> Any:
+def safe_until(ctx: StepContext, drain: str) -> datetime | None:
     """The latest moment that is not known to be corrupted; None: data is intact, as late as possible."""
     target, facts = ctx.run.spec.recovery_target, ctx.of(drain)
     asked = target.time if target else None
     if asked is None and ctx.ports.observer.integrity(ctx.cell) is not DataIntegrity.CORRUPTED:
         return None
-    return data.latest_safe(
-        asked, customers.moment(facts.get("lastIntact")), customers.moment(facts.get("stoppedAt")), SKEW
-    )
+    intact, evidence = (customers.moment(facts.get(name)) for name in ("lastIntact", "stoppedAt"))
+    return data.latest_safe(asked, intact, evidence, SKEW)
 
 
 async def choose(ctx: StepContext, drain: str) -> Outcome:
@@ -111,8 +110,8 @@ async def check(ctx: StepContext, choice: str, target: Cell, *, earlier: bool) -
             return Done("Nothing says whether the data is intact; accepted by a person")
         return Ask(
             UNVERIFIED,
-            f"Nothing says whether the restored data of {target.metadata.name} is intact: give the cells data.jobs.check"
-            " or data.integrity. Look at it, then approve to go on",
+            f"Nothing says whether the restored data of {target.metadata.name} is intact: give the cells"
+            " data.jobs.check or data.integrity. Look at it, then approve to go on",
         )
     most = ctx.policy.replacement.restore_attempts
     told = f"What was restored from {facts['backup']} to {target.metadata.name} is corrupted too"
