@@ -286,6 +286,11 @@ class World:
             return True
         return not workload.broken and (self.clock.now() - workload.restarted_at).total_seconds() >= workload.takes
 
+    def intact(self, name: str) -> bool | None:
+        """What the check of a cell's data says."""
+        known = self.integrities.get(name)
+        return False if known and name in self.data.cells and self.data.cells[name].corrupted_at else known
+
     # --- writes ----------------------------------------------------------------------------------
 
     def wrote(self, kind: str, what: str) -> None:
@@ -475,7 +480,7 @@ class FakeObserver:
             workloads=states,
             endpoints=Endpoints(service_found=True, port_found=True, ready=0 if behaviour.down else 1, total=1),
             probe=ProbeResult(ok=not bad, message="HTTP 200" if not bad else "no answer", at=now, since=START),
-            integrity=IntegrityResult(intact=world.integrities.get(name), message="checked", at=now),
+            integrity=IntegrityResult(intact=world.intact(name), message="checked", at=now),
             traffic=seen.cells.get(name) if seen else None,
         )
 
@@ -507,7 +512,7 @@ class FakeObserver:
         return self.world.intact_at.get(cell.metadata.name)
 
     def integrity(self, cell: Cell) -> DataIntegrity:
-        intact = self.world.integrities.get(cell.metadata.name)
+        intact = self.world.intact(cell.metadata.name)
         if intact is None:
             return DataIntegrity.UNKNOWN
         return DataIntegrity.INTACT if intact else DataIntegrity.CORRUPTED

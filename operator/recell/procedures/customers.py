@@ -41,7 +41,7 @@ def request(
     moving = operation in (data.Operation.MIGRATE, data.Operation.RESTORE, data.Operation.ABANDON)
     spec = ctx.placement.spec
     slots: tuple[int, ...] = placement.slots_of(spec, name) if moving else ()
-    if moving and target is not None:
+    if moving and target is not None and operation is not data.Operation.ABANDON:
         slots = tuple(sorted({*slots, *placement.slots_of(spec, target.metadata.name)}))
     return data.Request(
         operation=operation,
@@ -240,12 +240,12 @@ def failed_slots(facts: Any) -> frozenset[int]:
 
 
 async def abandon(ctx: StepContext, target_name: str) -> Outcome:
-    """A migration that was not routed is undone: writes go on at the cell. After the first routed slot it stays."""
+    """A migration is undone for those who were not routed: their writes go on at the cell. The others stay moved."""
     target = ctx.sibling(target_name)
     if ctx.of("move-customers").get("path") != "Migrate" or target is None:
         return Done("No migration was begun")
-    if placement.home_share(ctx.placement.spec, target_name):
-        return Done(f"Customers are at home at {target_name} already and stay there")
+    if not placement.home_share(ctx.placement.spec, ctx.cell.metadata.name):
+        return Done(f"All customers are at home at {target_name} already and stay there")
     if not await ctx.ports.data.cancel(request(ctx, data.Operation.MIGRATE, target=target)):
         return Wait(LOOK_AGAIN, "Stopping the migration")
     answer = await ctx.ports.data.ensure(request(ctx, data.Operation.ABANDON, target=target))
@@ -253,7 +253,7 @@ async def abandon(ctx: StepContext, target_name: str) -> Outcome:
     if answer.progress is data.Progress.RUNNING:
         return progress(answer, f"Undoing the migration of {name}")
     if answer.progress is data.Progress.DONE:
-        return Done(f"The migration was undone: customers of {name} can write again")
+        return Done(f"The migration was undone for customers that are at home at {name}: they can write there again")
     told = f"customers of {name} that were copied cannot write: {answer.message}"
     return Done(f"The migration could not be undone; {told}", data={"remains": told[:512]})
 

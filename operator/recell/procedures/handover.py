@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from recell.api import Cell
-from recell.api.failure import Verdict
+from recell.api.failure import DataIntegrity, Verdict
 from recell.api.meta import duration_text, seconds, timestamp
 from recell.api.placement import Hold, HoldState, PlacementSpec
 from recell.api.recovery_policy import DecommissionMode, RecoveryPolicySpec
@@ -60,10 +60,12 @@ async def fence(ctx: StepContext) -> Outcome | None:
 
 
 async def unfence(ctx: StepContext) -> Outcome:
-    """The source's workloads are what they were, unless customers were routed away from it already."""
+    """The source's workloads are what they were, for the customers who are still at home there."""
     name = ctx.cell.metadata.name
-    if placement.successor(ctx.placement.spec, name) != name:
-        return Done(f"Customers of {name} have a new home: it stays stopped")
+    if not placement.home_share(ctx.placement.spec, name):
+        return Done(f"Nobody is at home at {name} any more: it stays as it is")
+    if ctx.ports.observer.integrity(ctx.cell) is DataIntegrity.CORRUPTED:
+        return Done(f"The data of {name} is corrupted: it stays as it is")
     token = effect_token(ctx.run.metadata.uid, "fence", 1)
     begun = [s for s in ctx.ports.workloads.states(ctx.cell) if s.stop_token == token]
     for state in begun:

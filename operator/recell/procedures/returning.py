@@ -1,8 +1,8 @@
 """The way back of procedures that replace a cell: undo what is temporary, keep what customers depend on.
 
 Before the first slot was routed everything is undone: the copies, the stop of the source, the drain, the cells
-that were made. After it nothing is taken back (rule 20): the replacement keeps its customers, and what remains to
-be done is listed.
+that were made. A slot that was routed is never taken back (rule 20): its customers stay with the replacement, those
+of the other slots go on at the source, and what remains to be done is listed.
 """
 
 from recell.api.meta import seconds
@@ -29,15 +29,15 @@ async def restart_source(ctx: StepContext) -> Outcome:
 
 async def return_traffic(ctx: StepContext) -> Outcome:
     """Never raises the traffic of an unhealthy cell (rule 20); of a healthy one in increments."""
-    hold, name = ctx.own_hold, ctx.cell.metadata.name
+    hold, name, spec = ctx.own_hold, ctx.cell.metadata.name, ctx.placement.spec
+    if _routed(ctx):
+        await increments.let_go(ctx, keep_hold=True)
+        left, successor = len(placement.slots_of(spec, name)), placement.successor(spec, name)
+        told = f"Customers have their home at {successor} now and stay there; {left} slots are still at home at {name}"
+        return Done(told, data={"remains": told})
     if hold is None:
         await increments.let_go(ctx)
         return Done("Nothing to undo: no traffic was taken away")
-    if _routed(ctx):
-        await increments.let_go(ctx, keep_hold=True)
-        successor = placement.successor(ctx.placement.spec, name)
-        told = f"Cell {name} stays at {hold.max_percent} %: customers of it have their home at {successor} now"
-        return Done(told, data={"remains": told})
     if not provisioning.healthy_again(ctx):
         await increments.let_go(ctx, keep_hold=True)
         told = f"Cell {name} is not healthy and stays at {hold.max_percent} %; return it with: recell return {name}"
