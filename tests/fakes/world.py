@@ -33,6 +33,7 @@ from recell.domain.observation import (
     Endpoints,
     IntegrityResult,
     ProbeResult,
+    RouterTraffic,
     WorkloadPhase,
     WorkloadState,
 )
@@ -268,9 +269,10 @@ class World:
             self.look()
 
     def look(self) -> None:
+        policy = self.policies[NAMESPACE, "default"].spec
+        seen = self.traffic.observed((NAMESPACE, "shop"), window=seconds(policy.detection.window))
         for (_, name), cell in self.cells.items():
-            policy = FakeStore(self).policy_for(cell).spec
-            evidence = health.assess(cell, FakeObserver(self).observe(cell), policy, self.clock.now())
+            evidence = health.assess(cell, FakeObserver(self).seen(cell, seen), policy, self.clock.now())
             self.health_states[name] = health.advance(self.health_states.get(name), evidence, policy, self.clock.now())
 
     def _heal(self) -> None:
@@ -466,13 +468,13 @@ class FakeObserver:
     world: World
 
     def observe(self, cell: Cell, *, not_before: datetime | None = None) -> CellObservation:
+        policy = FakeStore(self.world).policy_for(cell).spec
+        router = (cell.metadata.namespace, cell.spec.router_ref.name)
+        window = seconds(policy.detection.window)
+        return self.seen(cell, self.world.traffic.observed(router, window=window, not_before=not_before))
+
+    def seen(self, cell: Cell, seen: RouterTraffic | None) -> CellObservation:
         world, name, now = self.world, cell.metadata.name, self.world.clock.now()
-        policy = FakeStore(world).policy_for(cell).spec
-        seen = world.traffic.observed(
-            (cell.metadata.namespace, cell.spec.router_ref.name),
-            window=seconds(policy.detection.window),
-            not_before=not_before,
-        )
         behaviour = world.traffic.cells[name]
         bad = behaviour.down or behaviour.hung
         states = FakeWorkloads(world).states(cell)

@@ -4,6 +4,8 @@ Whatever happens, the effects are those of an undisturbed run, each once: counte
 received them, not by the run's own record.
 """
 
+from copy import deepcopy
+
 import pytest
 
 from recell.api.recovery_run import RunPhase
@@ -42,10 +44,10 @@ async def undisturbed() -> World:
 
 
 async def test_killed_after_every_single_write_it_does_everything_once() -> None:
-    whole = await undisturbed()
+    whole, before = await undisturbed(), quick_fleet()
     assert len(whole.writes) > 15
     for position in range(1, len(whole.writes) + 1):
-        world = quick_fleet()
+        world = deepcopy(before)
         world.crash_after = position
         key = world.run("r1", "b", strategy="CellRestart")
         await play(world, key)

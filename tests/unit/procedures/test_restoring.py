@@ -1,5 +1,6 @@
 """IsolateAndRestoreFromBackup and PointInTimeRecovery in virtual time: nothing is promoted before it is proven."""
 
+from copy import deepcopy
 from datetime import timedelta
 from typing import Any
 
@@ -210,16 +211,14 @@ async def test_an_unreachable_time_says_which_points_exist() -> None:
 
 @pytest.mark.parametrize("strategy", [ISOLATE, PITR])
 async def test_killed_after_every_single_write_it_does_everything_once(strategy: str) -> None:
-    def disaster() -> World:
-        world = fleet(replacement={"promotionApproval": "NotRequired"})
-        world.data.cells["b"].archiving = True
-        corrupt(world, down=strategy == ISOLATE)
-        return world
-
-    whole = disaster()
+    before = fleet(replacement={"promotionApproval": "NotRequired"})
+    before.data.cells["b"].archiving = True
+    corrupt(before, down=strategy == ISOLATE)
+    whole = deepcopy(before)
     await play(whole, start(whole, strategy))
+    assert len(whole.writes) > 20
     for position in range(1, len(whole.writes) + 1):
-        world = disaster()
+        world = deepcopy(before)
         world.crash_after = position
         key = start(world, strategy)
         await play(world, key)

@@ -1,5 +1,6 @@
 """TrafficDrainAndReplace in virtual time: the order of proofs, each way it can go, each effect once."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -318,11 +319,12 @@ async def test_what_the_others_cannot_bear_waits_for_emergency_cells() -> None:
 
 
 async def test_killed_after_every_single_write_it_does_everything_once() -> None:
-    whole = fleet(**IN_CELL)
+    before = fleet(**IN_CELL)
+    whole = deepcopy(before)
     await play(whole, replace(whole))
     assert len(whole.writes) > 20
     for position in range(1, len(whole.writes) + 1):
-        world = fleet(**IN_CELL)
+        world = deepcopy(before)
         world.crash_after = position
         key = replace(world)
         await play(world, key)
