@@ -12,12 +12,13 @@ from typing import Protocol
 
 from recell.api import Cell, RecoveryRun
 from recell.api.cell import Blocked, CellPhase, CellRecovery, CellStatus, Failure, Share
-from recell.api.failure import Verdict
+from recell.api.failure import FailureType, Verdict
 from recell.api.meta import (
     ANNOTATION_TARGET_UID,
     FINALIZER,
     LABEL_INCIDENT,
     LABEL_MADE_BY,
+    LABEL_ORIGIN,
     LABEL_TARGET,
     LABEL_TARGET_KIND,
     ObjectMeta,
@@ -259,7 +260,7 @@ class CellController:
             cell,
             policy.spec,
             self._clock.now(),
-            lineage=self._store.runs_of(TargetKind.CELL, cell.key),
+            lineage=self._lineage(cell),
             active=[run for run in self._store.open_runs(namespace) if started(run) and self._is_of(run, router_key)],
             freezes=self._store.freezes_in(namespace),
             state=self._observer.health(cell.key),
@@ -270,13 +271,25 @@ class CellController:
             max_concurrent_runs=self._store.router_policy(router_key).spec.limits.max_concurrent_runs,
         )
 
+    def _lineage(self, cell: Cell) -> list[RecoveryRun]:
+        """Runs for the cell and for those that it descends from: a replacement does not begin anew (rule 26)."""
+        line = cell.metadata.labels.get(LABEL_ORIGIN)
+        names = {cell.metadata.name}
+        if line is not None:
+            siblings = self._store.cells_of(router_of(cell))
+            names |= {line, *(name for name, c in siblings.items() if c.metadata.labels.get(LABEL_ORIGIN) == line)}
+        namespace = cell.metadata.namespace
+        return [run for name in sorted(names) for run in self._store.runs_of(TargetKind.CELL, (namespace, name))]
+
     def _is_of(self, run: RecoveryRun, router: Key) -> bool:
         target = self._store.cell((run.metadata.namespace, run.spec.target_ref.name))
         return target is not None and router_of(target) == router
 
     async def _start_run(self, cell: Cell, state: HealthState, allowance: limits.Allowance) -> None:
         failure = self._observer.failure(cell.key)
-        if state.level is not Level.FAILED or failure is None or not self._observer.settled(cell):
+        if failure is None or not self._observer.settled(cell):
+            return
+        if state.level is not Level.FAILED and failure.type is not FailureType.DATA_CORRUPTION:
             return
         own = [
             run
