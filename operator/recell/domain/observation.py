@@ -39,6 +39,16 @@ class WorkloadState:
     """Value of the restart annotation in the pod template."""
     since: datetime | None = None
     """Since when it is not Current, where known."""
+    pods: int | None = None
+    """Its pods that may still run, also those that are ending: they can still write. None: not known; told of a
+    workload that is not well, and of one that the operator holds at zero."""
+    owned_by: str | None = None
+    """The tool that writes it from elsewhere, and its instance: `Argo CD Application shop`."""
+
+    @property
+    def at_zero(self) -> bool:
+        """Seen at zero: nothing of it runs any more (rule 5)."""
+        return self.phase is WorkloadPhase.CURRENT and self.desired == 0 and self.pods == 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class IntegrityResult:
     """None: no check could tell yet."""
     message: str
     at: datetime
+    """When it was asked."""
 
 
 @dataclass(frozen=True)
