@@ -75,7 +75,8 @@ class Workloads(Protocol):
     async def scale_to_zero(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
         """Scale the workload to zero once per token; a StatefulSet's claims are kept, read back first (rule 6).
 
-        Raises BadInput for what cannot be scaled (a DaemonSet), and as `restart` does.
+        To be called again while the workload's state is not `at_zero`. Raises BadInput for what cannot be scaled (a
+        DaemonSet) or would lose its claims, and as `restart` does.
         """
         ...
 
@@ -129,8 +130,8 @@ class Data(Protocol):
 class Access(Protocol):
     """The customers' way in."""
 
-    async def try_slot(self, router: Router, slot: int) -> ProbeResult:
-        """A request of an invented customer of this slot through the real router (GET, the cell's probe path)."""
+    async def try_slot(self, router: Router, slot: int, path: str = "/") -> ProbeResult:
+        """GET of the path (the cell's probe has one) as an invented customer of this slot, through the real router."""
         ...
 
 
@@ -154,7 +155,7 @@ class Observer(Protocol):
         ...
 
     def last_intact(self, cell: Cell) -> datetime | None:
-        """When a check of the cell's data last passed, as far as this process saw (rule 9)."""
+        """A moment up to which the cell's data is known to be intact, as far as this process saw (rule 9)."""
         ...
 
 
