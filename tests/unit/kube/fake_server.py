@@ -67,10 +67,10 @@ class FakeApi:
             raise NotFound(path)
         return deepcopy(self.server.objects[path])
 
-    async def list(self, path: str, **_: str) -> Listing:
+    async def list(self, path: str, *, labels: str = "", **_: str) -> Listing:
         await self._call()
         found = [deepcopy(obj) for key, obj in self.server.objects.items() if key.rpartition("/")[0] == path]
-        return Listing(found, str(self.server.version))
+        return Listing([obj for obj in found if _labelled(obj, labels)], str(self.server.version))
 
     def _may_write(self, verb: str, path: str) -> None:
         if self._fence is not None:
@@ -91,7 +91,21 @@ class FakeApi:
         self._same_version(path, body)
         return self.server.put(path, deepcopy(body))
 
-    async def merge_patch(self, path: str, body: Object) -> Object:
+    async def apply(self, path: str, body: Object) -> Object:
+        await self._call()
+        self._may_write("apply", path)
+        return self.server.put(path, merged(self.server.objects.get(path, {}), body))
+
+    async def delete(self, path: str, *, uid: str | None = None) -> None:
+        await self._call()
+        self._may_write("delete", path)
+        if path not in self.server.objects:
+            raise NotFound(path)
+        if uid is not None and uid != self.server.objects[path]["metadata"]["uid"]:
+            raise Conflict(path)
+        self.server.remove(path)
+
+    async def merge_patch(self, path: str, body: Object, *, field_manager: str = "recell") -> Object:
         await self._call()
         self._may_write("patch", path)
         if path not in self.server.objects:
@@ -127,3 +141,10 @@ class FakeApi:
             yield stream()
         finally:
             self.server._watches.remove(entry)
+
+
+def _labelled(obj: Object, selector: str) -> bool:
+    """Terms `name` and `name=value` alone."""
+    labels = obj["metadata"].get("labels") or {}
+    terms = [term.partition("=") for term in selector.split(",") if term]
+    return all(name in labels and (not equal or labels[name] == value) for name, equal, value in terms)
