@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 CLUSTER := hack/cluster
 # More processes than cores, since most tests wait most of the time; one file stays in one process, for its fixtures.
 SPREAD := -n 3 --dist loadfile
+# Two processes run the end-to-end tests, each on a cluster of its own.
+E2E_CLUSTERS := recell-e2e-0 recell-e2e-1
 
 .PHONY: help demo test beside venv packages check stage unit cluster-tests e2e generate bench images clean
 
@@ -42,7 +44,7 @@ check: venv ## Lint, format, types, layers, generated files, chart
 
 stage: venv ## The clusters, images and tools of the tests; compiled once, then cached outside of the tree
 	hack/tools helm kubeconform >/dev/null
-	$(BIN)/python -m hack.stage recell-test recell-e2e
+	$(BIN)/python -m hack.stage recell-test $(E2E_CLUSTERS)
 
 unit: venv ## Pure tests, and tests against processes on this machine
 	$(BIN)/pytest $(SPREAD) tests/unit tests/contract tests/router
@@ -51,7 +53,7 @@ cluster-tests: venv ## Against a real API server
 	$(BIN)/pytest $(SPREAD) tests/cluster
 
 e2e: venv ## Real pods, a real router, real load
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest -n 2 --dist worksteal tests/e2e
 
 generate: venv ## CRDs, API reference, chart's CRDs, manifests
 	$(BIN)/python -m recell.api.crd crds/ --docs docs/api.md
@@ -62,6 +64,6 @@ bench: venv ## The table of numbers
 
 clean: ## Clusters, environment, caches of this checkout
 	-$(CLUSTER) down --name recell-test
-	-$(CLUSTER) down --name recell-e2e
+	-for name in $(E2E_CLUSTERS); do $(CLUSTER) down --name $$name; done
 	-$(CLUSTER) down --name recell
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

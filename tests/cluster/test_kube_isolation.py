@@ -178,12 +178,11 @@ async def test_what_somebody_else_opens_is_found(stage: Stage, isolation: KubeIs
     await eventually(lambda: tried(isolation, stage, Verdict.PASSED), "nothing can be connected to")
     stage.kubectl("create", "-f", "-", stdin=opening({"podSelector": {"matchLabels": {"app": "stranger"}}}))
     await eventually(lambda: stage.reaches("stranger", "db-0"), "policies add up")
-    unsure = await isolation.tried(stage.cell)
-    assert unsure.verdict is Verdict.INCONCLUSIVE, "this process is no stranger"
-    assert f"NetworkPolicy theirs of namespace {stage.namespace}" in unsure.message
+    opened = await isolation.tried(stage.cell)
+    assert opened.verdict is Verdict.FAILED, "although this process is no stranger, and gets no connection"
+    assert f"NetworkPolicy theirs of namespace {stage.namespace}" in opened.message
     stage.kubectl("replace", "-f", "-", stdin=opening({"ipBlock": {"cidr": "0.0.0.0/0"}}))
-    reached = await eventually(lambda: tried(isolation, stage, Verdict.FAILED), "and from here")
-    assert reached.message.startswith("connected to pod db-")
+    await eventually(lambda: connected(isolation, stage), "and from here")
 
 
 def opening(who: Object) -> Object:
@@ -199,6 +198,10 @@ def opening(who: Object) -> Object:
 async def tried(isolation: KubeIsolation, stage: Stage, wanted: Verdict) -> Isolated | None:
     seen = await isolation.tried(stage.cell)
     return seen if seen.verdict is wanted else None
+
+
+async def connected(isolation: KubeIsolation, stage: Stage) -> bool:
+    return (await isolation.tried(stage.cell)).message.startswith("connected to pod db-")
 
 
 async def everybody(stage: Stage, pairs: tuple[tuple[str, str], ...]) -> bool:

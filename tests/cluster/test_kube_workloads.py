@@ -10,7 +10,7 @@ import pytest
 
 from recell.api import Cell
 from recell.api.cell import WorkloadKind, WorkloadRef
-from recell.api.meta import ANNOTATION_REPLICAS, ANNOTATION_RESTART, ANNOTATION_SCALED, LABEL_CELL, LABEL_FLEET
+from recell.api.meta import ANNOTATION_REPLICAS, ANNOTATION_RESTART, ANNOTATION_STOP, LABEL_CELL, LABEL_FLEET
 from recell.domain.observation import WorkloadPhase, WorkloadState
 from recell.engine.errors import BadInput, Forbidden, NotFound, Retryable, Reverted
 from recell.engine.ports import Key
@@ -365,16 +365,17 @@ async def test_a_workload_is_held_at_zero_and_seen_there_when_its_last_pod_is_go
     await eventually(lambda: world.workloads._pods.reflectors == (), "and not watched any longer")
     held = await world.direct.get(path)
     annotations = held["metadata"]["annotations"]
-    assert (annotations[ANNOTATION_SCALED], annotations[ANNOTATION_REPLICAS]) == ("run-8.decommission", "2")
-    template_of_old = held["spec"]["template"]["metadata"].get("annotations") or {}
-    assert ANNOTATION_SCALED not in template_of_old
+    assert (annotations[ANNOTATION_STOP], annotations[ANNOTATION_REPLICAS]) == ("run-8.decommission", "2")
     owners = [
         e["manager"] for e in held["metadata"]["managedFields"] if "f:replicas" in e["fieldsV1"].get("f:spec", {})
     ]
     assert owners == ["recell-hold"], "what Argo CD is told to leave alone"
-    await world.direct.merge_patch(path, {"spec": {"replicas": 2}})
-    await eventually(lambda: world.state(cell).desired == 2, "scaled back")
+    for _ in range(2):
+        await world.workloads.scale_back(cell, deployment_ref("web"), "run-8.decommission")
+    assert len(world.proxy.writes()) == 2
     assert not world.state(cell).at_zero
+    await world.reaches(cell, WorkloadPhase.CURRENT, "2 of 2 pods ready")
+    assert world.state(cell).stop_token is None
 
 
 @pytest.mark.parametrize("subresource", ["", "scale"])

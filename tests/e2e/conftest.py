@@ -1,4 +1,7 @@
-"""One stage for all end-to-end tests: the shop on a real cluster, with the operator installed as a user does."""
+"""A stage for end-to-end tests: the shop on a real cluster, with the operator installed as a user does.
+
+Each test process has a cluster of its own, since tests stop leaders and API servers.
+"""
 
 import json
 import os
@@ -25,8 +28,9 @@ QUICK = {
 
 @pytest.fixture(scope="session")
 def whole_stage() -> Iterator[Stage]:
-    """On a cluster of its own, which goes on running: nobody else's operator, and nobody else's load."""
-    cluster = os.environ.get("RECELL_E2E_CLUSTER", "recell-e2e")
+    """On a cluster which goes on running: nobody else's operator, and nobody else's load."""
+    process = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    cluster = os.environ.get("RECELL_E2E_CLUSTER", f"recell-e2e-{process}")
     stage = Stage(cluster, say=lambda what: print(f"stage: {what}", file=sys.__stderr__))
     stage.up()
     stage.build_images()

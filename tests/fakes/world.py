@@ -6,15 +6,24 @@ on a real API server: by resourceVersion and epoch.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
-from recell.api import Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
+from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
 from recell.api.cell import Failure, WorkloadRef
+from recell.api.cell_template import TemplateRef
 from recell.api.failure import DataIntegrity, Evidence
-from recell.api.meta import ANNOTATION_RUN_HISTORY, ANNOTATION_STARTED_UID, FINALIZER, ObjectMeta, seconds
+from recell.api.meta import (
+    ANNOTATION_REPLACED_BY,
+    ANNOTATION_RETAINED_UNTIL,
+    ANNOTATION_RUN_HISTORY,
+    ANNOTATION_STARTED_UID,
+    FINALIZER,
+    ObjectMeta,
+    seconds,
+)
 from recell.api.placement import PlacementSpec
 from recell.api.recovery_run import RecoveryRunStatus
 from recell.domain import failure as failures
@@ -27,8 +36,10 @@ from recell.domain.observation import (
     WorkloadPhase,
     WorkloadState,
 )
-from recell.engine.errors import Conflict, Fenced, NotFound
+from recell.engine.errors import BadInput, Conflict, Fenced, NotFound
 from recell.engine.ports import Key, Ports
+from tests.fakes.cells import FakeAccess, FakeIsolation, FakeProvisioner
+from tests.fakes.data import FakeData
 from tests.fakes.traffic import FakeTraffic
 
 NAMESPACE = "fleet"
@@ -60,7 +71,7 @@ class Write:
     """One write that landed."""
 
     kind: str
-    """status, metadata, create, placement or restart."""
+    """status, metadata, create, placement, restart, stop, provision, remove, isolate, lift or data."""
     what: str
 
     def __str__(self) -> str:
@@ -80,6 +91,10 @@ class FakeWorkload:
     restarted_at: datetime | None = None
     heals: bool = True
     """A restart mends the cell's behaviour."""
+    stop_token: str | None = None
+    stopped_at: datetime | None = None
+    stoppable: bool = True
+    """False: a kind that cannot be scaled."""
 
 
 @dataclass
@@ -91,6 +106,7 @@ class World:
     cells: dict[Key, Cell] = field(default_factory=dict)
     runs: dict[Key, RecoveryRun] = field(default_factory=dict)
     policies: dict[Key, RecoveryPolicy] = field(default_factory=dict)
+    templates: dict[Key, CellTemplate] = field(default_factory=dict)
     freezes: list[RecoveryFreeze] = field(default_factory=list)
     placements: dict[Key, Placement] = field(default_factory=dict)
     workloads: dict[str, list[FakeWorkload]] = field(default_factory=dict)
@@ -106,6 +122,10 @@ class World:
 
     def __post_init__(self) -> None:
         self.traffic = FakeTraffic(self.clock)
+        self.provisioner = FakeProvisioner(self)
+        self.isolation = FakeIsolation(self)
+        self.data = FakeData(self.clock, wrote=self.wrote, guard=self.guard)
+        self.intact_at: dict[str, datetime] = {}
 
     # --- what a test builds ----------------------------------------------------------------------
 
@@ -156,6 +176,60 @@ class World:
         )
         self.placements[NAMESPACE, "shop"] = placed
         self.traffic.apply(placed)
+
+    def template(self, name: str, **spec: Any) -> None:
+        """A CellTemplate, named by every cell there is."""
+        body = {
+            "cell": {
+                "backend": {"type": "Service", "service": {"name": "$(CELL)", "port": 80}},
+                "workloads": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "$(CELL)-web"}],
+                "health": {"probe": {}},
+                "data": {"integrity": {"path": "/integrity"}, "type": "Jobs", "jobs": {"check": "check"}},
+            },
+            "objects": [{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "$(CELL)-web"}}],
+            **spec,
+        }
+        self.templates[NAMESPACE, name] = CellTemplate.model_validate({"metadata": self._meta(name), "spec": body})
+        for key, cell in self.cells.items():
+            changed = cell.spec.model_copy(update={"template_ref": TemplateRef(name=name)})
+            self.cells[key] = cell.model_copy(update={"spec": changed})
+
+    def add_cell(self, name: str, spec: dict[str, Any], labels: dict[str, str]) -> Cell:
+        """A Cell and its workloads come to be; the Router admits it as it admits any Cell."""
+        meta = {**self._meta(name), "labels": labels}
+        cell = Cell.model_validate({"metadata": meta, "spec": spec})
+        self.cells[cell.key] = cell
+        self.workloads[name] = [FakeWorkload(ref) for ref in cell.spec.workloads]
+        self.integrities.setdefault(name, True)
+        self.admit()
+        return cell
+
+    def drop_cell(self, name: str) -> None:
+        self.cells.pop((NAMESPACE, name), None)
+        self.workloads.pop(name, None)
+        self.health_states.pop(name, None)
+        self._replace(lambda spec: placement.remove(spec, self._routing, name))
+
+    def admit(self) -> None:
+        """What the Router's controller does with Cells that Placement does not list as they are."""
+        for number, ((_, name), cell) in enumerate(sorted(self.cells.items())):
+            candidate = placement.Candidate(name, cell.metadata.uid, f"10.0.1.{number + 1}", 80, cell.spec.weight)
+            known = next((c for c in self.placements[NAMESPACE, "shop"].spec.cells if c.name == name), None)
+            if known is not None:
+                candidate = replace(candidate, address=known.address)
+            self._replace(lambda spec, candidate=candidate: placement.admit(spec, self._routing, candidate))
+
+    @property
+    def _routing(self) -> placement.Routing:
+        return placement.Routing.of(self.routers[NAMESPACE, "shop"])
+
+    def _replace(self, change: Callable[[PlacementSpec], PlacementSpec]) -> None:
+        placed = self.placements[NAMESPACE, "shop"]
+        spec = change(placed.spec)
+        if spec != placed.spec:
+            meta = placed.metadata.model_copy(update={"generation": placed.metadata.generation + 1})
+            self.placements[NAMESPACE, "shop"] = placed.model_copy(update={"metadata": meta, "spec": spec})
+            self.traffic.apply(self.placements[NAMESPACE, "shop"])
 
     def run(self, name: str, cell: str, **spec: Any) -> Key:
         key = (NAMESPACE, name)
@@ -212,6 +286,11 @@ class World:
             return True
         return not workload.broken and (self.clock.now() - workload.restarted_at).total_seconds() >= workload.takes
 
+    def intact(self, name: str) -> bool | None:
+        """What the check of a cell's data says."""
+        known = self.integrities.get(name)
+        return False if known and name in self.data.cells and self.data.cells[name].corrupted_at else known
+
     # --- writes ----------------------------------------------------------------------------------
 
     def wrote(self, kind: str, what: str) -> None:
@@ -237,7 +316,7 @@ class World:
 
     def effects(self) -> list[str]:
         """What was done to the world: moves of traffic, restarts and created runs, in order."""
-        return [str(w) for w in self.writes if w.kind in ("placement", "restart", "create")]
+        return [str(w) for w in self.writes if w.kind not in ("status", "metadata")]
 
     def ports(self) -> Ports:
         return Ports(
@@ -248,6 +327,10 @@ class World:
             traffic=self.traffic,
             switchboard=FakeSwitchboard(self),
             workloads=FakeWorkloads(self),
+            provisioner=self.provisioner,
+            isolation=self.isolation,
+            data=self.data,
+            access=FakeAccess(self),
             announcer=FakeAnnouncer(self),
             leadership=FakeLeadership(self),
         )
@@ -281,6 +364,9 @@ class FakeStore:
 
     def policy_for_namespace(self, namespace: str) -> RecoveryPolicy:
         return self.world.policies[namespace, "default"]
+
+    def template(self, key: Key) -> CellTemplate | None:
+        return self.world.templates.get(key)
 
     def freezes_in(self, namespace: str) -> tuple[RecoveryFreeze, ...]:
         return tuple(self.world.freezes)
@@ -350,6 +436,18 @@ class FakeRecords:
             self.world._store(current.model_copy(update={"metadata": meta}))
         self.world.wrote("metadata", f"{run.metadata.name} released")
 
+    async def retire(self, cell: Cell, successor: str, until: datetime | None) -> None:
+        self.world.guard()
+        wanted = {ANNOTATION_REPLACED_BY: successor}
+        if until is not None:
+            wanted[ANNOTATION_RETAINED_UNTIL] = until.isoformat()
+        current = self.world.cells[cell.key]
+        if wanted.items() <= current.metadata.annotations.items():
+            return
+        meta = current.metadata.model_copy(update={"annotations": {**current.metadata.annotations, **wanted}})
+        self.world.cells[cell.key] = current.model_copy(update={"metadata": meta})
+        self.world.wrote("retire", f"{cell.metadata.name} replaced by {successor}")
+
     async def create(self, run: RecoveryRun) -> RecoveryRun:
         self.world.guard()
         if known := self.world.runs.get(run.key):
@@ -382,7 +480,7 @@ class FakeObserver:
             workloads=states,
             endpoints=Endpoints(service_found=True, port_found=True, ready=0 if behaviour.down else 1, total=1),
             probe=ProbeResult(ok=not bad, message="HTTP 200" if not bad else "no answer", at=now, since=START),
-            integrity=IntegrityResult(intact=world.integrities.get(name), message="checked", at=now),
+            integrity=IntegrityResult(intact=world.intact(name), message="checked", at=now),
             traffic=seen.cells.get(name) if seen else None,
         )
 
@@ -410,8 +508,11 @@ class FakeObserver:
         policy = FakeStore(self.world).policy_for(cell).spec
         return health.assess(cell, self.observe(cell), policy, self.world.clock.now())
 
+    def last_intact(self, cell: Cell) -> datetime | None:
+        return self.world.intact_at.get(cell.metadata.name)
+
     def integrity(self, cell: Cell) -> DataIntegrity:
-        intact = self.world.integrities.get(cell.metadata.name)
+        intact = self.world.intact(cell.metadata.name)
         if intact is None:
             return DataIntegrity.UNKNOWN
         return DataIntegrity.INTACT if intact else DataIntegrity.CORRUPTED
@@ -464,7 +565,32 @@ class FakeWorkloads:
             ready=2 if up else 1,
             updated=up,
             restart_token=workload.token,
+            stop_token=workload.stop_token,
+            pods=self._pods(workload),
         )
+
+    def _pods(self, workload: FakeWorkload) -> int:
+        """A stopped one's pods take ten seconds to end."""
+        since = workload.stopped_at
+        return 0 if since and (self.world.clock.now() - since).total_seconds() >= 10 else 2
+
+    async def scale_to_zero(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
+        self.world.guard()
+        workload = next(w for w in self.world.workloads[cell.metadata.name] if w.ref == ref)
+        if not workload.stoppable:
+            raise BadInput(f"{ref} cannot be scaled")
+        if workload.stop_token != token:
+            workload.stop_token, workload.stopped_at = token, self.world.clock.now()
+            self.world.traffic.cells[cell.metadata.name].down = True
+            self.world.wrote("stop", str(ref))
+
+    async def scale_back(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
+        self.world.guard()
+        workload = next(w for w in self.world.workloads[cell.metadata.name] if w.ref == ref)
+        if workload.stop_token == token:
+            workload.stop_token = workload.stopped_at = None
+            self.world.traffic.cells[cell.metadata.name].down = False
+            self.world.wrote("start", str(ref))
 
     async def restart(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
         self.world.guard()

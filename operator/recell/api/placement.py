@@ -91,6 +91,13 @@ class Reservation(Model):
     holder: Holder = Field(description="The run.")
 
 
+class Successor(Model):
+    """A cell that took the place of another one; pins of that one are its own now."""
+
+    cell: CellName = Field(description="The cell that was replaced.")
+    successor: CellName = Field(description="The cell that took its place.")
+
+
 class PinnedCustomer(Model):
     """A pin of the Router, resolved."""
 
@@ -124,6 +131,9 @@ class PlacementSpec(Model):
     )
     reservations: list[Reservation] = Field(
         default_factory=list, max_length=1024, json_schema_extra=ATOMIC, description="Capacity promised to runs."
+    )
+    successors: list[Successor] = Field(
+        default_factory=list, max_length=1024, json_schema_extra=ATOMIC, description="Cells that were replaced."
     )
 
 

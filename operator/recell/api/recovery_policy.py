@@ -112,6 +112,9 @@ class Limits(Model):
         default=False,
         description="True: a drain needs capacity figures of every receiving cell; without them it waits.",
     )
+    max_made_cells: int = Field(
+        default=4, ge=0, le=100, description="Cells per Router that the operator made and nobody took over (rule 26)."
+    )
     approval_expires: Duration = Field(default="1h", description="An approval lapses after this.")
     successful_runs_kept: int = Field(default=20, ge=1, le=1000, description="Ended automatic runs per cell.")
     failed_runs_kept: int = Field(default=20, ge=1, le=1000, description="Ended automatic runs per cell.")

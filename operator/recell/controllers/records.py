@@ -6,10 +6,18 @@ is in the store at once, so that the next look sees it. Claim and release may be
 
 import asyncio
 from collections.abc import Awaitable
+from datetime import datetime
 from typing import cast
 
 from recell.api import Cell, RecoveryRun
-from recell.api.meta import ANNOTATION_RUN_HISTORY, ANNOTATION_STARTED_UID, FINALIZER
+from recell.api.meta import (
+    ANNOTATION_REPLACED_BY,
+    ANNOTATION_RETAINED_UNTIL,
+    ANNOTATION_RUN_HISTORY,
+    ANNOTATION_STARTED_UID,
+    FINALIZER,
+    timestamp,
+)
 from recell.api.recovery_run import RecoveryRunStatus, TargetKind
 from recell.controllers.patch import merge_patch
 from recell.domain import runs
@@ -87,6 +95,15 @@ class RunRecords:
                     f"RecoveryRun {run.metadata.name} exists already and was made for something else: delete it"
                 ) from None
             return self._keep(known)
+
+    async def retire(self, cell: Cell, successor: str, until: datetime | None) -> None:
+        wanted = {ANNOTATION_REPLACED_BY: successor}
+        if until is not None:
+            wanted[ANNOTATION_RETAINED_UNTIL] = timestamp(until)
+        if wanted.items() <= cell.metadata.annotations.items():
+            return
+        body = {"metadata": {"uid": cell.metadata.uid, "annotations": wanted}}  # never another Cell of this name
+        self._store.put(Cell, await self._api.merge_patch(CELLS.path(*cell.key), body))
 
     async def _remember(self, run: RecoveryRun) -> None:
         """The run's name and spec in its cell's history: what is deleted and made anew is not run again."""

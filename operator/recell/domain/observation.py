@@ -37,18 +37,20 @@ class WorkloadState:
     """Every pod is of the newest revision and Available."""
     restart_token: str | None = None
     """Value of the restart annotation in the pod template."""
+    stop_token: str | None = None
+    """Value of the annotation by which it was scaled to zero."""
+    pods: int | None = None
+    """Its pods that may still run, those that are ending included: a pod that ends can still write. None: not known;
+    told of a workload that is not well, and of one that was scaled to zero. 0 only when no other can come any more."""
+    owned_by: str | None = None
+    """The tool that writes it from elsewhere, and its instance, for people: `Argo CD Application shop`."""
     since: datetime | None = None
     """Since when it is not Current, where known."""
-    pods: int | None = None
-    """Its pods that may still run, also those that are ending: they can still write. None: not known; told of a
-    workload that is not well, and of one that the operator holds at zero."""
-    owned_by: str | None = None
-    """The tool that writes it from elsewhere, and its instance: `Argo CD Application shop`."""
 
     @property
     def at_zero(self) -> bool:
         """Seen at zero: nothing of it runs any more (rule 5)."""
-        return self.phase is WorkloadPhase.CURRENT and self.desired == 0 and self.pods == 0
+        return self.desired == 0 and self.pods == 0
 
 
 @dataclass(frozen=True)

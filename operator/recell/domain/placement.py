@@ -14,7 +14,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from recell.api.placement import (
     PlacedCell,
     PlacementSpec,
     Reservation,
+    Successor,
     decode_table,
     encode_table,
 )
@@ -279,6 +280,37 @@ def unreserve(spec: PlacementSpec, holder: Holder) -> PlacementSpec:
     return reserve(spec, holder, {})
 
 
+def rehome(spec: PlacementSpec, routing: Routing, source: str, target: str, slots: Iterable[int]) -> PlacementSpec:
+    """These home slots of the source become the target's; slots that are not the source's are left alone.
+
+    The target is listed from then on as the source's successor: the source's pins follow it. Raises ValueError
+    for a target that is not listed: nobody is sent to a cell that was not admitted.
+    """
+    there, here = _find(spec, target), _find(spec, source)
+    if there is None:
+        raise ValueError(f"Cell {target} was not admitted to the Placement yet")
+    moved = set(slots)
+    homes = [
+        there.index if here is not None and home == here.index and slot in moved else home
+        for slot, home in enumerate(decode_table(spec.homes))
+    ]
+    successors = [s for s in spec.successors if s.cell not in (source, target)]
+    return reroute(
+        _with(spec, homes=encode_table(homes), successors=[*successors, Successor(cell=source, successor=target)]),
+        routing,
+    )
+
+
+def successor(spec: PlacementSpec, cell: str) -> str:
+    """The cell that has taken this one's place by now; itself when none has."""
+    following = {s.cell: s.successor for s in spec.successors}
+    seen = {cell}
+    while (later := following.get(cell)) is not None and later not in seen:
+        cell = later
+        seen.add(later)
+    return cell
+
+
 def raise_epoch(spec: PlacementSpec, epoch: int) -> PlacementSpec:
     """The epoch of a new leader. Raises StaleEpoch for a lower one: a newer leader was here."""
     if epoch < spec.epoch:
@@ -305,7 +337,8 @@ def reroute(spec: PlacementSpec, routing: Routing) -> PlacementSpec:
     """The serving table and the pins, computed anew from everything else."""
     cells = tuple(_Cell(cell.name, cell.index, cell.weight) for cell in spec.cells)
     holds = tuple(_Limit(h.cell, h.max_percent, h.state) for h in spec.holds)
-    serving, pins = _routed(spec.homes, cells, holds, routing)
+    followed = tuple((customer, successor(spec, cell)) for customer, cell in routing.pins)
+    serving, pins = _routed(spec.homes, cells, holds, replace(routing, pins=followed))
     if serving == spec.serving and pins == spec.pins:
         return spec
     return _with(spec, serving=serving, pins=list(pins))
@@ -381,9 +414,20 @@ def served_slots(spec: PlacementSpec) -> Counter[int]:
     return counts
 
 
+def served_read_only(spec: PlacementSpec, slots: Iterable[int]) -> int:
+    """How many of these slots are served away from home for reading only."""
+    serving = decode_table(spec.serving)
+    return sum(1 for slot in slots if serving[slot] != REJECT and serving[slot] & READ_ONLY)
+
+
 def orphaned(spec: PlacementSpec, living: Callable[[Holder], bool]) -> tuple[Hold, ...]:
-    """Holds whose holder is gone; a person's hold never is orphaned. The share stays as it is (rule 25)."""
-    return tuple(h for h in spec.holds if h.holder.kind != PERSON and not living(h.holder))
+    """Holds whose holder is gone. The share stays as it is (rule 25).
+
+    A person's hold never is orphaned, nor one that is meant to outlive its run: Isolated, Retired.
+    """
+    return tuple(
+        h for h in spec.holds if h.holder.kind != PERSON and h.state not in REMEMBERED and not living(h.holder)
+    )
 
 
 def problems(spec: PlacementSpec) -> list[str]:
@@ -579,8 +623,12 @@ def _striped(quotas: Mapping[int, int]) -> list[int]:
 
 
 def _rebalanced(spec: PlacementSpec, routing: Routing) -> PlacementSpec:
-    """Shared: homes by weight with the fewest moves. Else, or when every weight is 0, as they are."""
-    weights = {cell.index: cell.weight for cell in spec.cells}
+    """Shared: homes by weight with the fewest moves. Else, or when every weight is 0, as they are.
+
+    A cell that was isolated or retired gets none.
+    """
+    out = {h.cell for h in spec.holds if h.state in REMEMBERED}
+    weights = {cell.index: 0 if cell.name in out else cell.weight for cell in spec.cells}
     if not routing.shared or not sum(weights.values()):
         return spec
     homes = list(decode_table(spec.homes))

@@ -51,6 +51,8 @@ class Order:
     template: CellTemplate
     incident: str
     """Name of the run, or of the first one of its line."""
+    weight: int = 0
+    """Of the new Cell; with 0 nobody is sent to it by itself (rule 2)."""
 
 
 class Progress(StrEnum):
@@ -123,13 +125,13 @@ def objects(order: Order) -> list[dict[str, Any]]:
 
 
 def cell(order: Order) -> dict[str, Any]:
-    """The Cell as it is applied: in the source's Router, with weight 0. Raises UnfitTemplate."""
+    """The Cell as it is applied, in the source's Router. Raises UnfitTemplate."""
     where = f"CellTemplate {order.template.metadata.name}: spec.cell"
     spec = _rendered(dict(order.template.spec.cell), values(order), where)
     for field in ("routerRef", "weight", "namespace"):
         spec.pop(field, None)
     source = order.source.spec
-    spec |= {"routerRef": {"name": source.router_ref.name}, "weight": 0}
+    spec |= {"routerRef": {"name": source.router_ref.name}, "weight": order.weight}
     if source.namespace:
         spec["namespace"] = source.namespace
     if source.template_ref is not None:

@@ -34,6 +34,7 @@ from recell.api.recovery_run import (
     RecoveryRunSpec,
     RecoveryRunStatus,
     RunPhase,
+    RunResult,
     StepRecord,
     StepState,
     Trigger,
@@ -42,7 +43,7 @@ from recell.domain import limits
 from recell.engine import admission, record
 from recell.engine.dwell import Dwell
 from recell.engine.errors import Conflict, Fenced, NotFound, RecellError, Retryable
-from recell.engine.outcome import Ask, Done, Fail, Outcome, Wait
+from recell.engine.outcome import Ask, Done, Fail, Outcome, Recovered, Repeat, Wait
 from recell.engine.ports import Key, Ports
 from recell.engine.procedure import LOOK_AGAIN, Procedure, Step, StepContext
 
@@ -200,7 +201,7 @@ class Engine:
             return status
         begun = run.model_copy(update={"status": status})
         context = self._context(_Scene(begun, scene.cell, scene.router), step, step_record, numbers)
-        outcome = await self._act(begun, step, step_record, context)
+        outcome = await self._act(begun, procedure, step, step_record, context)
         return self._beyond(begun, procedure, step, outcome, context) if isinstance(outcome, Done) else status
 
     # --- at work ---------------------------------------------------------------------------------
@@ -269,14 +270,16 @@ class Engine:
             return run, None
         if run.spec.dry_run:
             return await self._step_done(run, procedure, step, Done(step.rehearse(context)), context), None
-        outcome = await self._act(run, step, step_record, context)
+        outcome = await self._act(run, procedure, step, step_record, context)
         return await self._take(run, procedure, step, step_record, outcome, context)
 
     def _start_step(self, status: RecoveryRunStatus, step: Step, context: StepContext) -> RecoveryRunStatus:
         data = step.prepare(context) if step.prepare and not context.run.spec.dry_run else None
         return record.start_step(status, step, data, context.now)
 
-    async def _act(self, run: RecoveryRun, step: Step, step_record: StepRecord, context: StepContext) -> Outcome:
+    async def _act(
+        self, run: RecoveryRun, procedure: Procedure, step: Step, step_record: StepRecord, context: StepContext
+    ) -> Outcome:
         """The step's function, with its deadline and with unexpected faults turned into waits."""
         limit = step.within(context.policy)
         spent = context.elapsed("deadline")
@@ -284,7 +287,7 @@ class Engine:
             return Fail(
                 "DeadlineExceeded",
                 f"Step {step.name} did not end within {duration_text(limit)}: {step_record.message}",
-                escalate_to=Strategy.TRAFFIC_DRAIN_AND_REPLACE if step.phase is not RunPhase.ABORTING else None,
+                escalate_to=procedure.escalates if step.phase is not RunPhase.ABORTING else None,
             )
         if obstacle := self._ports.leadership.obstacle():
             context.elapsed("deadline", seen=False)
@@ -321,6 +324,8 @@ class Engine:
             return await self._step_failed(run, step, outcome, context), None
         if isinstance(outcome, Ask):
             return await self._ask(run, step_record, outcome, context)
+        if isinstance(outcome, Recovered | Repeat):
+            return await self._turn_off(run, procedure, step, outcome), None
         changes: dict[str, Any] = {}
         if outcome.data is not None and outcome.data != step_record.data:
             changes["data"] = _kept(step_record, outcome.data)
@@ -336,6 +341,21 @@ class Engine:
             if outcome.reason:
                 self._ports.announcer.announce(run, outcome.reason, f"{step.name}: {outcome.message}", warning=True)
         return await self._save(run, status), outcome.after
+
+    async def _turn_off(
+        self, run: RecoveryRun, procedure: Procedure, step: Step, outcome: Recovered | Repeat
+    ) -> RecoveryRun:
+        """Off the straight way: to the procedure's way back, or to an earlier step once more."""
+        now = self._ports.clock.now()
+        self._dwell.drop((run.metadata.uid,))
+        if isinstance(outcome, Recovered):
+            status = record.recovered(run.status, procedure, step.name, outcome.message, now)
+        else:
+            status = record.repeat(run.status, step.name, outcome.step, outcome.message, outcome.data)
+        self._ports.announcer.announce(run, type(outcome).__name__, f"{step.name}: {outcome.message}", warning=True)
+        if record.current_step(status) is None:
+            return await self._finish(run.model_copy(update={"status": status}), base=run)
+        return await self._save(run, record.progressing(status, run, now, "Running", outcome.message))
 
     async def _ask(
         self, run: RecoveryRun, step_record: StepRecord, outcome: Ask, context: StepContext
@@ -457,15 +477,20 @@ class Engine:
                 base or run, run.status, RunPhase.SUCCEEDED, "DryRun", "Dry run: nothing was changed; see the steps"
             )
         healed = any((s.data or {}).get("selfRecovered") for s in run.status.steps)
+        result = self._result(run.status)
         reason = "SelfRecovered" if healed else "Recovered"
         took = (self._ports.clock.now() - run.status.started_at).total_seconds() if run.status.started_at else 0.0
         done = "recovered by itself" if healed else "was recovered"
+        if result is not None and result.replacement and not healed:
+            done = f"was replaced by {result.replacement}"
+        partial = result is not None and result.customers is not None and result.customers.failed > 0
+        left = f"; {result.customers.failed} customers could not be moved" if partial else ""  # type: ignore[union-attr]
         return await self._end(
             base or run,
             run.status,
-            RunPhase.SUCCEEDED,
-            reason,
-            f"Cell {target} {done} in {duration_text(took)}, {len(run.status.steps)} steps",
+            RunPhase.PARTIALLY_SUCCEEDED if partial else RunPhase.SUCCEEDED,
+            "PartlyRecovered" if partial else reason,
+            f"Cell {target} {done} in {duration_text(took)}, {len(run.status.steps)} steps{left}",
         )
 
     async def _end(
@@ -529,8 +554,13 @@ class Engine:
             return ("PausedByPerson", "spec.control.paused is true")
         return None
 
+    def _result(self, status: RecoveryRunStatus) -> RunResult | None:
+        procedure = self._procedures.get(status.plan.procedure) if status.plan else None
+        return procedure.result(status) if procedure else status.result
+
     async def _save(self, run: RecoveryRun, status: RecoveryRunStatus) -> RecoveryRun:
-        """Write the status if it differs; returns the run as it is now, or the same object."""
+        """Write the status, with its result, if it differs; returns the run as it is now, or the same object."""
+        status = status.model_copy(update={"result": self._result(status)})
         if status == run.status:
             return run
         return await self._ports.records.save(run, status)

@@ -46,4 +46,21 @@ class Fail:
     """The strategy that goes on from here; None ends in manual intervention."""
 
 
-Outcome = Done | Wait | Ask | Fail
+@dataclass(frozen=True)
+class Recovered:
+    """The target is well again by itself: what is left of the procedure is not needed, its way back is."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Go back to an earlier step and go on from there, as a new iteration with new names (rule 24)."""
+
+    step: str
+    message: str
+    data: dict[str, Any]
+    """What that step has to know; recorded before anything is done."""
+
+
+Outcome = Done | Wait | Ask | Fail | Recovered | Repeat

@@ -72,10 +72,14 @@ class Workloads(Protocol):
         """Roll the workload's pods once per token. Raises NotFound, Forbidden, Conflict, Retryable, Reverted."""
         ...
 
+    async def scale_back(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
+        """Undo `scale_to_zero` of this token; does nothing where another token or none is. Raises as `restart` does."""
+        ...
+
     async def scale_to_zero(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
         """Scale the workload to zero once per token; a StatefulSet's claims are kept, read back first (rule 6).
 
-        To be called again while the workload's state is not `at_zero`. Raises BadInput for what cannot be scaled (a
+        To be called again until the workload's state is `at_zero`. Raises BadInput for what cannot be scaled (a
         DaemonSet) or would lose its claims, and as `restart` does.
         """
         ...
@@ -130,8 +134,8 @@ class Data(Protocol):
 class Access(Protocol):
     """The customers' way in."""
 
-    async def try_slot(self, router: Router, slot: int, path: str = "/") -> ProbeResult:
-        """GET of the path (the cell's probe has one) as an invented customer of this slot, through the real router."""
+    async def try_slot(self, router: Router, cell: Cell, slot: int) -> ProbeResult:
+        """A request of an invented customer of this slot through the real router: GET of the cell's probe path."""
         ...
 
 
@@ -176,6 +180,10 @@ class Records(Protocol):
 
     async def release(self, run: RecoveryRun) -> None:
         """Take the finalizer away. Repeatable."""
+        ...
+
+    async def retire(self, cell: Cell, successor: str, until: datetime | None) -> None:
+        """Say on the Cell by whom it was replaced and until when it is kept; None: people delete it. Repeatable."""
         ...
 
     async def create(self, run: RecoveryRun) -> RecoveryRun:

@@ -5,17 +5,17 @@ Outcome. It keeps nothing in memory: what it has to remember stands in its recor
 before the first effect) or in the world itself.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from recell.api import Cell, Placement, RecoveryRun, Router
-from recell.api.failure import Evidence
+from recell.api.failure import Evidence, Strategy
 from recell.api.meta import seconds
 from recell.api.placement import Hold, Holder
 from recell.api.recovery_policy import RecoveryPolicySpec
-from recell.api.recovery_run import RunPhase
+from recell.api.recovery_run import RecoveryRunStatus, RunPhase, RunResult
 from recell.domain import health, runs
 from recell.domain.observation import CellObservation
 from recell.domain.placement import Routing
@@ -76,6 +76,14 @@ class StepContext:
             ),
             None,
         )
+
+    def of(self, step: str) -> Mapping[str, Any]:
+        """What another step of this run remembers; empty before it began."""
+        return next((s.data for s in self.run.status.steps if s.name == step and s.data), {})
+
+    def sibling(self, name: str) -> Cell | None:
+        """Another cell of the namespace."""
+        return self.ports.store.cell((self.run.metadata.namespace, name))
 
     def living(self, holder: Holder) -> bool:
         """Does whoever holds a cell still work on it? An ended or deleted run does not."""
@@ -154,11 +162,17 @@ class Procedure:
     steps: tuple[Step, ...]
     on_abort: tuple[Step, ...]
     """Undo what is temporary."""
+    escalates: Strategy | None = None
+    """What goes on from a step that ran out of time; None is manual intervention."""
+    on_recovered: tuple[Step, ...] = ()
+    """The way back for a target that became well by itself; appended by the outcome Recovered."""
+    result: Callable[[RecoveryRunStatus], RunResult | None] = lambda _: None
+    """What came of the run, from its record: pure."""
 
     def step(self, name: str) -> Step | None:
-        return next((s for s in (*self.steps, *self.on_abort) if s.name == name), None)
+        return next((s for s in (*self.steps, *self.on_abort, *self.on_recovered) if s.name == name), None)
 
 
-def within(name: str) -> Callable[[RecoveryPolicySpec], float]:
-    """A deadline that is one of the policy's step numbers."""
-    return lambda policy: seconds(getattr(policy.steps, name))
+def within(name: str, block: str = "steps") -> Callable[[RecoveryPolicySpec], float]:
+    """A deadline that is one of the policy's numbers."""
+    return lambda policy: seconds(getattr(getattr(policy, block), name))

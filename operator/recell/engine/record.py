@@ -19,6 +19,8 @@ from recell.api.recovery_run import (
 from recell.engine.procedure import Procedure, Step
 
 MESSAGE_LIMIT = 1024
+HEALED = {"selfRecovered": True}
+"""In a step's data: the target was well again by itself."""
 FROZEN = ("detection", "limits", "steps", "replacement", "validation", "objectives")
 """Blocks of the policy whose numbers are frozen in a plan."""
 
@@ -78,7 +80,7 @@ def start_step(status: RecoveryRunStatus, step: Step, data: dict[str, Any] | Non
             "state": StepState.RUNNING,
             "started_at": now.replace(microsecond=0),
             "message": step.does,
-            "data": data,
+            "data": {**(_record(status, step.name).data or {}), **(data or {})} or None,
         }
     )
     return _with(status, record).model_copy(update={"step": step.name, "phase": step.phase})
@@ -99,9 +101,10 @@ def finish_step(
     data: dict[str, Any] | None = None,
 ) -> RecoveryRunStatus:
     changes: dict[str, Any] = {"state": state, "message": clip(message), "finished_at": now.replace(microsecond=0)}
+    record = _record(status, name)
     if data is not None:
-        changes["data"] = data
-    return _with(status, _record(status, name).model_copy(update=changes)).model_copy(update={"awaiting": None})
+        changes["data"] = {**(record.data or {}), **data}
+    return _with(status, record.model_copy(update=changes)).model_copy(update={"awaiting": None})
 
 
 def abort(status: RecoveryRunStatus, procedure: Procedure, now: datetime) -> RecoveryRunStatus:
@@ -127,6 +130,35 @@ def abort(status: RecoveryRunStatus, procedure: Procedure, now: datetime) -> Rec
             "awaiting": None,
         }
     )
+
+
+def recovered(
+    status: RecoveryRunStatus, procedure: Procedure, name: str, message: str, now: datetime
+) -> RecoveryRunStatus:
+    """The target is well by itself: the step is done, the rest Skipped, the procedure's way back appended."""
+    status = finish_step(status, name, StepState.DONE, message, now, HEALED)
+    steps = [
+        record.model_copy(update={"state": StepState.SKIPPED, "message": "Not needed: the target is well again"})
+        if record.state is StepState.PENDING
+        else record
+        for record in status.steps
+    ]
+    back = [StepRecord(name=s.name, phase=s.phase, state=StepState.PENDING) for s in procedure.on_recovered]
+    return status.model_copy(update={"steps": [*steps, *back]})
+
+
+def repeat(status: RecoveryRunStatus, name: str, to: str, message: str, data: dict[str, Any]) -> RecoveryRunStatus:
+    """Back to the step `to`, with what it has to know; it and everything after it is to be done again."""
+    names = [record.name for record in status.steps]
+    first, last = names.index(to), names.index(name)
+    steps = []
+    for number, record in enumerate(status.steps):
+        if first <= number <= last:
+            record = StepRecord(name=record.name, phase=record.phase, state=StepState.PENDING, attempts=record.attempts)
+            if record.name == to:
+                record = record.model_copy(update={"data": data, "message": clip(message)})
+        steps.append(record)
+    return status.model_copy(update={"steps": steps, "awaiting": None})
 
 
 def current_step(status: RecoveryRunStatus) -> StepRecord | None:

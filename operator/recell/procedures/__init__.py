@@ -4,6 +4,17 @@ from collections.abc import Mapping
 
 from recell.engine.procedure import Procedure
 from recell.procedures.cell_restart import CELL_RESTART
+from recell.procedures.isolate_and_restore_from_backup import ISOLATE_AND_RESTORE_FROM_BACKUP
+from recell.procedures.point_in_time_recovery import POINT_IN_TIME_RECOVERY
+from recell.procedures.traffic_drain_and_replace import TRAFFIC_DRAIN_AND_REPLACE
 
-PROCEDURES: Mapping[str, Procedure] = {procedure.name: procedure for procedure in (CELL_RESTART,)}
+PROCEDURES: Mapping[str, Procedure] = {
+    procedure.name: procedure
+    for procedure in (
+        CELL_RESTART,
+        TRAFFIC_DRAIN_AND_REPLACE,
+        ISOLATE_AND_RESTORE_FROM_BACKUP,
+        POINT_IN_TIME_RECOVERY,
+    )
+}
 """By strategy. A strategy without a procedure ends in manual intervention."""

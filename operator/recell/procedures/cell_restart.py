@@ -80,18 +80,7 @@ def _unfit(ctx: StepContext) -> str | None:
 
 
 def _bearing(ctx: StepContext, spec: PlacementSpec) -> capacity.Bearing:
-    window = seconds(ctx.policy.detection.window)
-    cells = ctx.ports.store.cells_of(ctx.router_key)
-    return capacity.can_bear(
-        spec,
-        ctx.routing,
-        ctx.ports.traffic.observed(ctx.router_key, window=window),
-        {name: cell.spec.capacity.requests_per_second for name, cell in cells.items()},
-        ctx.cell.metadata.name,
-        _drained(ctx, placement.limit(spec, ctx.cell.metadata.name)),
-        fraction(ctx.policy.limits.capacity_headroom),
-        holder=ctx.holder,
-    )
+    return increments.bearing(ctx, spec, _drained(ctx, placement.limit(spec, ctx.cell.metadata.name)))
 
 
 # 2 drain-traffic -------------------------------------------------------------------------------------
@@ -289,6 +278,7 @@ async def return_traffic(ctx: StepContext) -> Outcome:
 CELL_RESTART = Procedure(
     name=Strategy.CELL_RESTART,
     version=1,
+    escalates=REPLACE,
     steps=(
         Step(
             "check-eligibility",

@@ -11,7 +11,7 @@ from recell.api.meta import duration_text, fraction, seconds
 from recell.api.placement import Hold, HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import drain, placement
-from recell.domain.capacity import Bearing
+from recell.domain.capacity import Bearing, can_bear
 from recell.domain.gate import health_gate
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
@@ -25,6 +25,27 @@ def time_for_all(policy: RecoveryPolicySpec) -> float:
     steps = policy.steps
     each = seconds(steps.increment_interval) + seconds(steps.apply_timeout) + seconds(steps.inconclusive_timeout)
     return (steps.drain_increments + 1) * each
+
+
+def time_at_once(policy: RecoveryPolicySpec) -> float:
+    """Deadline of a change of the share in one step."""
+    steps = policy.steps
+    return 2 * seconds(steps.apply_timeout) + seconds(steps.inconclusive_timeout)
+
+
+def bearing(ctx: StepContext, spec: PlacementSpec, percent: int) -> Bearing:
+    """Whether the others can bear what leaves when the cell keeps so many percent of its homes."""
+    cells = ctx.ports.store.cells_of(ctx.router_key)
+    return can_bear(
+        spec,
+        ctx.routing,
+        ctx.ports.traffic.observed(ctx.router_key, window=seconds(ctx.policy.detection.window)),
+        {name: cell.spec.capacity.requests_per_second for name, cell in cells.items()},
+        ctx.cell.metadata.name,
+        percent,
+        fraction(ctx.policy.limits.capacity_headroom),
+        holder=ctx.holder,
+    )
 
 
 Room = Callable[[PlacementSpec], Bearing]
@@ -112,7 +133,7 @@ def _window(ctx: StepContext) -> float:
     return min(seconds(ctx.policy.detection.window), max(seconds(ctx.policy.steps.increment_interval), 2.0))
 
 
-def _drained_as_expected(ctx: StepContext, percent: int) -> Evidence:
+def drained_as_expected(ctx: StepContext, percent: int) -> Evidence:
     """Observed traffic against the expected, on a window wholly after the change (rule 28)."""
     steps, spec, name = ctx.policy.steps, ctx.placement.spec, ctx.cell.metadata.name
     changed_at = ctx.since(f"at-{percent}")
@@ -142,7 +163,7 @@ async def down(ctx: StepContext, values: tuple[int, ...], *, room: Room) -> Outc
     at = values.index(hold.max_percent)
     if waiting := _settled(ctx, hold.max_percent):
         return waiting
-    seen = _drained_as_expected(ctx, hold.max_percent)
+    seen = drained_as_expected(ctx, hold.max_percent)
     if seen.verdict is Verdict.FAILED:
         if ctx.elapsed(f"stays-{hold.max_percent}") < _window(ctx):
             return Wait(LOOK_AGAIN, f"Measured once more before it is believed: {seen.message}")

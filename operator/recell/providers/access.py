@@ -6,7 +6,7 @@ is asked for. Must not judge more than the status.
 
 from itertools import count, islice
 
-from recell.api import Router
+from recell.api import Cell, Router
 from recell.api.router import CustomerKey, HAProxy, KeySource
 from recell.domain.observation import ProbeResult
 from recell.domain.placement import slot_of
@@ -30,8 +30,10 @@ class RouterAccess:
         self._customers: dict[int, _Invented] = {}
         """By the number of slots."""
 
-    async def try_slot(self, router: Router, slot: int, path: str = "/") -> ProbeResult:
-        """GET of the path through the real router, as an invented customer of this slot; 200 to 399 is well.
+    async def try_slot(self, router: Router, cell: Cell, slot: int) -> ProbeResult:
+        """GET of the cell's probe path through the real router, as an invented customer of this slot.
+
+        200 to 399 is well; that it was this cell that answered, is the Placement's word.
 
         The message tells the customer, the status and the time that it took. Raises BadInput for a slot or a Router
         that cannot be tried, Forbidden, Retryable.
@@ -47,7 +49,8 @@ class RouterAccess:
             where = await self._address(router, block)
         except NotFound as error:
             return self._result(False, f"{told}: {error}")
-        headers, asked = request(block.customer_key, customer, path)
+        probe = cell.spec.health.probe
+        headers, asked = request(block.customer_key, customer, probe.path if probe is not None else "/")
         began = self._clock.monotonic()
         async with http.session() as session:
             answer = await http.ask(session, http.url("http", *where, asked), timeout=TIMEOUT, headers=headers)

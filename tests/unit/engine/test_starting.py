@@ -45,9 +45,10 @@ async def test_without_a_strategy_the_matrix_decides_and_says_by_which_row() -> 
 
 async def test_a_failure_without_a_procedure_ends_with_what_to_do_by_hand() -> None:
     world = failing_fleet(error_rate=0.9)
-    run = await look(world, world.run("r", "b"))
+    stated = {"type": "MultipleCell", "impact": "High", "dataIntegrity": "Intact"}
+    run = await look(world, world.run("r", "b", failure=stated))
     assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
-    assert "TrafficDrainAndReplace" in (run.status.summary or "")
+    assert "EmergencyScaling" in (run.status.summary or "")
     assert condition(run, "Failed").status == "True"
     assert world.effects() == []
 

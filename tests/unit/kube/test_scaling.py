@@ -8,7 +8,7 @@ import pytest
 
 from recell.api import Cell
 from recell.api.cell import WorkloadKind, WorkloadRef
-from recell.api.meta import ANNOTATION_REPLICAS, ANNOTATION_SCALED, LABEL_CELL
+from recell.api.meta import ANNOTATION_REPLICAS, ANNOTATION_STOP, LABEL_CELL
 from recell.domain.observation import WorkloadPhase, WorkloadState
 from recell.engine.errors import BadInput, Conflict, Fenced, Forbidden, Reverted
 from recell.engine.ports import Key
@@ -110,7 +110,7 @@ async def test_a_deployment_is_scaled_once_per_token_and_can_be_scaled_back(web:
     assert web.server.writes == [("patch", WEB)]
     held = web.server.objects[WEB]
     assert held["spec"]["replicas"] == 0
-    assert held["metadata"]["annotations"] == {ANNOTATION_SCALED: TOKEN, ANNOTATION_REPLICAS: "3"}
+    assert held["metadata"]["annotations"] == {ANNOTATION_STOP: TOKEN, ANNOTATION_REPLICAS: "3"}
     assert held["spec"]["template"] == {"metadata": {}}, "its pods would roll"
 
 
@@ -118,7 +118,7 @@ async def test_a_later_hold_keeps_the_replicas_of_before_the_first(web: Scene) -
     await web.hold()
     await web.hold(LATER)
     annotations = web.server.objects[WEB]["metadata"]["annotations"]
-    assert annotations == {ANNOTATION_SCALED: LATER, ANNOTATION_REPLICAS: "3"}
+    assert annotations == {ANNOTATION_STOP: LATER, ANNOTATION_REPLICAS: "3"}
 
 
 async def test_replicas_that_a_person_chose_meanwhile_are_those_of_before(web: Scene) -> None:
@@ -131,7 +131,7 @@ async def test_replicas_that_a_person_chose_meanwhile_are_those_of_before(web: S
 async def test_what_is_at_zero_already_is_marked_as_held(web: Scene) -> None:
     web.server.change(WEB, spec=web.server.objects[WEB]["spec"] | {"replicas": 0})
     await web.hold()
-    assert web.server.objects[WEB]["metadata"]["annotations"] == {ANNOTATION_SCALED: TOKEN, ANNOTATION_REPLICAS: "0"}
+    assert web.server.objects[WEB]["metadata"]["annotations"] == {ANNOTATION_STOP: TOKEN, ANNOTATION_REPLICAS: "0"}
 
 
 async def test_a_daemon_set_is_refused() -> None:
@@ -366,11 +366,49 @@ async def test_at_zero_is_seen_after_a_restart_of_the_operator_and_beyond_the_mo
         await restarted.workloads.stop()
 
 
-async def test_pods_that_are_about_to_be_ended_keep_it_from_being_at_zero(web: Scene) -> None:
-    """The Deployment's controller has seen the change, its pods are counted still."""
+async def test_pods_that_are_still_counted_keep_it_from_being_at_zero(web: Scene) -> None:
+    """The Deployment's controller has seen the change, and may know of pods that nobody else does yet."""
     await web.hold()
     web.server.change(WEB, status={"observedGeneration": 1} | counted(3))
+    web.server.pod("web-1", phase="Succeeded")
     await web.start()
-    await eventually(lambda: web.state.pods == 0, "none is there yet, or any more")
-    assert web.state.phase == WorkloadPhase.IN_PROGRESS
-    assert not web.state.at_zero
+    await eventually(lambda: web.told, "its pods are known")
+    assert (web.state.phase, web.state.pods, web.state.at_zero) == (WorkloadPhase.IN_PROGRESS, None, False)
+    web.server.change(WEB, status={"observedGeneration": 1} | counted(0))
+    await eventually(lambda: web.state.at_zero, "none is counted any more")
+
+
+# Back again
+
+
+async def test_a_hold_is_undone_once_and_gives_back_the_replicas(web: Scene) -> None:
+    await web.hold()
+    for _ in range(2):
+        await web.workloads.scale_back(web.cell, web.ref, TOKEN)
+    assert web.server.writes == [("patch", WEB)] * 2
+    live = web.server.objects[WEB]
+    assert live["spec"]["replicas"] == 3
+    assert live["metadata"]["annotations"] == {}
+
+
+async def test_another_hold_or_none_is_left_alone(web: Scene) -> None:
+    await web.workloads.scale_back(web.cell, web.ref, TOKEN)
+    await web.hold(LATER)
+    await web.workloads.scale_back(web.cell, web.ref, TOKEN)
+    assert web.server.objects[WEB]["spec"]["replicas"] == 0
+    assert web.server.writes == [("patch", WEB)]
+
+
+async def test_replicas_that_a_person_chose_stay_when_a_hold_is_undone(web: Scene) -> None:
+    await web.hold()
+    web.server.change(WEB, spec=web.server.objects[WEB]["spec"] | {"replicas": 5})
+    await web.workloads.scale_back(web.cell, web.ref, TOKEN)
+    live = web.server.objects[WEB]
+    assert (live["spec"]["replicas"], live["metadata"]["annotations"]) == (5, {})
+
+
+async def test_holding_and_undoing_by_turns_is_no_revert(web: Scene) -> None:
+    for _ in range(4):
+        await web.hold()
+        await web.workloads.scale_back(web.cell, web.ref, TOKEN)
+    assert web.server.objects[WEB]["spec"]["replicas"] == 3

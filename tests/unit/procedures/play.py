@@ -40,3 +40,33 @@ async def play(world: World, key: Key, *, until: RunPhase | str | None = None, l
             raise AssertionError(f"stuck for {spent:.0f} s: {run.status.to_dict()}")
         world.tick(wait)
         spent += wait
+
+
+async def play_until_written(world: World, key: Key, step: str, *, limit: float = LIMIT) -> None:
+    """Advance a run until the record says that this step runs, and not a moment longer: the process is killed there.
+
+    A step that passes at once cannot be met otherwise.
+    """
+    engine, spent = Engine(world.ports(), PROCEDURES), 0.0
+    wrote = world.wrote
+
+    def killed(kind: str, what: str) -> None:
+        wrote(kind, what)
+        if kind == "status" and what.endswith(f" {step}"):
+            raise Crash(f"in {step}")
+
+    world.wrote = killed  # type: ignore[method-assign]
+    try:
+        while spent < limit:
+            try:
+                wait = await engine.advance(key) or 1.0
+            except (Conflict, Retryable):
+                wait = 0.1
+            world.tick(wait)
+            spent += wait
+    except Crash:
+        world.epoch += 1
+        return
+    finally:
+        world.wrote = wrote  # type: ignore[method-assign]
+    raise AssertionError(f"never in {step}: {world.runs[key].status.to_dict()}")

@@ -116,9 +116,9 @@ class KubeIsolation:
         ]
         if others:
             return Isolated(
-                Verdict.INCONCLUSIVE,
-                f"NetworkPolicy {listed(others)} of namespace {namespace} lets others reach these pods, or them"
-                " others, which cannot be tried from here: narrow or delete it, or scale the workloads to zero",
+                Verdict.FAILED,
+                f"NetworkPolicy {listed(others)} of namespace {namespace} lets others reach these pods or be reached by"
+                " them, and no other NetworkPolicy can take that away: narrow it, or scale the workloads to zero",
             )
         if not places:
             return Isolated(Verdict.INCONCLUSIVE, "there is nothing to try: no container that declares a TCP port runs")

@@ -53,7 +53,7 @@ def assess(ref: WorkloadRef, obj: Object, pods: Sequence[Object] | None = None) 
     counts = _ASSESS[ref.kind](obj)
     unseen = _unseen(obj)
     stuck = [text for text in (stuck_reason(pod) for pod in pods or ()) if text]
-    running = None if pods is None else sum(1 for pod in pods if may_run(pod))
+    running = _running(obj, pods)
     message = f"{counts.ready} of {counts.desired} pods ready"
     if counts.desired == 0 and running:
         message = f"{message}; {running} not yet ended"
@@ -74,6 +74,7 @@ def assess(ref: WorkloadRef, obj: Object, pods: Sequence[Object] | None = None) 
         ready=counts.ready,
         updated=not unseen and not counts.settled and not counts.failed,
         restart_token=restart_token(obj),
+        stop_token=scaling.stop_token(obj),
         pods=running,
         owned_by=ownership.owner_of(obj),
     )
@@ -117,6 +118,15 @@ def selector_of(obj: Object) -> str:
             }[expression["operator"]]
         )
     return ",".join(terms)
+
+
+def _running(obj: Object, pods: Sequence[Object] | None) -> int | None:
+    """None: not known. No pod at all is not known either while its controller may be about to make or count some."""
+    if pods is None:
+        return None
+    running, status = sum(1 for pod in pods if may_run(pod)), obj.get("status") or {}
+    counted = status.get("replicas") or status.get("currentNumberScheduled")
+    return None if not running and (counted or _unseen(obj)) else running
 
 
 def may_run(pod: Object) -> bool:

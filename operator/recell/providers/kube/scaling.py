@@ -5,25 +5,25 @@ are on the workload itself, since its pod template would make a rollout of it. `
 main resource by a field manager of its own: that is what Argo CD can be told to leave alone.
 """
 
-from recell.api.meta import ANNOTATION_REPLICAS, ANNOTATION_SCALED
+from recell.api.meta import ANNOTATION_REPLICAS, ANNOTATION_STOP
 from recell.providers.kube.api import HOLD_MANAGER, Object
 from recell.providers.kube.ownership import last_manager, owner_of
 
-ANNOTATIONS = (ANNOTATION_SCALED, ANNOTATION_REPLICAS)
+ANNOTATIONS = (ANNOTATION_STOP, ANNOTATION_REPLICAS)
 
 
 def replicas(obj: Object) -> int:
     return int(obj["spec"].get("replicas", 1))
 
 
-def holder(obj: Object) -> str | None:
+def stop_token(obj: Object) -> str | None:
     """The token of whoever scaled it last."""
-    return _annotations(obj).get(ANNOTATION_SCALED)
+    return _annotations(obj).get(ANNOTATION_STOP)
 
 
 def held(obj: Object) -> bool:
-    """At zero because the operator scaled it."""
-    return replicas(obj) == 0 and holder(obj) is not None
+    """At zero, and the operator keeps it there."""
+    return replicas(obj) == 0 and stop_token(obj) is not None
 
 
 def claims_at_risk(obj: Object) -> bool:
@@ -50,13 +50,26 @@ def retain(obj: Object) -> Object | None:
 
 def to_zero(obj: Object, token: str) -> Object | None:
     """The merge patch; None: this very hold is in force."""
-    current, known = replicas(obj), holder(obj)
+    current, known = replicas(obj), stop_token(obj)
     if current == 0 and known == token:
         return None
     # Whoever scales back against a hold does not know better than what was before it.
     before = _annotations(obj).get(ANNOTATION_REPLICAS) if current == 0 or known == token else None
-    annotations = {ANNOTATION_SCALED: token, ANNOTATION_REPLICAS: before or str(current)}
+    annotations = {ANNOTATION_STOP: token, ANNOTATION_REPLICAS: before or str(current)}
     return {"metadata": {"annotations": annotations}, "spec": {"replicas": 0}}
+
+
+def back(obj: Object, token: str) -> Object | None:
+    """The merge patch that undoes this hold, by whoever scaled back meanwhile too; None: it is not in force.
+
+    Claims go on being kept: nobody loses data by that.
+    """
+    if stop_token(obj) != token:
+        return None
+    patch: Object = {"metadata": {"annotations": dict.fromkeys(ANNOTATIONS)}}
+    if replicas(obj) == 0:
+        patch["spec"] = {"replicas": int(_annotations(obj).get(ANNOTATION_REPLICAS) or 1)}
+    return patch
 
 
 def reverted(obj: Object) -> str:

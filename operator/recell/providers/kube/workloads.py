@@ -319,6 +319,16 @@ class KubeWorkloads:
         if await self._change(key, missing, field_manager=HOLD_MANAGER):
             self._count(key, token)
 
+    async def scale_back(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
+        """Give the workload back the replicas that it had before `scale_to_zero` with this token; repeatable.
+
+        Does nothing where another token or none is. Raises what `restart` raises.
+        """
+        await self.consent.ensure(cell)
+        key: WorkloadKey = (ref.kind, cell.workload_namespace, ref.name)
+        if await self._change(key, lambda found: scaling.back(found, token)):
+            self._written.pop(key, None)
+
     def _times_written(self, key: WorkloadKey, token: str) -> int:
         written, times = self._written.get(key, ("", 0))
         return times if written == token else 0

@@ -1,0 +1,273 @@
+"""Moving a cell's customers to another one, from the cell itself or from a backup. Shared by the procedures.
+
+With shared data nothing has to be moved. Counts are those that the data provider told; a move that is not
+proven to be complete goes no further without the policy or a person (rule 8).
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from recell.api import Cell
+from recell.api.failure import DataIntegrity
+from recell.api.meta import duration_text, seconds, timestamp
+from recell.api.recovery_policy import PartialSuccess
+from recell.domain import data, placement
+from recell.domain.runs import effect_token
+from recell.domain.wording import listed
+from recell.engine.outcome import Ask, Done, Fail, Outcome, Recovered, Wait
+from recell.engine.procedure import LOOK_AGAIN, StepContext
+from recell.procedures.provisioning import healthy_again
+
+ACCEPT_LOSS = "accept-data-loss"
+PARTIAL = "partial-move"
+UNVERIFIED = "unverified-move"
+
+
+# What is asked ---------------------------------------------------------------------------------------
+
+
+def request(
+    ctx: StepContext,
+    operation: data.Operation,
+    *,
+    target: Cell | None = None,
+    cell: Cell | None = None,
+    iteration: int = 1,
+    backup: str = "",
+    not_after: datetime | None = None,
+) -> data.Request:
+    """The effect on data that this run means; the same whenever it is asked for."""
+    name = ctx.cell.metadata.name
+    moving = operation in (data.Operation.MIGRATE, data.Operation.RESTORE, data.Operation.ABANDON)
+    spec = ctx.placement.spec
+    slots: tuple[int, ...] = placement.slots_of(spec, name) if moving else ()
+    if moving and target is not None and operation is not data.Operation.ABANDON:
+        slots = tuple(sorted({*slots, *placement.slots_of(spec, target.metadata.name)}))
+    return data.Request(
+        operation=operation,
+        key=effect_token(ctx.run.metadata.uid, operation.lower(), iteration),
+        cell=cell or ctx.cell,
+        target=target,
+        slots=slots,
+        slot_count=spec.slots if moving else 0,
+        backup=backup,
+        not_after=not_after,
+    )
+
+
+def progress(answer: data.Answer, doing: str) -> Wait:
+    counted = f"{answer.done} of {answer.of}" if answer.done is not None and answer.of else ""
+    return Wait(LOOK_AGAIN, ": ".join(part for part in (doing, counted, answer.message) if part))
+
+
+def remember_stop(ctx: StepContext) -> dict[str, Any]:
+    """When the cell stopped serving well: what was committed after a recovery point until then is lost."""
+    known = ctx.ports.observer.failure(ctx.cell.key)
+    stopped = known.since if known else ctx.run.status.started_at or ctx.now
+    intact = ctx.ports.observer.last_intact(ctx.cell)
+    return {"stoppedAt": timestamp(stopped), **({"lastIntact": timestamp(intact)} if intact else {})}
+
+
+def moment(text: object) -> datetime | None:
+    """A time of a record; None where there is none."""
+    return datetime.fromisoformat(str(text).replace("Z", "+00:00")).astimezone(UTC) if text else None
+
+
+# From the cell itself, or from a backup --------------------------------------------------------------
+
+
+async def move(ctx: StepContext, target: Cell, stopped: datetime | None) -> Outcome:
+    """Migrate while the cell's data can be read, else restore from the newest backup."""
+    name = ctx.cell.metadata.name
+    if ctx.routing.shared:
+        return Done("The cells share their data: no customer has to be moved", data={"path": "Shared"})
+    path = ctx.data.get("path")
+    if path is None:
+        if healthy_again(ctx):
+            return Recovered(f"Cell {name} is healthy again by itself; no customer was moved")
+        return await _choose_path(ctx)
+    if path == "Restore":
+        return await restore_newest(ctx, target, stopped)
+    answer = await ctx.ports.data.ensure(request(ctx, data.Operation.MIGRATE, target=target))
+    if answer.progress is data.Progress.RUNNING:
+        return progress(answer, f"Moving the customers of {name} to {target.metadata.name}")
+    if answer.progress is not data.Progress.DONE:
+        return Fail(
+            "MigrationFailed",
+            f"The customers of {name} could not be moved to {target.metadata.name}: {answer.message}. Nobody was routed"
+            f" there; those that were copied already take no writes at {name} until the run is aborted",
+        )
+    return counted(ctx, answer, "moved")
+
+
+async def _choose_path(ctx: StepContext) -> Outcome:
+    name = ctx.cell.metadata.name
+    answer = await ctx.ports.data.ensure(request(ctx, data.Operation.ACCESSIBLE))
+    if answer.progress is data.Progress.RUNNING:
+        return progress(answer, f"Looking whether the data of {name} can be read")
+    if answer.progress is data.Progress.UNSUPPORTED:
+        return Fail("NoDataProvider", f"The customers of {name} cannot be moved: {answer.message}")
+    if answer.progress is data.Progress.DONE and answer.accessible:
+        return Wait(0.0, f"The data of {name} can be read: its customers are moved", data={"path": "Migrate"})
+    told = answer.message or "no reason was told"
+    if answer.accessible is None and "data-not-readable" not in ctx.approved:
+        return Ask(
+            "data-not-readable",
+            f"Nobody can say whether the data of {name} can be read ({told}). Approve to restore its customers from a"
+            " backup instead",
+        )
+    return Wait(
+        0.0, f"The data of {name} cannot be read ({told}): its customers are restored", data={"path": "Restore"}
+    )
+
+
+async def restore_newest(ctx: StepContext, target: Cell, stopped: datetime | None) -> Outcome:
+    """From the newest backup there is, as late as it reaches; more loss than is accepted waits for a person."""
+    if "backup" not in ctx.data:
+        found = await choose(ctx, not_after=None, stopped=stopped)
+        if not isinstance(found, data.Chosen):
+            return found
+        return Wait(0.0, f"Restoring from backup {found.backup.id}", data=chosen(found))
+    return await restore(ctx, target, ctx.data)
+
+
+def chosen(found: data.Chosen) -> dict[str, Any]:
+    """A choice as it is recorded, before it is acted upon."""
+    return {
+        "backup": found.backup.id,
+        "expectedPoint": timestamp(found.point),
+        **({"notAfter": timestamp(found.not_after)} if found.not_after else {}),
+    }
+
+
+async def choose(
+    ctx: StepContext,
+    *,
+    not_after: datetime | None,
+    stopped: datetime | None,
+    tried: tuple[str, ...] = (),
+    iteration: int = 1,
+) -> data.Chosen | Outcome:
+    """The backup to restore from, once the loss that it means is accepted (rule 3)."""
+    name = ctx.cell.metadata.name
+    answer = await ctx.ports.data.ensure(request(ctx, data.Operation.INVENTORY, iteration=iteration))
+    if answer.progress is data.Progress.RUNNING:
+        return progress(answer, f"Looking for backups of {name}")
+    if answer.progress is not data.Progress.DONE:
+        return Fail("NoInventory", f"The backups of {name} could not be listed: {answer.message}")
+    wanted = ctx.run.spec.recovery_target
+    found = data.choose(
+        answer.backups,
+        answer.until,
+        not_after=not_after,
+        wanted=wanted.backup_id if wanted else None,
+        tried=tried,
+    )
+    if isinstance(found, data.NoneReachable):
+        return Fail("NoRecoveryPoint", f"Cell {name}: {found.message}. Nothing was promoted")
+    if ACCEPT_LOSS in ctx.approved:
+        return found
+    lost, rpo = data.loss(found.point, stopped), ctx.policy.objectives.rpo
+    if lost is not None and (not lost or (rpo is not None and lost.total_seconds() <= seconds(rpo))):
+        return found
+    window = f"the {duration_text(lost.total_seconds())} before it failed" if lost is not None else "an unknown time"
+    allowed = f"objectives.rpo is {rpo}" if rpo else "the policy sets no objectives.rpo"
+    return Ask(
+        ACCEPT_LOSS,
+        f"Backup {found.backup.id} of {name} brings its customers back to {timestamp(found.point)}: what they did in"
+        f" {window} is lost ({allowed}). Approve to accept that",
+    )
+
+
+async def restore(ctx: StepContext, target: Cell, choice: Any, *, iteration: int = 1) -> Outcome:
+    """Restore the customers of the cell from the chosen backup to the target, and count them."""
+    name = ctx.cell.metadata.name
+    asked = request(
+        ctx,
+        data.Operation.RESTORE,
+        target=target,
+        iteration=iteration,
+        backup=choice["backup"],
+        not_after=moment(choice.get("notAfter")),
+    )
+    answer = await ctx.ports.data.ensure(asked)
+    if answer.progress is data.Progress.RUNNING:
+        return progress(answer, f"Restoring the customers of {name} to {target.metadata.name}")
+    if answer.progress is not data.Progress.DONE:
+        return Fail(
+            "RestoreFailed",
+            f"The customers of {name} could not be restored from {choice['backup']} to {target.metadata.name}:"
+            f" {answer.message}. Nothing was promoted",
+        )
+    return counted(ctx, answer, "restored")
+
+
+def counted(ctx: StepContext, answer: data.Answer, how: str) -> Outcome:
+    """Complete goes on; partial or unproven needs the policy or a person."""
+    customers = answer.customers
+    facts: dict[str, Any] = {how: customers.done or 0, "failed": customers.failed}
+    if customers.expected is not None:
+        facts["expected"] = customers.expected
+    if customers.failed:
+        facts |= {"names": list(customers.names[:20]), "failedSlots": data.ranges(customers.slots)}
+    if answer.records is not None:
+        facts["records"] = answer.records
+    if answer.recovery_point is not None:
+        facts["point"] = timestamp(answer.recovery_point)
+    if answer.conflicts:
+        facts["conflicts"] = [text[:256] for text in answer.conflicts[:20]]
+    told = f"{customers.done} of {customers.expected} customers {how}"
+    if customers.complete:
+        return Done(told, data=facts)
+    if customers.failed:
+        told = f"{told}, {customers.failed} failed ({listed(customers.names)})"
+        if ctx.policy.replacement.partial_success is PartialSuccess.ROUTE or PARTIAL in ctx.approved:
+            return Done(told, data=facts)
+        return Ask(PARTIAL, f"{told}. Approve to route those that were {how}; the others stay where they are")
+    if UNVERIFIED in ctx.approved:
+        return Done(f"{told}; accepted by a person without a proof", data=facts)
+    return Ask(
+        UNVERIFIED,
+        f"It is not proven that all customers were {how}: {told}. Look at the data provider, then approve to go on",
+    )
+
+
+def failed_slots(facts: Any) -> frozenset[int]:
+    return frozenset(data.from_ranges(facts.get("failedSlots", "")))
+
+
+# Undoing ---------------------------------------------------------------------------------------------
+
+
+async def abandon(ctx: StepContext, target_name: str) -> Outcome:
+    """A migration is undone for those who were not routed: their writes go on at the cell. The others stay moved."""
+    target = ctx.sibling(target_name)
+    if ctx.of("move-customers").get("path") != "Migrate" or target is None:
+        return Done("No migration was begun")
+    if not placement.home_share(ctx.placement.spec, ctx.cell.metadata.name):
+        return Done(f"All customers are at home at {target_name} already and stay there")
+    if not await ctx.ports.data.cancel(request(ctx, data.Operation.MIGRATE, target=target)):
+        return Wait(LOOK_AGAIN, "Stopping the migration")
+    answer = await ctx.ports.data.ensure(request(ctx, data.Operation.ABANDON, target=target))
+    name = ctx.cell.metadata.name
+    if answer.progress is data.Progress.RUNNING:
+        return progress(answer, f"Undoing the migration of {name}")
+    if answer.progress is data.Progress.DONE:
+        return Done(f"The migration was undone for customers that are at home at {name}: they can write there again")
+    told = f"customers of {name} that were copied cannot write: {answer.message}"
+    return Done(f"The migration could not be undone; {told}", data={"remains": told[:512]})
+
+
+# Integrity -------------------------------------------------------------------------------------------
+
+
+async def integrity(ctx: StepContext, target: Cell, *, iteration: int) -> DataIntegrity | Outcome:
+    """Whether restored data is intact: by the provider's check, else by the cell's own."""
+    answer = await ctx.ports.data.ensure(request(ctx, data.Operation.CHECK, cell=target, iteration=iteration))
+    if answer.progress is data.Progress.RUNNING:
+        return progress(answer, f"Checking the data of {target.metadata.name}")
+    if answer.progress is data.Progress.UNSUPPORTED:
+        return ctx.ports.observer.integrity(target)
+    if answer.progress is data.Progress.DONE and answer.intact is not None:
+        return DataIntegrity.INTACT if answer.intact else DataIntegrity.CORRUPTED
+    return Fail("IntegrityUnknown", f"The data of {target.metadata.name} could not be checked: {answer.message}")

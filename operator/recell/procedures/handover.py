@@ -1,0 +1,196 @@
+"""From the failed cell to its replacement: fence, route, retire. Shared by the procedures that replace a cell.
+
+The order of proofs: the source takes no writes any more, the replacement is healthy, then its first slot; the
+homes in Placement say how far it is, so that a crash neither loses nor repeats an increment. A slot that was
+routed is never routed back.
+"""
+
+import math
+from datetime import timedelta
+from typing import Any
+
+from recell.api import Cell
+from recell.api.failure import DataIntegrity, Verdict
+from recell.api.meta import duration_text, seconds, timestamp
+from recell.api.placement import Hold, HoldState, PlacementSpec
+from recell.api.recovery_policy import DecommissionMode, RecoveryPolicySpec
+from recell.api.recovery_run import Urgency
+from recell.domain import placement
+from recell.domain.gate import GateResult, health_gate
+from recell.domain.health import assess
+from recell.domain.runs import effect_token
+from recell.engine.errors import BadInput
+from recell.engine.outcome import Ask, Done, Fail, Outcome, Wait
+from recell.engine.procedure import LOOK_AGAIN, StepContext
+from recell.procedures.customers import moment
+
+UNFENCED = "unfenced-source"
+
+
+def health_of(ctx: StepContext, cell: Cell, label: str) -> GateResult:
+    """The gate of another cell than the target, on figures since `label`."""
+    seen = ctx.ports.observer.observe(cell, not_before=ctx.since(label))
+    return health_gate(assess(cell, seen, ctx.policy, ctx.now))
+
+
+# Fencing ---------------------------------------------------------------------------------------------
+
+
+async def fence(ctx: StepContext) -> Outcome | None:
+    """None once the source cannot write any more (rule 5); what cannot be fenced needs a person."""
+    name = ctx.cell.metadata.name
+    if UNFENCED in ctx.approved:
+        return None
+    token = effect_token(ctx.run.metadata.uid, "fence", 1)
+    left = []
+    for state in ctx.ports.workloads.states(ctx.cell):
+        try:
+            await ctx.ports.workloads.scale_to_zero(ctx.cell, state.ref, token)
+        except BadInput as error:
+            return Ask(
+                UNFENCED,
+                f"{state.ref} of cell {name} cannot be stopped ({error}), so it may still write. Stop it by hand, or"
+                " approve to go on",
+            )
+        if state.pods:
+            left.append(f"{state.ref} has {state.pods} pods left")
+    if left:
+        return Wait(LOOK_AGAIN, f"Stopping cell {name}: {', '.join(left)}")
+    return None
+
+
+async def unfence(ctx: StepContext) -> Outcome:
+    """The source's workloads are what they were, for the customers who are still at home there."""
+    name = ctx.cell.metadata.name
+    if not placement.home_share(ctx.placement.spec, name):
+        return Done(f"Nobody is at home at {name} any more: it stays as it is")
+    if ctx.ports.observer.integrity(ctx.cell) is DataIntegrity.CORRUPTED:
+        return Done(f"The data of {name} is corrupted: it stays as it is")
+    token = effect_token(ctx.run.metadata.uid, "fence", 1)
+    begun = [s for s in ctx.ports.workloads.states(ctx.cell) if s.stop_token == token]
+    for state in begun:
+        await ctx.ports.workloads.scale_back(ctx.cell, state.ref, token)
+    return Done(f"Started again: {', '.join(str(s.ref) for s in begun)}" if begun else "Nothing had been stopped")
+
+
+# Routing ---------------------------------------------------------------------------------------------
+
+
+def time_to_route(policy: RecoveryPolicySpec) -> float:
+    """Deadline in seconds: stopping the source, and every increment with its wait for data plane and health."""
+    steps = policy.steps
+    each = seconds(steps.increment_interval) + seconds(steps.apply_timeout) + seconds(steps.health_check_timeout)
+    return seconds(steps.restart_timeout) + (steps.drain_increments + 1) * each
+
+
+def remember_slots(ctx: StepContext, left_out: frozenset[int]) -> dict[str, Any]:
+    """How many slots are to be routed, counted before the first one is."""
+    mine = [s for s in placement.slots_of(ctx.placement.spec, ctx.cell.metadata.name) if s not in left_out]
+    return {"slots": len(mine)}
+
+
+async def route(ctx: StepContext, target: Cell, left_out: frozenset[int]) -> Outcome:
+    """The source's home slots become the target's, in increments, each guarded by the target's health."""
+    name, there = ctx.cell.metadata.name, target.metadata.name
+    if waiting := await fence(ctx):
+        return waiting
+    left = [s for s in placement.slots_of(ctx.placement.spec, name) if s not in left_out]
+    total = int(ctx.data["slots"])
+    routed = total - len(left)
+    label = f"routed-{routed}"
+    if routed and (waiting := _settled(ctx, label, total, routed)):
+        return waiting
+    ctx.elapsed(label)
+    gate = health_of(ctx, target, label)
+    if gate.verdict is Verdict.FAILED:
+        limit = seconds(ctx.policy.steps.health_check_timeout)
+        if ctx.elapsed("failing") >= limit:
+            return Fail(
+                "ReplacementFailed",
+                f"{there} has {routed} of {total} slots and fails for {duration_text(limit)}: {gate.message}. They stay"
+                f" there; the other slots are still at home at {name}",
+            )
+        return Wait(LOOK_AGAIN, f"{there} fails, no more slots for now: {gate.message}", reason="ReplacementFails")
+    ctx.forget("failing")
+    if not left:
+        await retire(ctx, there)
+        return Done(f"{total} slots of {name} have their home at {there}")
+    count = 1 if ctx.run.spec.urgency is Urgency.IMMEDIATE else ctx.policy.steps.drain_increments
+    batch = left[: math.ceil(total / count)]
+
+    def change(spec: PlacementSpec) -> PlacementSpec:
+        return placement.rehome(spec, ctx.routing, name, there, batch)
+
+    await ctx.ports.switchboard.change(ctx.router_key, change)
+    ctx.elapsed(f"apply-{routed + len(batch)}")
+    return Wait(LOOK_AGAIN, f"{routed + len(batch)} of {total} slots have their home at {there}")
+
+
+def _settled(ctx: StepContext, label: str, total: int, routed: int) -> Outcome | None:
+    """None once the data plane has applied the increment and its interval has passed."""
+    if not ctx.applied():
+        ctx.forget(label)
+        limit = seconds(ctx.policy.steps.apply_timeout)
+        if ctx.elapsed(f"apply-{routed}") >= limit:
+            return Fail(
+                "NotApplied",
+                f"The router's pods did not apply the move of {routed} slots within {duration_text(limit)}: see the"
+                f" pods of Router {ctx.router.metadata.name}",
+            )
+        return Wait(LOOK_AGAIN, "Waiting for the router's pods to apply the change")
+    interval = 0.0 if ctx.run.spec.urgency is Urgency.IMMEDIATE else seconds(ctx.policy.steps.increment_interval)
+    passed = ctx.elapsed(label)
+    if passed < interval:
+        return Wait(min(LOOK_AGAIN, interval - passed), f"{routed} of {total} slots routed, next after {interval:g} s")
+    return None
+
+
+async def retire(ctx: StepContext, successor: str) -> None:
+    """The source is out of service for good: a hold that outlives the run, nothing reserved any more."""
+    hold = Hold(
+        cell=ctx.cell.metadata.name,
+        max_percent=0,
+        state=HoldState.RETIRED,
+        holder=ctx.holder,
+        reason=f"replaced by {successor}",
+        since=ctx.now,
+    )
+
+    def change(spec: PlacementSpec) -> PlacementSpec:
+        return placement.hold(placement.unreserve(spec, ctx.holder), ctx.routing, hold)
+
+    await ctx.ports.switchboard.change(ctx.router_key, change)
+
+
+def rehearse(ctx: StepContext) -> str:
+    name = ctx.cell.metadata.name
+    slots = len(placement.slots_of(ctx.placement.spec, name))
+    return f"Would stop the workloads of {name} and give its {slots} slots to the new cell"
+
+
+# Decommissioning -------------------------------------------------------------------------------------
+
+
+def remember_until(ctx: StepContext) -> dict[str, Any]:
+    """Until when the source is kept, counted from the beginning of the step."""
+    replacement = ctx.policy.replacement
+    if replacement.decommission is DecommissionMode.KEEP:
+        return {}
+    kept = seconds(replacement.retain_for) if replacement.decommission is DecommissionMode.RETAIN else 0.0
+    return {"until": timestamp(ctx.now + timedelta(seconds=kept))}
+
+
+async def decommission(ctx: StepContext, successor: str) -> Outcome:
+    """The source is kept, stopped, until its time is up; what Git owns is for people to remove."""
+    name, mode = ctx.cell.metadata.name, ctx.policy.replacement.decommission
+    await ctx.ports.records.retire(ctx.cell, successor, moment(ctx.data.get("until")))
+    owners = {str(s.ref): s.owned_by for s in ctx.ports.workloads.states(ctx.cell) if s.owned_by}
+    kept = placement.home_share(ctx.placement.spec, name)
+    until = f" until {ctx.data['until']}" if "until" in ctx.data else ""
+    told = [f"Cell {name} is retired and kept{until} ({mode})"]
+    remains = []
+    if kept:
+        remains.append(f"{name} is still the home of customers that could not be moved: it is never deleted")
+    for ref, owner in sorted(owners.items()):
+        remains.append(f"Remove {ref} of {name} from Git ({owner}), or it may be started again")
+    return Done("; ".join(told + remains), data={"remains": remains} if remains else None)

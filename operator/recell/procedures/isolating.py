@@ -1,0 +1,88 @@
+"""Keeping a cell whose data is in doubt from everything: its traffic, and every connection to its pods.
+
+Verified by trying to connect (rule 29). Where the network lets connections through all the same, the workloads are
+stopped instead: either way nobody reads or writes there any more.
+"""
+
+from typing import Any
+
+from recell.api.failure import DataIntegrity, Verdict
+from recell.api.meta import duration_text, seconds
+from recell.api.placement import Hold, HoldState, PlacementSpec
+from recell.api.recovery_policy import RecoveryPolicySpec
+from recell.domain import placement
+from recell.engine.outcome import Done, Fail, Outcome, Wait
+from recell.engine.procedure import LOOK_AGAIN, StepContext
+from recell.procedures import customers, handover
+
+BELIEVED_AFTER = 10.0
+"""Seconds until a connection that still succeeds counts: a network plugin takes a moment to enforce a policy."""
+
+
+def time_to_isolate(policy: RecoveryPolicySpec) -> float:
+    """Deadline in seconds: the data plane, the network, or else stopping the workloads."""
+    return seconds(policy.steps.apply_timeout) + seconds(policy.steps.restart_timeout)
+
+
+def remember_stop(ctx: StepContext) -> dict[str, Any]:
+    return customers.remember_stop(ctx)
+
+
+async def isolate(ctx: StepContext) -> Outcome:
+    """No customer and no connection; long connections are cut, since nothing may be read or written there."""
+    name = ctx.cell.metadata.name
+    hold = ctx.own_hold
+    if hold is None or hold.max_percent or hold.state is not HoldState.ISOLATED:
+        await _hold(ctx)
+        ctx.elapsed("apply")
+    await ctx.ports.isolation.isolate(ctx.cell)
+    if not ctx.applied():
+        limit = seconds(ctx.policy.steps.apply_timeout)
+        if ctx.elapsed("apply") >= limit:
+            return Fail(
+                "NotApplied",
+                f"The router's pods did not take cell {name} out within {duration_text(limit)}: see the pods of Router"
+                f" {ctx.router.metadata.name}",
+            )
+        return Wait(1.0, "Waiting for the router's pods to apply the change")
+    tried = await ctx.ports.isolation.tried(ctx.cell)
+    if tried.verdict is not Verdict.FAILED:
+        ctx.forget("reached")
+        return Done(f"Cell {name} gets no traffic and no connections: {tried.message}")
+    if ctx.elapsed("reached") < BELIEVED_AFTER:
+        return Wait(LOOK_AGAIN, f"The network does not enforce the isolation yet: {tried.message}")
+    if waiting := await handover.fence(ctx):
+        return waiting
+    return Done(f"Cell {name} gets no traffic and was stopped: NetworkPolicies are not enforced here ({tried.message})")
+
+
+async def _hold(ctx: StepContext) -> None:
+    hold = Hold(
+        cell=ctx.cell.metadata.name,
+        max_percent=0,
+        state=HoldState.ISOLATED,
+        holder=ctx.holder,
+        reason="its data is in doubt",
+        since=ctx.now,
+    )
+
+    def change(spec: PlacementSpec) -> PlacementSpec:
+        return placement.hold(spec, ctx.routing, hold)
+
+    await ctx.ports.switchboard.change(ctx.router_key, change)
+
+
+async def lift(ctx: StepContext) -> Outcome:
+    """On abort: connections may come again, unless the data is known to be corrupted or the cell was replaced."""
+    name = ctx.cell.metadata.name
+    if placement.successor(ctx.placement.spec, name) != name:
+        return Done(f"Cell {name} was replaced and stays isolated")
+    if ctx.ports.observer.integrity(ctx.cell) is DataIntegrity.CORRUPTED:
+        told = f"Cell {name} stays isolated: its data is corrupted. Return it with: recell return {name}"
+        return Done(told, data={"remains": told})
+    await ctx.ports.isolation.lift(ctx.cell)
+    return Done(f"Connections to cell {name} are allowed again")
+
+
+def rehearse(ctx: StepContext) -> str:
+    return f"Would take cell {ctx.cell.metadata.name} out of the router and keep every connection from its pods"

@@ -1,0 +1,139 @@
+"""Making further cells, and taking half-made ones away again. Shared by every procedure that needs a new cell.
+
+A made cell has weight 0 and no home slots: nobody is sent to it until a later step says so (rule 2).
+Its name follows from the run, so that a run killed here goes on with the same cell.
+"""
+
+from recell.api.meta import LABEL_INCIDENT, LABEL_MADE_BY, duration_text, seconds
+from recell.api.recovery_policy import RecoveryPolicySpec
+from recell.domain import placement
+from recell.domain.health import Level
+from recell.domain.provisioning import Order, Progress, Purpose, name_of
+from recell.domain.wording import listed
+from recell.engine.errors import BadInput, Conflict, Fenced, RecellError, Retryable
+from recell.engine.outcome import Done, Fail, Outcome, Wait
+from recell.engine.procedure import LOOK_AGAIN, StepContext
+
+FAILED_FOR = 30.0
+"""Seconds for which an object says that it failed until that is believed: image pulls and quotas mend themselves."""
+REMOVAL = 600.0
+"""Seconds that a step has beyond provisionTimeout to take a half-made cell away."""
+
+
+def healthy_again(ctx: StepContext) -> bool:
+    state = ctx.ports.observer.health(ctx.cell.key)
+    return state is not None and state.level is Level.HEALTHY
+
+
+def order_for(ctx: StepContext, purpose: Purpose, number: int = 1, *, weight: int = 0) -> Order | Fail:
+    """What is to be made; Fail where the cell names no template or one that is not there."""
+    name, ref = ctx.cell.metadata.name, ctx.cell.spec.template_ref
+    if ref is None:
+        return Fail("NoTemplate", f"Cell {name} names no template (spec.templateRef): no cell like it can be made")
+    template = ctx.ports.store.template((ctx.cell.metadata.namespace, ref.name))
+    if template is None:
+        return Fail("TemplateMissing", f"CellTemplate {ref.name}, which Cell {name} names, does not exist")
+    return Order(
+        name=name_of(ctx.cell, ctx.run.metadata.uid, purpose, number),
+        source=ctx.cell,
+        template=template,
+        incident=ctx.run.metadata.labels.get(LABEL_INCIDENT, ctx.run.metadata.name),
+        weight=weight,
+    )
+
+
+async def make(ctx: StepContext, purpose: Purpose, number: int = 1, *, weight: int = 0) -> Outcome:
+    """One cell, until it is Healthy and listed in Placement; what could not be made is taken away again."""
+    order = order_for(ctx, purpose, number, weight=weight)
+    if isinstance(order, Fail):
+        return order
+    if cause := ctx.data.get("broken"):
+        return await _give_up(ctx, order, cause)
+    if refusal := _too_many(ctx, order):
+        return Fail("TooManyMadeCells", refusal)
+    limit = seconds(ctx.policy.replacement.provision_timeout)
+    spent = ctx.elapsed(f"making-{order.name}")
+    try:
+        made = await ctx.ports.provisioner.ensure(order)
+    except (Conflict, Fenced, Retryable):
+        raise
+    except RecellError as error:
+        if isinstance(error, BadInput) or spent >= limit:
+            return _broken(str(error))
+        return Wait(LOOK_AGAIN, str(error), reason=error.reason)
+    if made.progress is Progress.FAILED:
+        if spent >= limit or ctx.elapsed(f"failed-{order.name}") >= FAILED_FOR:
+            return _broken(made.message)
+        return Wait(LOOK_AGAIN, made.message, reason="ProvisioningFails")
+    ctx.forget(f"failed-{order.name}")
+    if spent >= limit:
+        return _broken(f"not ready within {duration_text(limit)}: {made.message}")
+    if made.progress is not Progress.READY:
+        return Wait(LOOK_AGAIN, made.message)
+    spec = ctx.placement.spec
+    if placement.index_of(spec, order.name) < 0:
+        return Wait(LOOK_AGAIN, f"Cell {order.name} is ready; waiting until the Router lists it")
+    state = ctx.ports.observer.health((ctx.run.metadata.namespace, order.name))
+    if state is None or state.level is not Level.HEALTHY:
+        level = state.level if state else Level.UNKNOWN
+        return Wait(LOOK_AGAIN, f"Cell {order.name} is made and listed; waiting until it is Healthy (now {level})")
+    return Done(f"Cell {order.name} is ready and serves nobody yet", data={"cell": order.name})
+
+
+def _broken(cause: str) -> Wait:
+    """Recorded before anything is taken away, so that a crash does not begin anew."""
+    return Wait(0.0, cause, reason="ProvisioningFailed", data={"broken": cause[:512]})
+
+
+async def _give_up(ctx: StepContext, order: Order, cause: str) -> Outcome:
+    left = await ctx.ports.provisioner.remove(order)
+    if left and ctx.elapsed("removing") < REMOVAL:
+        return Wait(LOOK_AGAIN, f"Taking the half-made cell {order.name} away: {listed(left)}")
+    remains = f" Left behind: {listed(left)}." if left else ""
+    return Fail("ProvisioningFailed", f"Cell {order.name} could not be made: {cause}.{remains} Nobody was moved")
+
+
+def _too_many(ctx: StepContext, order: Order) -> str | None:
+    """Cells that the operator made are capped per Router (rule 26); those with customers of their own count no more."""
+    spec = ctx.placement.spec
+    idle = [
+        name
+        for name, cell in ctx.ports.store.cells_of(ctx.router_key).items()
+        if cell.metadata.labels.get(LABEL_MADE_BY) == "recell"
+        and name != order.name
+        and not placement.home_share(spec, name)
+    ]
+    most = ctx.policy.limits.max_made_cells
+    if len(idle) < most:
+        return None
+    return (
+        f"Router {ctx.router.metadata.name} has {len(idle)} cells already that were made here and serve nobody"
+        f" ({listed(sorted(idle))}), and limits.maxMadeCells is {most}: delete those that are not needed"
+    )
+
+
+async def remove(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome:
+    """The made cell is taken away, unless it is the home of customers."""
+    order = order_for(ctx, purpose, number)
+    if isinstance(order, Fail):
+        return Done("Nothing was made")
+    if placement.home_share(ctx.placement.spec, order.name):
+        return Done(f"Cell {order.name} is the home of customers and stays")
+    left = await ctx.ports.provisioner.remove(order)
+    if not left:
+        return Done(f"Cell {order.name} is gone" if ctx.of("provision-replacement") else "Nothing was made")
+    if ctx.elapsed("removing") < REMOVAL:
+        return Wait(LOOK_AGAIN, f"Taking cell {order.name} away: {listed(left)}")
+    return Done(f"Left behind of cell {order.name}: {listed(left)}", data={"remains": f"Delete {listed(left)}"})
+
+
+def rehearse(ctx: StepContext) -> str:
+    order = order_for(ctx, Purpose.REPLACEMENT)
+    if isinstance(order, Fail):
+        return order.message
+    return f"Would make a cell like {order.source.metadata.name} from CellTemplate {order.template.metadata.name}"
+
+
+def time_to_make(policy: RecoveryPolicySpec) -> float:
+    """Deadline in seconds of a step that makes a cell: its own, and the time to take it away again."""
+    return seconds(policy.replacement.provision_timeout) + 2 * REMOVAL

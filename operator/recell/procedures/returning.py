@@ -1,0 +1,115 @@
+"""The way back of procedures that replace a cell: undo what is temporary, keep what customers depend on.
+
+Before the first slot was routed everything is undone: the copies, the stop of the source, the drain, the cells
+that were made. A slot that was routed is never taken back (rule 20): its customers stay with the replacement, those
+of the other slots go on at the source, and what remains to be done is listed.
+"""
+
+from recell.api.meta import seconds
+from recell.api.recovery_run import RunPhase
+from recell.domain import placement, ramp
+from recell.domain.provisioning import Purpose
+from recell.engine.outcome import Done, Outcome
+from recell.engine.procedure import Step, StepContext, StepFunction, within
+from recell.procedures import customers, handover, increments, isolating, provisioning
+
+
+def _routed(ctx: StepContext) -> bool:
+    name = ctx.cell.metadata.name
+    return placement.successor(ctx.placement.spec, name) != name
+
+
+async def undo_move(ctx: StepContext) -> Outcome:
+    return await customers.abandon(ctx, str(ctx.of("provision-replacement").get("cell", "")))
+
+
+async def restart_source(ctx: StepContext) -> Outcome:
+    return await handover.unfence(ctx)
+
+
+async def return_traffic(ctx: StepContext) -> Outcome:
+    """Never raises the traffic of an unhealthy cell (rule 20); of a healthy one in increments."""
+    hold, name, spec = ctx.own_hold, ctx.cell.metadata.name, ctx.placement.spec
+    if _routed(ctx):
+        await increments.let_go(ctx, keep_hold=True)
+        left, successor = len(placement.slots_of(spec, name)), placement.successor(spec, name)
+        told = f"Customers have their home at {successor} now and stay there; {left} slots are still at home at {name}"
+        return Done(told, data={"remains": told})
+    if hold is None:
+        await increments.let_go(ctx)
+        return Done("Nothing to undo: no traffic was taken away")
+    if not provisioning.healthy_again(ctx):
+        await increments.let_go(ctx, keep_hold=True)
+        told = f"Cell {name} is not healthy and stays at {hold.max_percent} %; return it with: recell return {name}"
+        return Done(told, data={"remains": told})
+    values = ramp.increments(hold.max_percent, ctx.others_limit(), ctx.policy.steps.drain_increments)
+    return await increments.up(ctx, values, back_to=hold.max_percent, escalate_to=None)
+
+
+def _remove_made(purpose: Purpose, choice: str = "") -> StepFunction:
+    """Takes away the cell that the run made, of the present try where there are several."""
+
+    async def remove(ctx: StepContext) -> Outcome:
+        if _routed(ctx):
+            return Done("The new cell has customers and stays")
+        return await provisioning.remove(ctx, purpose, int(ctx.of(choice).get("iteration", 1)))
+
+    return remove
+
+
+_UNDO_MOVE = (
+    Step(
+        "undo-move",
+        RunPhase.ABORTING,
+        "Undo a migration that was not routed",
+        undo_move,
+        within("data_timeout", "replacement"),
+        rehearse=lambda ctx: "Would undo a migration that was not routed",
+    ),
+)
+_SOURCE = (
+    Step(
+        "restart-source",
+        RunPhase.ABORTING,
+        "Start the cell's workloads again, if they were stopped and nobody was routed away",
+        restart_source,
+        within("restart_timeout"),
+        rehearse=lambda ctx: "Would start what was stopped",
+    ),
+    Step(
+        "return-traffic",
+        RunPhase.ABORTING,
+        "Give the traffic back if the cell is healthy",
+        return_traffic,
+        increments.time_for_all,
+        rehearse=lambda ctx: "Would give the traffic back if the cell is healthy",
+    ),
+)
+
+
+def _removal(purpose: Purpose, choice: str = "") -> Step:
+    return Step(
+        "remove-new-cell",
+        RunPhase.ABORTING,
+        "Take the new cell away if it serves nobody",
+        _remove_made(purpose, choice),
+        lambda policy: 2 * provisioning.REMOVAL + seconds(policy.steps.apply_timeout),
+        rehearse=lambda ctx: "Would take the new cell away if it serves nobody",
+    )
+
+
+WAY_BACK = (*_UNDO_MOVE, *_SOURCE, _removal(Purpose.REPLACEMENT))
+"""Of a replacement."""
+
+
+def way_back_from_isolation(purpose: Purpose, choice: str) -> tuple[Step, ...]:
+    """Of a restore: connections first, then as after a replacement."""
+    lift = Step(
+        "lift-isolation",
+        RunPhase.ABORTING,
+        "Let connections to the cell come again, unless its data is corrupted",
+        isolating.lift,
+        within("apply_timeout"),
+        rehearse=lambda ctx: "Would let connections to the cell come again",
+    )
+    return (lift, *_SOURCE, _removal(purpose, choice))

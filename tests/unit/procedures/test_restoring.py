@@ -1,0 +1,256 @@
+"""IsolateAndRestoreFromBackup and PointInTimeRecovery in virtual time: nothing is promoted before it is proven."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from recell.api.meta import timestamp
+from recell.api.recovery_run import RunPhase
+from recell.domain import placement
+from recell.engine.ports import Key
+from recell.procedures import PROCEDURES
+from tests.fakes.world import NAMESPACE, World
+from tests.unit.procedures.play import play, play_until_written
+from tests.unit.procedures.test_traffic_drain_and_replace import (
+    CUSTOMERS,
+    IN_CELL,
+    QUICK,
+    approve,
+    asked,
+    in_cell,
+    made,
+    spec_of,
+)
+
+POLICY = {
+    **QUICK,
+    "validation": {"duration": "20s", "consistencyDuration": "30s"},
+    "objectives": {"rpo": "1h"},
+}
+ISOLATE, PITR = "IsolateAndRestoreFromBackup", "PointInTimeRecovery"
+
+
+def fleet(**policy: Any) -> World:
+    """Three cells with their customers, two backups of b, and then corruption of its data."""
+    world = World()
+    world.fleet("a", "b", "c", router=IN_CELL, policy={**POLICY, **policy})
+    world.template("small")
+    in_cell(world)
+    world.traffic.rps = 300
+    world.tick(30)
+    world.data.back_up("b", "older", verified=True)
+    world.tick(30)
+    world.data.back_up("b", "newer", verified=True)
+    world.tick(30)
+    world.intact_at["b"] = world.clock.now()
+    world.tick(10)
+    return world
+
+
+def corrupt(world: World, *, down: bool = False) -> None:
+    world.data.corrupt("b")
+    world.traffic.cells["b"].down = down
+    world.tick(30)
+
+
+def start(world: World, strategy: str, **spec: Any) -> Key:
+    return world.run("r1", "b", strategy=strategy, **spec)
+
+
+def restored(world: World) -> list[str]:
+    return [w.what.rpartition(" ")[2] for w in world.writes if "Restore" in w.what]
+
+
+async def test_the_newest_backup_from_before_the_corruption_is_restored_and_routed() -> None:
+    world = fleet()
+    corrupt(world, down=True)
+    key = start(world, ISOLATE)
+    await play(world, key)
+    run, new = world.runs[key], made(world)
+    assert run.phase is RunPhase.SUCCEEDED, run.status.to_dict()
+    assert restored(world) == ["newer"]
+    assert placement.home_share(spec_of(world), "b") == 0
+    assert len(world.data.cells[new].customers) == CUSTOMERS
+    assert world.data.cells[new].corrupted_at is None
+    assert "b" in world.isolation.isolated, "the corrupted cell is kept for inspection, and from everything"
+    result = run.status.result
+    assert result is not None
+    assert result.customers is not None
+    assert result.customers.restored == CUSTOMERS
+    assert result.recovery_point is not None
+    assert result.recovery_point.backup_id == "newer"
+    assert result.data_loss is not None
+
+
+async def test_a_backup_that_proves_corrupted_is_followed_by_an_older_one_in_a_fresh_cell() -> None:
+    world = fleet()
+    world.data.backups[1] = world.data.backups[1].__class__(**{**vars(world.data.backups[1]), "corrupted": True})
+    corrupt(world, down=True)
+    key = start(world, ISOLATE)
+    await play(world, key)
+    run, new = world.runs[key], made(world)
+    assert run.phase is RunPhase.SUCCEEDED, run.status.to_dict()
+    assert restored(world) == ["newer", "older"]
+    provisioned = [w.what.split()[0] for w in world.writes if w.kind == "provision"]
+    assert len(set(provisioned)) == 2, "each try has a cell of its own"
+    assert world.data.cells[new].corrupted_at is None
+
+
+async def test_with_no_backup_left_it_stops_says_so_and_promotes_nothing() -> None:
+    world = fleet()
+    world.data.backups = [b.__class__(**{**vars(b), "corrupted": True}) for b in world.data.backups]
+    corrupt(world, down=True)
+    before = spec_of(world).homes
+    key = start(world, ISOLATE)
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    assert "Nothing was promoted" in (run.status.summary or "")
+    assert spec_of(world).homes == before
+    assert restored(world) == ["newer", "older"]
+
+
+async def test_at_most_so_many_backups_are_tried_as_the_policy_says() -> None:
+    world = fleet(replacement={"restoreAttempts": 1})
+    world.data.backups = [b.__class__(**{**vars(b), "corrupted": True}) for b in world.data.backups]
+    corrupt(world, down=True)
+    key = start(world, ISOLATE)
+    await play(world, key)
+    assert restored(world) == ["newer"]
+    assert "restoreAttempts" in (world.runs[key].status.summary or "")
+
+
+async def test_a_person_may_name_the_backup() -> None:
+    world = fleet()
+    corrupt(world, down=True)
+    key = start(world, ISOLATE, recoveryTarget={"backupID": "older"})
+    await play(world, key)
+    assert restored(world) == ["older"]
+
+
+async def test_where_the_network_does_not_isolate_the_cell_is_stopped() -> None:
+    world = fleet()
+    world.isolation.enforced = False
+    corrupt(world, down=True)
+    key = start(world, ISOLATE)
+    await play_until_written(world, key, "choose-backup")
+    assert world.workloads["b"][0].stop_token
+
+
+async def test_shared_data_cannot_be_restored_for_one_cell() -> None:
+    world = World()
+    world.fleet("a", "b", "c", policy=POLICY)
+    world.template("small")
+    world.traffic.rps = 300
+    world.tick(60)
+    world.integrities["b"] = False
+    world.tick(30)
+    key = start(world, PITR)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    assert "customerData: Shared" in (world.runs[key].status.summary or "")
+    assert world.effects() == []
+
+
+async def test_point_in_time_recovery_goes_back_to_before_the_corruption_once_a_person_approves() -> None:
+    world = fleet()
+    world.data.cells["b"].archiving = True
+    written = next(iter(world.data.cells["b"].customers))
+    assert world.data.write("b", written), "after the last backup"
+    world.tick(20)
+    world.intact_at["b"] = world.clock.now()
+    world.tick(20)
+    corrupt(world)
+    key = start(world, PITR)
+    run = await asked(world, key, "promote")
+    assert run.status.awaiting is not None
+    assert "is lost" in run.status.awaiting.message
+    new = made(world)
+    assert placement.home_share(spec_of(world), new) == 0, "nobody is served from it yet"
+    approve(world, key)
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.SUCCEEDED, run.status.to_dict()
+    assert world.data.cells[new].customers[written] == world.data.cells["b"].customers[written]
+    assert world.data.cells[new].corrupted_at is None
+    result = run.status.result
+    assert result is not None
+    assert result.recovery_point is not None
+    assert result.recovery_point.time is not None
+    assert result.recovery_point.time <= world.intact_at["b"], "rule 9: not later than the last passed check"
+    assert result.data_loss is not None
+
+
+async def test_a_person_may_name_the_second() -> None:
+    world = fleet(replacement={"promotionApproval": "NotRequired"})
+    world.data.cells["b"].archiving = True
+    asked_for = world.clock.now().replace(microsecond=0)
+    world.tick(30)
+    corrupt(world)
+    key = start(world, PITR, recoveryTarget={"time": timestamp(asked_for)})
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.SUCCEEDED, run.status.to_dict()
+    assert run.status.result is not None
+    assert run.status.result.recovery_point is not None
+    assert run.status.result.recovery_point.time == asked_for
+
+
+async def test_an_unreachable_time_says_which_points_exist() -> None:
+    world = fleet()
+    corrupt(world)
+    long_ago = world.clock.now() - timedelta(days=7)
+    key = start(world, PITR, recoveryTarget={"time": timestamp(long_ago)})
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    assert all(name in (run.status.summary or "") for name in ("older", "newer"))
+
+
+@pytest.mark.parametrize("strategy", [ISOLATE, PITR])
+async def test_killed_after_every_single_write_it_does_everything_once(strategy: str) -> None:
+    def disaster() -> World:
+        world = fleet(replacement={"promotionApproval": "NotRequired"})
+        world.data.cells["b"].archiving = True
+        corrupt(world, down=strategy == ISOLATE)
+        return world
+
+    whole = disaster()
+    await play(whole, start(whole, strategy))
+    for position in range(1, len(whole.writes) + 1):
+        world = disaster()
+        world.crash_after = position
+        key = start(world, strategy)
+        await play(world, key)
+        killed_at = str(whole.writes[position - 1])
+        assert world.runs[key].phase is RunPhase.SUCCEEDED, killed_at
+        assert world.effects() == whole.effects(), f"killed after write {position}: {killed_at}"
+
+
+EACH = [(strategy, step.name) for strategy in (ISOLATE, PITR) for step in PROCEDURES[strategy].steps]
+
+
+@pytest.mark.parametrize(("strategy", "step"), EACH)
+async def test_aborted_in_each_step_a_corrupted_cell_gets_nobody_and_routed_customers_stay(
+    strategy: str, step: str
+) -> None:
+    world = fleet(replacement={"promotionApproval": "NotRequired"})
+    corrupt(world, down=strategy == ISOLATE)
+    key = start(world, strategy)
+    await play_until_written(world, key, step)
+    routed = placement.successor(spec_of(world), "b") != "b"
+    homes = spec_of(world).homes
+    world.control(key, abort=True)
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.ABORTED, run.status.to_dict()
+    assert spec_of(world).homes == homes
+    if routed:
+        assert placement.share(spec_of(world), made(world)) > 0
+    else:
+        assert [name for (_, name) in world.cells] == ["a", "b", "c"]
+        assert placement.share(spec_of(world), "b") in (0, placement.home_share(spec_of(world), "b"))
+    if step != "isolate-cell":
+        assert placement.share(spec_of(world), "b") == 0
+    assert world.runs[NAMESPACE, "r1"].status.abort_requested
