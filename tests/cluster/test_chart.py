@@ -240,10 +240,12 @@ def test_the_operator_may_not(
         assert not cluster.can(operator, verb, resource, namespace)
 
 
-def test_in_a_namespace_of_workloads_it_restarts_and_makes_nothing(
+def test_in_a_namespace_of_workloads_it_restarts_and_isolates_and_makes_no_workload(
     cluster: Cluster, operator: str, namespaces: Namespaces
 ) -> None:
     assert cluster.can(operator, "patch", "deployments.apps", namespaces.workloads)
+    for verb in ("list", "create", "patch", "delete"):  # around isolated cells
+        assert cluster.can(operator, verb, "networkpolicies.networking.k8s.io", namespaces.workloads)
     assert not cluster.can(operator, "create", "deployments.apps", namespaces.workloads)
     assert not cluster.can(operator, "get", "cells.recell.dev", namespaces.workloads)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import pytest
 
 from recell.api import Cell
 from recell.api.cell import WorkloadKind, WorkloadRef
-from recell.api.meta import ANNOTATION_RESTART, LABEL_CELL, LABEL_FLEET
+from recell.api.meta import ANNOTATION_REPLICAS, ANNOTATION_RESTART, ANNOTATION_STOP, LABEL_CELL, LABEL_FLEET
 from recell.domain.observation import WorkloadPhase, WorkloadState
 from recell.engine.errors import BadInput, Forbidden, NotFound, Retryable, Reverted
 from recell.engine.ports import Key
+from recell.providers.kube import consent
 from recell.providers.kube import workloads as provider
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.paths import CELLS, DEPLOYMENTS, ENDPOINT_SLICES, NAMESPACES, SERVICES, STATEFUL_SETS
@@ -90,9 +91,9 @@ class World:
         }
         await self.apply("Deployment", DEPLOYMENTS.collection(self.namespace), name, spec)
 
-    async def stateful_set(self, name: str, strategy: Object) -> None:
-        spec = {
-            "replicas": 1,
+    async def stateful_set(self, name: str, strategy: Object, *, replicas: int = 1, **more: Any) -> None:
+        spec = more | {
+            "replicas": replicas,
             "serviceName": name,
             "selector": {"matchLabels": {"app": name}},
             "template": self.pods(name),
@@ -341,6 +342,119 @@ async def test_a_stateful_set_rolls(world: World) -> None:
     assert world.state(cell).updated
 
 
+# At zero
+
+
+async def test_a_workload_is_held_at_zero_and_seen_there_when_its_last_pod_is_gone(world: World) -> None:
+    template = world.pods("web", lifecycle={"preStop": {"sleep": {"seconds": 10}}})
+    template["spec"]["terminationGracePeriodSeconds"] = 20
+    await world.deployment("web", replicas=2, template=template)
+    path = DEPLOYMENTS.path(world.namespace, "web")
+    tracking = f"shop:apps/Deployment:{world.namespace}/web"
+    await world.direct.merge_patch(path, {"metadata": {"annotations": {"argocd.argoproj.io/tracking-id": tracking}}})
+    cell = await world.cell("web", ("Deployment", "web"))
+    await world.workloads.ensure_labels(cell)
+    assert (await world.reaches(cell, WorkloadPhase.CURRENT)).owned_by == "Argo CD Application shop"
+    world.proxy.seen.clear()
+    for _ in range(3):
+        await world.workloads.scale_to_zero(cell, deployment_ref("web"), "run-8.decommission")
+    assert len(world.proxy.writes()) == 1
+    ending = await world.reaches(cell, WorkloadPhase.CURRENT)
+    assert (ending.desired, ending.pods, ending.at_zero) == (0, 2, False), "its controller no longer counts them"
+    await eventually(lambda: world.state(cell).at_zero, "its pods are gone", deadline=ROLLOUT)
+    await eventually(lambda: world.workloads._pods.reflectors == (), "and not watched any longer")
+    held = await world.direct.get(path)
+    annotations = held["metadata"]["annotations"]
+    assert (annotations[ANNOTATION_STOP], annotations[ANNOTATION_REPLICAS]) == ("run-8.decommission", "2")
+    owners = [
+        e["manager"] for e in held["metadata"]["managedFields"] if "f:replicas" in e["fieldsV1"].get("f:spec", {})
+    ]
+    assert owners == ["recell-hold"], "what Argo CD is told to leave alone"
+    for _ in range(2):
+        await world.workloads.scale_back(cell, deployment_ref("web"), "run-8.decommission")
+    assert len(world.proxy.writes()) == 2
+    assert not world.state(cell).at_zero
+    await world.reaches(cell, WorkloadPhase.CURRENT, "2 of 2 pods ready")
+    assert world.state(cell).stop_token is None
+
+
+@pytest.mark.parametrize("subresource", ["", "scale"])
+async def test_scaled_back_twice_is_given_up(world: World, subresource: str) -> None:
+    await world.deployment("web", replicas=2)
+    cell = await world.cell("web", ("Deployment", "web"))
+    await world.workloads.ensure_labels(cell)
+    path = DEPLOYMENTS.path(world.namespace, "web")
+    back = DEPLOYMENTS.path(world.namespace, "web", subresource)
+    for _ in range(2):
+        await world.workloads.scale_to_zero(cell, deployment_ref("web"), "run-9.decommission")
+        await world.direct.merge_patch(back, {"spec": {"replicas": 1}}, field_manager="somebody")
+    told = "somebody through /scale: suspend the autoscaler" if subresource else "somebody: let it leave spec.replicas"
+    with pytest.raises(Reverted, match=f"scaling to zero was reverted twice, last by {told}"):
+        await world.workloads.scale_to_zero(cell, deployment_ref("web"), "run-9.decommission")
+    found = await world.direct.get(path)
+    assert found["spec"]["replicas"] == 1
+    assert found["metadata"]["annotations"][ANNOTATION_REPLICAS] == "2"
+
+
+@pytest.fixture
+def volumes(kubectl: Kubectl, namespace: str) -> Iterator[str]:
+    """Storage class of four volumes."""
+    names = [f"{namespace}-{number}" for number in range(4)]
+    for name in names:
+        spec = {
+            "storageClassName": namespace,
+            "capacity": {"storage": "1Mi"},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "hostPath": {"path": "/tmp"},
+        }
+        body = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec}
+        kubectl("create", "-f", "-", stdin=json.dumps(body))
+    yield namespace
+    kubectl("delete", "persistentvolumeclaims", "--all", "-n", namespace, "--wait=false")
+    kubectl("delete", "persistentvolumes", *names, "--wait=false")
+
+
+async def test_claims_outlive_scaling_to_zero_although_their_owner_said_otherwise(
+    world: World, kubectl: Kubectl, volumes: str
+) -> None:
+    """Rule 6. A second set, scaled to zero by hand, shows what would have become of the claims."""
+
+    def claims(name: str) -> set[str]:
+        listing = json.loads(kubectl("get", "persistentvolumeclaims", "-n", world.namespace, "-o", "json"))
+        found = [each["metadata"] for each in listing["items"] if each["metadata"]["name"].startswith(f"data-{name}-")]
+        return {each["name"] for each in found if not each.get("deletionTimestamp")}
+
+    resources = {"requests": {"storage": "1Mi"}}
+    claim = {
+        "metadata": {"name": "data"},
+        "spec": {"storageClassName": volumes, "accessModes": ["ReadWriteOnce"], "resources": resources},
+    }
+    cells = {}
+    for name in ("kept", "lost"):
+        await world.stateful_set(
+            name,
+            {"type": "RollingUpdate"},
+            replicas=2,
+            volumeClaimTemplates=[claim],
+            persistentVolumeClaimRetentionPolicy={"whenScaled": "Delete", "whenDeleted": "Delete"},
+        )
+        cells[name] = await world.cell(name, ("StatefulSet", name))
+        await world.workloads.ensure_labels(cells[name])
+    for name, cell in cells.items():
+        await world.reaches(cell, WorkloadPhase.CURRENT)
+        assert claims(name) == {f"data-{name}-0", f"data-{name}-1"}
+
+    kept, path = cells["kept"], STATEFUL_SETS.path(world.namespace, "kept")
+    await world.workloads.scale_to_zero(kept, kept.spec.workloads[0], "run-10.decommission")
+    await world.direct.merge_patch(STATEFUL_SETS.path(world.namespace, "lost"), {"spec": {"replicas": 0}})
+    await eventually(lambda: world.state(kept).at_zero, "its pods are gone", deadline=ROLLOUT)
+    await eventually(lambda: claims("lost") == set(), "the other's claims are deleted", deadline=ROLLOUT)
+    assert claims("kept") == {"data-kept-0", "data-kept-1"}
+    policy = (await world.direct.get(path))["spec"]["persistentVolumeClaimRetentionPolicy"]
+    assert policy == {"whenScaled": "Retain", "whenDeleted": "Delete"}
+
+
 async def test_services_that_cannot_work_are_refused_by_field(world: World) -> None:
     await world.service("headless", "web", clusterIP="None")
     await world.service("external", type="ExternalName", externalName="example.org")
@@ -414,6 +528,7 @@ async def test_another_namespace_has_to_consent(
     world: World, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provider, "LOOK_AGAIN", 0.2)
+    monkeypatch.setattr(consent, "LOOK_AGAIN", 0.2)
     other = f"{world.namespace}-apps"
     await world.direct.create(
         NAMESPACES.collection(), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}}

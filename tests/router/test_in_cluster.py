@@ -16,13 +16,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from recell.api import Placement, Router
+from recell.api import Cell, Placement, Router
 from recell.api.meta import LABEL_ROUTER
-from recell.api.placement import encode_table
+from recell.api.placement import REJECT, encode_table
+from recell.providers.access import RouterAccess
 from recell.providers.kube.api import Api
 from recell.providers.kube.paths import PLACEMENTS
 from recell.providers.routing.haproxy.objects import Surroundings, name_of, router_objects, selector
 from recell.providers.routing.haproxy.streams import HAProxyTraffic
+from recell.runtime.clock import SystemClock
 from tests.router.rig import Load, ask, placement, spread
 from tests.router.rig.load import slot_of
 
@@ -243,6 +245,26 @@ async def test_pods_are_ready_only_once_there_is_a_placement(installed: Installe
             answer = await ask(8080, ("x-customer-id", customer), address=ip)
             assert answer.cell == ("cell-a", "cell-b")[slot_of(customer, 1024) % 2]
             assert answer.headers["x-router"] in installed.pods()
+
+
+async def test_the_customers_way_in_is_tried_slot_by_slot(installed: Installed, kubeconfig: Path) -> None:
+    """An invented customer lands where HAProxy's own hash puts it: one slot is rejected, and only that."""
+    backend = {"type": "Service", "service": {"name": "cell-a", "port": 80}}
+    spec = {"routerRef": {"name": "shop"}, "backend": backend, "health": {"probe": {"path": "/deep/healthz"}}}
+    cell = Cell.model_validate({"metadata": {"name": "cell-a", "namespace": NAMESPACE}, "spec": spec})
+    table = spread(1024, 0, 1)
+    table[700] = REJECT
+    await installed.applied(installed.write(table))
+    api = await Api.connect(str(kubeconfig))
+    access = RouterAccess(api, SystemClock())
+    try:
+        for slot in (0, 1, 699, 701, 1023):
+            tried = await access.try_slot(installed.router, cell, slot)
+            assert tried.ok, tried.message
+        rejected = await access.try_slot(installed.router, cell, 700)
+        assert (rejected.ok, "status 503 in " in rejected.message) == (False, True)
+    finally:
+        await api.close()
 
 
 async def test_every_change_is_told_by_every_pod(installed: Installed, kubeconfig: Path) -> None:

@@ -47,6 +47,21 @@ No wildcards, no Secrets. Verbs are those that the code uses, no more.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
+{{- with include "recell.rules.isolation" . }}
+{{ . }}
+{{- end }}
+{{- end }}
+
+{{- /*
+Where cells' workloads live: keeping everything from an isolated cell. Deleting cannot be limited to the policies that
+the operator made; it deletes those with its labels.
+*/}}
+{{- define "recell.rules.isolation" -}}
+{{- if .Values.features.isolation -}}
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [list, create, patch, delete]
+{{- end }}
 {{- end }}
 
 {{- /*

@@ -12,7 +12,7 @@ from typing import Protocol
 from recell.api import Cell
 from recell.api.cell import Failure
 from recell.api.failure import DataIntegrity
-from recell.api.meta import seconds
+from recell.api.meta import ConditionStatus, find_condition, seconds
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import failure as failures
 from recell.domain import health
@@ -44,6 +44,8 @@ class Probes(Protocol):
 
     def integrity(self, cell: Key) -> IntegrityResult | None: ...
 
+    def last_intact(self, cell: Key) -> datetime | None: ...
+
 
 @dataclass(frozen=True)
 class _Glance:
@@ -72,6 +74,8 @@ class CellObserver:
         self._states: dict[Key, HealthState] = {}
         self._failures: dict[Key, Failure] = {}
         self._first_look: dict[Key, float] = {}
+        self._told_intact: dict[Key, datetime] = {}
+        """Since when another controller last said so, by the condition DataIntact."""
         self._glances: dict[Key, dict[Key, _Glance]] = {}
         """By Router and Cell."""
 
@@ -89,6 +93,7 @@ class CellObserver:
         """Look at a cell: its health by now, and after how many seconds time alone changes it."""
         policy, now, router = self._store.policy_for(cell).spec, self._clock.now(), router_of(cell)
         self._first_look.setdefault(cell.key, self._clock.monotonic())
+        self._note_data_intact(cell)
         seen = self.observe(cell)
         glance = _Glance(policy, health.router_verdicts(seen.traffic, policy))
         self._glances.setdefault(router, {})[cell.key] = glance
@@ -157,10 +162,24 @@ class CellObserver:
         evidence = health.assess(cell, self.observe(cell), policy, now)
         return failures.data_integrity(cell, evidence, policy, onset=onset, now=now, last=last)
 
+    def last_intact(self, cell: Cell) -> datetime | None:
+        """When the cell's data was last asked about and passed; where another controller checks it, since when it was
+        last intact, for an earlier moment is safe and a later one is not. None: this process saw neither."""
+        if cell.spec.data.integrity is not None:
+            return self._probes.last_intact(cell.key)
+        self._note_data_intact(cell)
+        return self._told_intact.get(cell.key)
+
+    def _note_data_intact(self, cell: Cell) -> None:
+        told = find_condition(cell.status.conditions, health.DATA_INTACT)
+        if told is not None and told.status is ConditionStatus.TRUE and told.last_transition_time is not None:
+            self._told_intact[cell.key] = told.last_transition_time
+
     def forget(self, cell: Key) -> None:
         self._states.pop(cell, None)
         self._failures.pop(cell, None)
         self._first_look.pop(cell, None)
+        self._told_intact.pop(cell, None)
         for router, glances in list(self._glances.items()):
             glances.pop(cell, None)
             if not glances:

@@ -40,11 +40,17 @@ class WorkloadState:
     stop_token: str | None = None
     """Value of the annotation by which it was scaled to zero."""
     pods: int | None = None
-    """Pods that exist, those that are ending included: a pod that ends can still write. None: not known."""
+    """Its pods that may still run, those that are ending included: a pod that ends can still write. None: not known;
+    told of a workload that is not well, and of one that was scaled to zero. 0 only when no other can come any more."""
     owned_by: str | None = None
-    """The Git tool or Helm release that owns it, for people."""
+    """The tool that writes it from elsewhere, and its instance, for people: `Argo CD Application shop`."""
     since: datetime | None = None
     """Since when it is not Current, where known."""
+
+    @property
+    def at_zero(self) -> bool:
+        """Seen at zero: nothing of it runs any more (rule 5)."""
+        return self.desired == 0 and self.pods == 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class IntegrityResult:
     """None: no check could tell yet."""
     message: str
     at: datetime
+    """When it was asked."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ class Workloads(Protocol):
     async def scale_to_zero(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
         """Scale the workload to zero once per token; a StatefulSet's claims are kept, read back first (rule 6).
 
-        Raises BadInput for what cannot be scaled (a DaemonSet), and as `restart` does.
+        To be called again until the workload's state is `at_zero`. Raises BadInput for what cannot be scaled (a
+        DaemonSet) or would lose its claims, and as `restart` does.
         """
         ...
 
@@ -158,7 +159,7 @@ class Observer(Protocol):
         ...
 
     def last_intact(self, cell: Cell) -> datetime | None:
-        """When a check of the cell's data last passed, as far as this process saw (rule 9)."""
+        """A moment up to which the cell's data is known to be intact, as far as this process saw (rule 9)."""
         ...
 
 

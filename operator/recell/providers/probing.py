@@ -12,7 +12,7 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from datetime import datetime
 
 import aiohttp
 
@@ -21,11 +21,11 @@ from recell.api.cell import HTTPProbe, IntegrityCheck, ProbeScheme
 from recell.api.meta import seconds
 from recell.domain.observation import IntegrityResult, ProbeResult
 from recell.engine.ports import Clock, Key
+from recell.providers import http
 
 logger = logging.getLogger(__name__)
 
 CONCURRENCY = 64
-BODY_SHOWN = 200
 FIRST_WITHIN = 2.0
 """Seconds after which a new target has been asked first; spread, so that a start does not ask all at once."""
 
@@ -38,15 +38,6 @@ class ProbeTarget:
     port: int
     probe: HTTPProbe | None = None
     integrity: IntegrityCheck | None = None
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    status: int | None
-    """None: no answer."""
-    message: str
-    connected: bool
-    body: str = ""
 
 
 @dataclass
@@ -74,6 +65,7 @@ class Prober:
         self._has_endpoints = has_endpoints
         self._on_change = on_change
         self._watched: dict[Key, _Watched] = {}
+        self._last_intact: dict[Key, datetime] = {}
         self._limit = asyncio.Semaphore(CONCURRENCY)
         self._session: aiohttp.ClientSession | None = None
         self._was_cut_off = False
@@ -93,6 +85,10 @@ class Prober:
         watched = self._watched.get(cell)
         return watched.integrity if watched else None
 
+    def last_intact(self, cell: Key) -> datetime | None:
+        """When the cell's data was last asked about and found intact; kept while the cell cannot be asked."""
+        return self._last_intact.get(cell)
+
     @property
     def operator_cut_off(self) -> bool:
         """Two or more cells are probed that have endpoints, and none of them gives a connection."""
@@ -104,20 +100,12 @@ class Prober:
     # Running
 
     def start(self) -> None:
-        if self._session is not None:
-            return
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_create_end.append(_note_connection)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True, ssl=False),
-            trace_configs=[trace],
-            headers={"User-Agent": "recell-operator"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        if self._session is None:
+            self._session = http.session()
 
     async def stop(self) -> None:
         for cell in [*self._watched]:
-            self.drop(cell)
+            self._stop(cell)
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -130,12 +118,16 @@ class Prober:
         known = self._watched.get(cell.key)
         if known is not None and known.target == wanted:
             return
-        self.drop(cell.key)
+        self._stop(cell.key)
         if wanted is not None:
             self._watch(cell.key, wanted)
 
     def drop(self, cell: Key) -> None:
-        """Ask no more, and forget what was answered."""
+        """The cell is gone: ask no more, and forget what was answered."""
+        self._stop(cell)
+        self._last_intact.pop(cell, None)
+
+    def _stop(self, cell: Key) -> None:
         watched = self._watched.pop(cell, None)
         if watched is not None:
             for task in watched.tasks:
@@ -163,17 +155,17 @@ class Prober:
         interval = seconds(check.interval)
         await asyncio.sleep(min(interval * 0.2, FIRST_WITHIN) * random.random())  # noqa: S311 - jitter
         while True:
-            began = self._clock.monotonic()
+            began, at = self._clock.monotonic(), self._clock.now()
             scheme = watched.target.probe.scheme if watched.target.probe else ProbeScheme.HTTP
             outcome = await self._ask(watched.target, scheme, check.path, seconds(check.timeout))
-            self._take_integrity(key, watched, check.path, outcome)
+            self._take_integrity(key, watched, check.path, outcome, at)
             await self._rest(began, interval)
 
     async def _rest(self, began: float, interval: float) -> None:
         left = began + interval * random.uniform(0.95, 1.05) - self._clock.monotonic()  # noqa: S311 - jitter
         await asyncio.sleep(max(0.05, left))
 
-    def _take_probe(self, key: Key, watched: _Watched, outcome: _Outcome) -> None:
+    def _take_probe(self, key: Key, watched: _Watched, outcome: http.Answer) -> None:
         ok = outcome.status is not None and 200 <= outcome.status < 400
         old, now = watched.probe, self._clock.now()
         since = old.since if old is not None and old.ok == ok else now
@@ -188,7 +180,8 @@ class Prober:
         elif old is None or old.ok != ok:
             self._on_change(key)
 
-    def _take_integrity(self, key: Key, watched: _Watched, path: str, outcome: _Outcome) -> None:
+    def _take_integrity(self, key: Key, watched: _Watched, path: str, outcome: http.Answer, at: datetime) -> None:
+        """`at`: when it was asked. What was written after that, the answer may not be about (rule 9)."""
         intact: bool | None = None
         if outcome.status is not None and 200 <= outcome.status < 300:
             intact = True
@@ -200,33 +193,15 @@ class Prober:
         message = f"{path}: {outcome.message}"
         if outcome.body and intact is not True:
             message = f"{message}: {outcome.body}"
-        watched.integrity = IntegrityResult(intact=intact, message=message, at=self._clock.now())
+        watched.integrity = IntegrityResult(intact=intact, message=message, at=at)
+        if intact:
+            self._last_intact[key] = at
         if old is None or old.intact != intact:
             self._on_change(key)
 
-    async def _ask(self, target: ProbeTarget, scheme: ProbeScheme, path: str, timeout: float) -> _Outcome:
-        host = f"[{target.host}]" if ":" in target.host else target.host
-        url = f"{scheme.value.lower()}://{host}:{target.port}{path}"
-        connection = SimpleNamespace(made=False)
+    async def _ask(self, target: ProbeTarget, scheme: ProbeScheme, path: str, timeout: float) -> http.Answer:
         async with self._limit:
-            session = self._session
-            if session is None:
-                return _Outcome(None, "the operator is not probing", connected=False)
-            try:
-                async with session.get(
-                    url,
-                    timeout=aiohttp.ClientTimeout(total=timeout),
-                    allow_redirects=False,
-                    trace_request_ctx=connection,
-                ) as response:
-                    body = (await response.content.read(BODY_SHOWN)).decode(errors="replace").strip()
-                    return _Outcome(response.status, f"status {response.status}", connected=True, body=body)
-            except TimeoutError:
-                what = "no answer" if connection.made else "no connection"
-                return _Outcome(None, f"{what} within {timeout:g} s", connected=connection.made)
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                return _Outcome(None, str(error) or type(error).__name__, connected=connection.made)
-
-
-async def _note_connection(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
-    context.trace_request_ctx.made = True
+            if self._session is None:
+                return http.Answer(None, "the operator is not probing", connected=False)
+            url = http.url(scheme.value.lower(), target.host, target.port, path)
+            return await http.ask(self._session, url, timeout=timeout)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from recell.api import Cell, RecoveryPolicy
+from recell.api.cell import Data
 from recell.controllers.observer import CellObserver
 from recell.domain.observation import CellTraffic, RouterTraffic
 
@@ -45,6 +46,9 @@ class Scene:
 
     def integrity(self, cell: Any) -> None:
         return None
+
+    def last_intact(self, cell: Any) -> datetime | None:
+        return START
 
     def current(self, router: Any) -> None:
         return None
@@ -103,3 +107,28 @@ def test_a_cell_that_is_not_well_is_known_until_it_is_well_or_gone() -> None:
     assert scene.observer.failing(ROUTER) == []
     scene.observer.forget(("fleet", "a"))
     assert scene.observer.routers == []
+
+
+def checked_by_another(status: str, since: datetime) -> Cell:
+    told = {"type": "DataIntact", "status": status, "reason": "Fsck", "lastTransitionTime": since.isoformat()}
+    return Cell.model_validate({**cell("a").model_dump(), "status": {"conditions": [told]}})
+
+
+def test_data_that_another_controller_checks_was_intact_when_it_last_became_so() -> None:
+    scene = Scene()
+    later = START + timedelta(hours=1)
+    assert scene.observer.last_intact(cell("a")) is None
+    scene.observer.look(checked_by_another("True", START))
+    assert scene.observer.last_intact(checked_by_another("True", START)) == START
+    corrupted = checked_by_another("False", later)
+    scene.observer.look(corrupted)
+    assert scene.observer.last_intact(corrupted) == START, "not when it was found to be corrupted"
+    scene.observer.forget(corrupted.key)
+    assert scene.observer.last_intact(corrupted) is None, "a cell of that name made anew has other data"
+
+
+def test_data_that_the_operator_checks_was_intact_when_a_check_last_passed() -> None:
+    scene = Scene()
+    told = checked_by_another("True", START + timedelta(hours=1))
+    spec = told.spec.model_copy(update={"data": Data.model_validate({"integrity": {"path": "/integrity"}})})
+    assert scene.observer.last_intact(told.model_copy(update={"spec": spec})) == START

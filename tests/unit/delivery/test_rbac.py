@@ -24,6 +24,8 @@ RESTART_RIGHTS = {("patch", "apps", kind) for kind in ("deployments", "statefuls
     ("patch", "discovery.k8s.io", "endpointslices"),
 }
 
+ISOLATION_RIGHTS = {(verb, "networking.k8s.io", "networkpolicies") for verb in ("create", "patch", "delete", "list")}
+
 
 def roles(documents: list[Document]) -> list[Document]:
     return of_kind(documents, "Role", "ClusterRole")
@@ -60,11 +62,11 @@ def test_the_operator_cannot_raise_its_own_rights(installed: list[Document]) -> 
             assert not (group == "rbac.authorization.k8s.io" and resource.startswith("cluster"))
 
 
-def test_the_operator_deletes_runs_alone(installed: list[Document]) -> None:
-    """Rule 7: its own runs, by the history limits. Nothing that serves, and nothing that holds data."""
+def test_the_operator_deletes_nothing_that_serves_or_holds_data(installed: list[Document]) -> None:
+    """Rule 7: its own runs, by the history limits, and the policies around isolated cells."""
     for role in operator_roles(installed):
         deleted = {resource for verb, _, resource in rights(role) if verb.startswith("delete")}
-        assert deleted <= {"recoveryruns"}, role["metadata"]["name"]
+        assert deleted <= {"recoveryruns", "networkpolicies"}, role["metadata"]["name"]
 
 
 def test_named_namespaces_get_roles_and_no_cluster_wide_rights(render: Render) -> None:
@@ -88,16 +90,18 @@ def test_a_workload_namespace_gets_rights_on_workloads_only(render: Render) -> N
     documents = render(VARIANTS["named-namespaces"])
     role = next(role for role in of_kind(documents, "Role") if role["metadata"]["namespace"] == "shop-data")
     assert set(rights(role)) > RESTART_RIGHTS
-    assert not [right for right in rights(role) if right[1] == "recell.dev" or right[0] in ("create", "delete")]
+    others = set(rights(role)) - ISOLATION_RIGHTS
+    assert not [right for right in others if right[1] == "recell.dev" or right[0] in ("create", "delete")]
 
 
 @pytest.mark.parametrize(
-    ("feature", "belonging"), [("haproxyRouter", ROUTER_RIGHTS), ("workloadRestart", RESTART_RIGHTS)]
+    ("feature", "belonging"),
+    [("haproxyRouter", ROUTER_RIGHTS), ("workloadRestart", RESTART_RIGHTS), ("isolation", ISOLATION_RIGHTS)],
 )
 def test_a_feature_brings_its_rights_and_takes_them_away(render: Render, feature: str, belonging: set[Right]) -> None:
     def granted(on: bool) -> set[Right]:
-        # the router's own Deployments are patched too
-        others = {name: False for name in ("haproxyRouter", "workloadRestart") if name != feature}
+        # the router's own Deployments and NetworkPolicies are patched too
+        others = {name: False for name in ("haproxyRouter", "workloadRestart", "isolation") if name != feature}
         documents = render({"features": {feature: on, **others}})
         return set(rights(named(documents, "ClusterRole", "recell")))
 

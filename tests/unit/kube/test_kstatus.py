@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from recell.api.cell import WorkloadKind, WorkloadRef
-from recell.api.meta import ANNOTATION_RESTART
+from recell.api.meta import ANNOTATION_RESTART, ANNOTATION_STOP
 from recell.domain.observation import WorkloadPhase
 from recell.providers.kube.api import Object
 from recell.providers.kube.kstatus import (
@@ -16,6 +16,7 @@ from recell.providers.kube.kstatus import (
     slim_workload,
     stuck_reason,
 )
+from recell.providers.kube.ownership import HELM_RELEASE
 
 CURRENT, IN_PROGRESS, FAILED = WorkloadPhase.CURRENT, WorkloadPhase.IN_PROGRESS, WorkloadPhase.FAILED
 
@@ -55,6 +56,7 @@ OVERDUE = [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlin
         ({"observedGeneration": 1} | deployed(3, 3, 3, 3), {}, IN_PROGRESS, "its controller has not seen"),
         (deployed(3, 3, 0, 0) | {"conditions": OVERDUE}, {}, FAILED, "ProgressDeadlineExceeded (timed out)"),
         (deployed(0, 0, 0, 0), {"replicas": 0}, CURRENT, "0 of 0 pods ready"),
+        (deployed(3, 3, 3, 3), {"replicas": 0}, IN_PROGRESS, "3 of 0 pods ready; 3 pods too many are ending"),
         (deployed(1, 1, 1, 1), {"replicas": 1}, CURRENT, "1 of 1"),
     ],
 )
@@ -194,6 +196,29 @@ def test_messages_stay_short() -> None:
     assert len(assess(ref("Deployment"), workload(deployed(3, 3, 0, 0)), [endless] * 9).message) < 1024
 
 
+RUNNING, ENDING = pod(), pod(metadata={"deletionTimestamp": "2026-11-25T03:00:00Z"})
+ENDED = [pod(phase="Succeeded"), pod(phase="Failed")]
+
+
+@pytest.mark.parametrize(
+    ("pods", "counted", "generation", "known"),
+    [
+        (None, 0, 2, None),
+        ([], 0, 2, 0),
+        (ENDED, 0, 2, 0),
+        ([RUNNING, ENDING, *ENDED], 0, 2, 2),
+        ([], 1, 2, None),
+        ([], 0, 3, None),
+    ],
+)
+def test_pods_that_may_run(pods: list[Object] | None, counted: int, generation: int, known: int | None) -> None:
+    """None at all counts only when its controller has seen the newest change and counts none either."""
+    stopped = workload(deployed(counted, counted, counted, counted), generation=generation, replicas=0)
+    state = assess(ref("Deployment"), stopped, pods)
+    assert state.pods == known
+    assert state.at_zero == (known == 0)
+
+
 @pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet"])
 def test_slimming_changes_no_answer(kind: str) -> None:
     template = {
@@ -202,9 +227,12 @@ def test_slimming_changes_no_answer(kind: str) -> None:
     }
     for spec in ({}, strategy(partition=2), strategy("OnDelete"), {"paused": True}):
         whole = workload(deployed(3, 2, 2, 2) | daemons(3, 3, 2, 2, 2), template=template, **spec)
+        whole["metadata"]["annotations"] = {ANNOTATION_STOP: "run.2", HELM_RELEASE: "web", "some/thing": "x"}
         slim = slim_workload(whole)
         assert assess(ref(kind), slim) == assess(ref(kind), whole)
-        assert assess(ref(kind), slim).restart_token == "run.1"
+        state = assess(ref(kind), slim)
+        assert (state.restart_token, state.stop_token, state.owned_by) == ("run.1", "run.2", "Helm release /web")
+        assert "some/thing" not in str(slim)
         assert cannot_restart(ref(kind), slim) == cannot_restart(ref(kind), whole)
         assert selector_of(slim) == selector_of(whole)
         assert "containers" not in str(slim)

@@ -142,6 +142,32 @@ async def test_an_integrity_check_without_an_answer_is_inconclusive(prober: Prob
     assert result.intact is None
 
 
+async def test_when_data_was_last_intact_outlives_corruption_and_silence(prober: Prober) -> None:
+    """And is when it was asked: what was written during a slow answer, the answer may not be about (rule 9)."""
+    async with backend() as web_a:
+        before = SystemClock().now()
+        web_a.delay = 0.2
+        where = ("127.0.0.1", web_a.port)
+        prober.set_target(cell(A, probe=False, integrity=True), where)
+        assert prober.last_intact(A) is None
+        await eventually(lambda: len(web_a.requests) == 1, "it is asked")
+        asked = SystemClock().now()
+        first = await eventually(lambda: prober.last_intact(A), "it passes")
+        assert before < first <= asked
+        await eventually(lambda: (prober.last_intact(A) or first) > first, "it passes again")
+        web_a.status = 409
+        bad = await eventually(lambda: (r := prober.integrity(A)) is not None and r.intact is False and r, "it fails")
+        last = prober.last_intact(A)
+        assert last is not None
+        assert first < last < bad.at
+        prober.set_target(cell(A, probe=False, integrity=True), None)
+        assert prober.last_intact(A) == last, "the cell cannot be asked any more"
+        prober.set_target(cell(A, probe=False, integrity=True, timeout="400ms"), where)
+        assert prober.last_intact(A) == last
+    prober.drop(A)
+    assert prober.last_intact(A) is None, "a cell of that name made anew has other data"
+
+
 async def test_when_every_cell_refuses_it_is_more_likely_the_operator(prober: Prober, changes: list[Key]) -> None:
     async with backend() as web_b:
         prober.set_target(cell(A), ("127.0.0.1", closed_port()))

@@ -25,6 +25,8 @@ Object = dict[str, Any]
 """An API object as JSON."""
 
 FIELD_MANAGER = "recell"
+HOLD_MANAGER = "recell-hold"
+"""Of what is held for a while against the tool that owns it, so that the tool can be told to leave it alone."""
 TIMEOUT = 10.0
 WRITE_TIMEOUT = 5.0
 """Not longer than lease duration less renew deadline: a write ends before another leader can begin."""

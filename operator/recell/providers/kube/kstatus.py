@@ -12,6 +12,7 @@ from typing import Any
 from recell.api.cell import WorkloadKind, WorkloadRef
 from recell.api.meta import ANNOTATION_RESTART
 from recell.domain.observation import WorkloadPhase, WorkloadState
+from recell.providers.kube import ownership, scaling
 from recell.providers.kube.api import Object
 
 STUCK = frozenset(
@@ -33,6 +34,9 @@ STUCK = frozenset(
 """Reasons for which a container waits and that do not pass without somebody mending something."""
 
 PODS_NAMED = 3
+ENDED = frozenset({"Succeeded", "Failed"})
+"""Phases of a pod whose containers have all ended for good."""
+_ANNOTATIONS = (*ownership.ANNOTATIONS, *scaling.ANNOTATIONS)
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,15 @@ class _Counts:
     failed: str = ""
 
 
-def assess(ref: WorkloadRef, obj: Object, pods: Sequence[Object] = ()) -> WorkloadState:
+def assess(ref: WorkloadRef, obj: Object, pods: Sequence[Object] | None = None) -> WorkloadState:
     """`pods`: those of its selector where they are known; needed for what is wrong, not for what is right."""
     counts = _ASSESS[ref.kind](obj)
     unseen = _unseen(obj)
-    stuck = [text for text in (stuck_reason(pod) for pod in pods) if text]
+    stuck = [text for text in (stuck_reason(pod) for pod in pods or ()) if text]
+    running = _running(obj, pods)
     message = f"{counts.ready} of {counts.desired} pods ready"
+    if counts.desired == 0 and running:
+        message = f"{message}; {running} not yet ended"
     if counts.failed:
         phase, message = WorkloadPhase.FAILED, f"{message}; {counts.failed}"
     elif unseen or counts.settled:
@@ -67,6 +74,9 @@ def assess(ref: WorkloadRef, obj: Object, pods: Sequence[Object] = ()) -> Worklo
         ready=counts.ready,
         updated=not unseen and not counts.settled and not counts.failed,
         restart_token=restart_token(obj),
+        stop_token=scaling.stop_token(obj),
+        pods=running,
+        owned_by=ownership.owner_of(obj),
     )
 
 
@@ -110,6 +120,20 @@ def selector_of(obj: Object) -> str:
     return ",".join(terms)
 
 
+def _running(obj: Object, pods: Sequence[Object] | None) -> int | None:
+    """None: not known. No pod at all is not known either while its controller may be about to make or count some."""
+    if pods is None:
+        return None
+    running, status = sum(1 for pod in pods if may_run(pod)), obj.get("status") or {}
+    counted = status.get("replicas") or status.get("currentNumberScheduled")
+    return None if not running and (counted or _unseen(obj)) else running
+
+
+def may_run(pod: Object) -> bool:
+    """A pod that is ending still runs, until its phase says otherwise or it is gone."""
+    return (pod.get("status") or {}).get("phase") not in ENDED
+
+
 def stuck_reason(pod: Object) -> str:
     """Why a pod does not come up by itself: `web-x: CrashLoopBackOff (exit 1, 5 restarts)`; else empty."""
     if pod["metadata"].get("deletionTimestamp"):
@@ -132,15 +156,19 @@ def stuck_reason(pod: Object) -> str:
 
 
 def slim_workload(obj: Object) -> Object:
-    """Only what `assess`, `cannot_restart` and `selector_of` read."""
+    """Only what `assess`, `cannot_restart`, `selector_of` and `scaling.held` read."""
     spec, template = obj["spec"], _template(obj)
     kept = {name: spec[name] for name in ("replicas", "selector", "paused", "updateStrategy") if name in spec}
     kept["template"] = {"metadata": {"annotations": (template.get("metadata") or {}).get("annotations") or {}}}
-    return _head(obj) | {"spec": kept, "status": obj.get("status") or {}}
+    slim = _head(obj) | {"spec": kept, "status": obj.get("status") or {}}
+    annotations = obj["metadata"].get("annotations") or {}
+    if marks := {name: annotations[name] for name in _ANNOTATIONS if name in annotations}:
+        slim["metadata"]["annotations"] = marks
+    return slim
 
 
 def slim_pod(obj: Object) -> Object:
-    """Only what `stuck_reason` reads."""
+    """Only what `stuck_reason` and `may_run` read."""
     status = obj.get("status") or {}
     names = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses")
     return _head(obj) | {"status": {name: status[name] for name in names if name in status}}
@@ -164,7 +192,7 @@ def _unseen(obj: Object) -> str:
 
 def _deployment(obj: Object) -> _Counts:
     status = obj.get("status") or {}
-    desired = _replicas(obj)
+    desired = scaling.replicas(obj)
     total, updated, ready, available = _numbers(
         status, "replicas", "updatedReplicas", "readyReplicas", "availableReplicas"
     )
@@ -175,6 +203,8 @@ def _deployment(obj: Object) -> _Counts:
         awaited = f"{updated} of {desired} pods are of the newest revision"
     elif total > updated:
         awaited = f"{total - updated} pods of an older revision are ending"
+    elif total > desired:
+        awaited = f"{total - desired} pods too many are ending"
     elif available < desired:
         awaited = f"{available} of {desired} pods are available"
     else:
@@ -184,7 +214,7 @@ def _deployment(obj: Object) -> _Counts:
 
 def _stateful_set(obj: Object) -> _Counts:
     status = obj.get("status") or {}
-    desired = _replicas(obj)
+    desired = scaling.replicas(obj)
     total, updated, ready = _numbers(status, "replicas", "updatedReplicas", "readyReplicas")
     # Servers before 1.22 and sets with minReadySeconds 0 may leave it out.
     available = int(status.get("availableReplicas", ready) or 0)
@@ -236,10 +266,6 @@ _ASSESS = {
     WorkloadKind.STATEFUL_SET: _stateful_set,
     WorkloadKind.DAEMON_SET: _daemon_set,
 }
-
-
-def _replicas(obj: Object) -> int:
-    return int(obj["spec"].get("replicas", 1))
 
 
 def _numbers(status: Mapping[str, Any], *names: str) -> tuple[int, ...]:

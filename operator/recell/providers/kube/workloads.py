@@ -6,9 +6,10 @@ Promises
   would be a rollout).
 - A workload that leaves the watch is looked for before it counts as missing: the label may merely
   have been taken away.
-- A restart rolls the pods once per token, under the resourceVersion that was looked at (rule 18);
-  one that was reverted twice is not tried a third time (rule 31).
-- A namespace other than the Cell's own is touched with its consent only (label `recell.dev/fleet`).
+- A restart rolls the pods once per token, and scaling to zero is done once per token, under the
+  resourceVersion that was looked at (rule 18); what was reverted twice is not tried a third time (rule 31).
+- No claim goes with the pods of a StatefulSet that is scaled to zero (rule 6).
+- A namespace other than the Cell's own is touched with its consent only (`consent`).
 - Reading never waits.
 """
 
@@ -20,14 +21,16 @@ from datetime import datetime
 
 from recell.api import Cell
 from recell.api.cell import BackendType, WorkloadKind, WorkloadRef
-from recell.api.meta import ANNOTATION_RESTART, LABEL_CELL, LABEL_FLEET
+from recell.api.meta import ANNOTATION_RESTART, LABEL_CELL
 from recell.domain.observation import Endpoints, WorkloadPhase, WorkloadState
-from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, RecellError, Retryable, Reverted
+from recell.engine.errors import BadInput, Conflict, NotFound, RecellError, Retryable, Reverted
 from recell.engine.ports import Clock, Key
-from recell.providers.kube import kstatus, services
-from recell.providers.kube.api import FIELD_MANAGER, Api, Object
+from recell.providers.kube import kstatus, scaling, services
+from recell.providers.kube.api import FIELD_MANAGER, HOLD_MANAGER, Api, Object
 from recell.providers.kube.collection import Collection
-from recell.providers.kube.paths import ENDPOINT_SLICES, NAMESPACES, SERVICES, WORKLOADS, Resource
+from recell.providers.kube.consent import Consent
+from recell.providers.kube.ownership import last_manager
+from recell.providers.kube.paths import ENDPOINT_SLICES, SERVICES, WORKLOADS, Resource
 from recell.providers.kube.pods import PodWatches, WorkloadKey
 from recell.providers.kube.reflector import Reflector, key_of
 from recell.providers.kube.services import SERVICE_NAME, Address
@@ -37,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 LOOK_AGAIN = 10.0
 """Seconds. What is missing has no label yet, so no watch tells when it appears."""
-CONSENT_KEPT = 300.0
-"""Seconds. A namespace's consent is read again after that, and before each restart."""
 CONFLICTS = 5
 REVERTS = 2
 
@@ -63,7 +64,7 @@ class KubeWorkloads:
         self._api = api
         self._clock = clock
         self._store = store
-        self._namespaces = tuple(namespaces)
+        self.consent = Consent(api, clock, namespaces, on_change=on_change)
         self._on_change = on_change
         self._collections: dict[WorkloadKind, Collection] = {
             kind: Collection(api, resource, clock, namespaces, labels=LABEL_CELL, trim=kstatus.slim_workload)
@@ -73,15 +74,15 @@ class KubeWorkloads:
         self._slices = Collection(
             api, ENDPOINT_SLICES, clock, namespaces, labels=LABEL_CELL, indexes={"service": _service_name}
         )
-        self._pods = PodWatches(api, clock, self._workload_changed)
+        self._pods = PodWatches(api, clock, self._pods_changed)
         self._missing: dict[WorkloadKey, float] = {}
         """Looked for and not there: when (monotonic). The Service of a cell stands here too."""
         self._later: dict[WorkloadKey, asyncio.TimerHandle] = {}
-        self._consents: dict[str, tuple[str, float]] = {}
-        """Namespace -> the fleet namespace that it consents to ("" is none), and when that was read."""
         self._unwell_since: dict[WorkloadKey, datetime] = {}
-        self._restarted: dict[WorkloadKey, tuple[str, int]] = {}
-        """The token that this process wrote, and how often."""
+        self._emptied: dict[WorkloadKey, int] = {}
+        """Seen at zero: at which generation. Its pods need not be watched any longer."""
+        self._written: dict[WorkloadKey, tuple[str, int]] = {}
+        """The token that this process wrote last, and how often."""
         for kind, collection in self._collections.items():
             collection.subscribe(self._workload_listener(kind))
         self._services.subscribe(self._service_changed)
@@ -147,7 +148,7 @@ class KubeWorkloads:
             return Address(backend.address.host, backend.address.port)
         if backend.service is None:
             raise BadInput("spec.backend: neither service nor address is set")
-        self._may_touch(cell)
+        self.consent.check(cell)
         key = (cell.workload_namespace, backend.service.name)
         service = self._services.get(key)
         if service is not None:
@@ -161,7 +162,7 @@ class KubeWorkloads:
     def _state(self, cell: Cell, ref: WorkloadRef) -> WorkloadState:
         name = f"{ref.kind} {cell.workload_namespace}/{ref.name}"
         try:
-            self._may_touch(cell)
+            self.consent.check(cell)
         except RecellError as error:
             return WorkloadState(ref, WorkloadPhase.UNKNOWN, str(error))
         key: WorkloadKey = (ref.kind, cell.workload_namespace, ref.name)
@@ -171,7 +172,7 @@ class KubeWorkloads:
                 message = f"{name} does not exist: create it or correct spec.workloads"
                 return WorkloadState(ref, WorkloadPhase.NOT_FOUND, message, since=self._unwell_since.get(key))
             return WorkloadState(ref, WorkloadPhase.UNKNOWN, f"{name} has not been read yet")
-        state = kstatus.assess(ref, obj, self._pods.pods(key))
+        state = kstatus.assess(ref, obj, self._pods_of(key, obj))
         return state if state.phase == WorkloadPhase.CURRENT else replace(state, since=self._unwell_since.get(key))
 
     # Labels
@@ -183,8 +184,8 @@ class KubeWorkloads:
         (a permission, or no consent), BadInput (two Cells name one workload), Retryable. What is missing is no
         error here: `states`, `endpoints` and `address_of` tell of it.
         """
-        await self._learn_consent(cell)
-        self._may_touch(cell)
+        await self.consent.learn(cell)
+        self.consent.check(cell)
         trouble: RecellError | None = None
         for resource, collection, name, field in self._named(cell):
             try:
@@ -265,44 +266,7 @@ class KubeWorkloads:
                 " a workload or Service can be part of one Cell only"
             )
 
-    def _may_touch(self, cell: Cell) -> None:
-        fleet, namespace = cell.metadata.namespace, cell.workload_namespace
-        if "" not in self._namespaces:
-            if namespace not in self._namespaces:
-                raise BadInput(
-                    f"spec.namespace: the operator does not watch namespace {namespace}; it watches"
-                    f" {', '.join(self._namespaces)}"
-                )
-            return  # whoever installed the operator for these namespaces has consented for them
-        if namespace == fleet:
-            return
-        known = self._consents.get(namespace)
-        if known is None:
-            raise Retryable(f"namespace {namespace} has not been asked yet whether it consents to cells of {fleet}")
-        if known[0] != fleet:
-            raise Forbidden(
-                f"spec.namespace: namespace {namespace} does not consent to cells of {fleet}; whoever owns it can:"
-                f" kubectl label namespace {namespace} {LABEL_FLEET}={fleet}"
-            )
-
-    async def _learn_consent(self, cell: Cell, *, max_age: float = CONSENT_KEPT) -> None:
-        namespace, now = cell.workload_namespace, self._clock.monotonic()
-        if namespace == cell.metadata.namespace or "" not in self._namespaces:
-            return
-        known = self._consents.get(namespace)
-        # A refusal is read again soon, so that consent given on its message is seen.
-        if known is not None and now - known[1] < (max_age if known[0] == cell.metadata.namespace else LOOK_AGAIN):
-            return
-        try:
-            found = await self._api.get(NAMESPACES.path("", namespace))
-        except NotFound:
-            found = {"metadata": {}}
-        fleet = (found["metadata"].get("labels") or {}).get(LABEL_FLEET) or ""
-        self._consents[namespace] = (fleet, now)
-        if fleet != cell.metadata.namespace:
-            asyncio.get_running_loop().call_later(LOOK_AGAIN + 0.1, self._on_change, cell.key)
-
-    # Restarting
+    # Acting
 
     async def restart(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
         """Roll the workload's pods once per token.
@@ -310,38 +274,96 @@ class KubeWorkloads:
         Raises BadInput when its update strategy would not replace the pods, Reverted when somebody took the token
         away twice, NotFound, Forbidden, Conflict (it keeps changing), Retryable, Fenced.
         """
-        await self._learn_consent(cell, max_age=0.0)
-        self._may_touch(cell)
+        await self.consent.ensure(cell)
         key: WorkloadKey = (ref.kind, cell.workload_namespace, ref.name)
-        path = WORKLOADS[ref.kind].path(*key[1:])
-        for attempt in range(CONFLICTS):
-            found = await self._api.get(path)
+        name = f"{ref.kind} {key[1]}/{key[2]}"
+
+        def missing(found: Object) -> Object | None:
             if kstatus.restart_token(found) == token:
-                return
+                return None
             if why := kstatus.cannot_restart(ref, found):
-                raise BadInput(f"{ref.kind} {key[1]}/{key[2]} cannot be restarted: {why}")
-            written, times = self._restarted.get(key, ("", 0))
-            if written != token:
-                times = 0
-            if times >= REVERTS:
+                raise BadInput(f"{name} cannot be restarted: {why}")
+            if self._times_written(key, token) >= REVERTS:
                 raise Reverted(
-                    f"{ref.kind} {key[1]}/{key[2]}: the restart was reverted twice, last by {last_manager(found)}:"
+                    f"{name}: the restart was reverted twice, last by {last_manager(found)}:"
                     f" let it leave the annotation {ANNOTATION_RESTART} of the pod template alone"
                 )
-            patch: Object = {
-                "metadata": {name: found["metadata"][name] for name in ("uid", "resourceVersion")},
-                "spec": {"template": {"metadata": {"annotations": {ANNOTATION_RESTART: token}}}},
-            }
+            return {"spec": {"template": {"metadata": {"annotations": {ANNOTATION_RESTART: token}}}}}
+
+        if await self._change(key, missing):
+            self._count(key, token)
+
+    async def scale_to_zero(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
+        """Hold the workload at zero, once per token; to be called again while its state is not `at_zero`.
+
+        The claims of a StatefulSet are told to stay first, and that is read back before it is scaled (rule 6).
+        Raises BadInput for a DaemonSet and for claims that would not stay, Reverted when somebody scaled it back
+        twice, and what `restart` raises.
+        """
+        await self.consent.ensure(cell)
+        key: WorkloadKey = (ref.kind, cell.workload_namespace, ref.name)
+        name = f"{ref.kind} {key[1]}/{key[2]}"
+        if ref.kind is WorkloadKind.DAEMON_SET:
+            raise BadInput(f"{name} cannot be scaled to zero, it has a pod on each node: isolate the cell instead")
+
+        def missing(found: Object) -> Object | None:
+            if scaling.claims_at_risk(found):
+                raise BadInput(f"{name} is not scaled to zero: {scaling.why_at_risk(found)}")
+            patch = scaling.to_zero(found, token)
+            if patch is not None and self._times_written(key, token) >= REVERTS:
+                raise Reverted(f"{name}: scaling to zero was reverted twice, last by {scaling.reverted(found)}")
+            return patch
+
+        if ref.kind is WorkloadKind.STATEFUL_SET:
+            await self._change(key, scaling.retain, field_manager=HOLD_MANAGER)
+        if await self._change(key, missing, field_manager=HOLD_MANAGER):
+            self._count(key, token)
+
+    async def scale_back(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
+        """Give the workload back the replicas that it had before `scale_to_zero` with this token; repeatable.
+
+        Does nothing where another token or none is. Raises what `restart` raises.
+        """
+        await self.consent.ensure(cell)
+        key: WorkloadKey = (ref.kind, cell.workload_namespace, ref.name)
+        if await self._change(key, lambda found: scaling.back(found, token)):
+            self._written.pop(key, None)
+
+    def _times_written(self, key: WorkloadKey, token: str) -> int:
+        written, times = self._written.get(key, ("", 0))
+        return times if written == token else 0
+
+    def _count(self, key: WorkloadKey, token: str) -> None:
+        self._written[key] = (token, self._times_written(key, token) + 1)
+
+    async def _change(
+        self,
+        key: WorkloadKey,
+        missing: Callable[[Object], Object | None],
+        *,
+        field_manager: str = FIELD_MANAGER,
+    ) -> bool:
+        """Write what is missing (a merge patch) under the resourceVersion looked at; False: nothing is."""
+        kind = WorkloadKind(key[0])
+        path = WORKLOADS[kind].path(*key[1:])
+        conflicts = 0
+        while True:
+            found = await self._api.get(path)
+            patch = missing(found)
+            if patch is None:
+                return False
+            looked_at = {name: found["metadata"][name] for name in ("uid", "resourceVersion")}
+            patch = patch | {"metadata": (patch.get("metadata") or {}) | looked_at}
             try:
-                changed = await self._api.merge_patch(path, patch)
+                changed = await self._api.merge_patch(path, patch, field_manager=field_manager)
             except Conflict:
-                if attempt == CONFLICTS - 1:
+                conflicts += 1
+                if conflicts == CONFLICTS:
                     raise
                 continue  # its status changes often while it is unwell: look again
-            self._restarted[key] = (token, times + 1)
             if _label(changed):
-                self._collections[ref.kind].put(changed)
-            return
+                self._collections[kind].put(changed)
+            return True
 
     # What changed
 
@@ -351,18 +373,39 @@ class KubeWorkloads:
             if new is None:
                 self._pods.close(workload)
                 self._unwell_since.pop(workload, None)
+                self._emptied.pop(workload, None)
             else:
                 self._found(workload)
-                state = kstatus.assess(_ref(kind, key[1]), new)
-                if state.phase == WorkloadPhase.CURRENT:
-                    self._pods.close(workload)
-                    self._unwell_since.pop(workload, None)
-                else:
-                    self._unwell_since.setdefault(workload, self._clock.now())
-                    self._pods.open(workload, kstatus.selector_of(new))
+                self._look_after(workload, new)
             self._workload_changed(workload)
 
         return changed
+
+    def _pods_changed(self, workload: WorkloadKey) -> None:
+        obj = self._collections[WorkloadKind(workload[0])].get(workload[1:])
+        if obj is not None:
+            self._look_after(workload, obj)
+        self._workload_changed(workload)
+
+    def _look_after(self, workload: WorkloadKey, obj: Object) -> None:
+        """Its pods are watched while it is not well, and while it is held at zero until none is left."""
+        kind, name = WorkloadKind(workload[0]), workload[2]
+        state, held = kstatus.assess(_ref(kind, name), obj, self._pods_of(workload, obj)), scaling.held(obj)
+        if state.phase is WorkloadPhase.CURRENT:
+            self._unwell_since.pop(workload, None)
+        else:
+            self._unwell_since.setdefault(workload, self._clock.now())
+        if held and state.at_zero:
+            self._emptied[workload] = _generation(obj)
+        if state.phase is WorkloadPhase.CURRENT and (state.at_zero or not held):
+            self._pods.close(workload)
+        else:
+            self._pods.open(workload, kstatus.selector_of(obj), needed=held)
+
+    def _pods_of(self, workload: WorkloadKey, obj: Object) -> Sequence[Object] | None:
+        """None: not known."""
+        pods = self._pods.pods(workload)
+        return () if pods is None and self._emptied.get(workload) == _generation(obj) else pods
 
     def _workload_changed(self, workload: WorkloadKey) -> None:
         for cell in self._store.cells_naming_workload(*workload):
@@ -391,12 +434,5 @@ def _ref(kind: WorkloadKind, name: str) -> WorkloadRef:
     return WorkloadRef(api_version="apps/v1", kind=kind, name=name)
 
 
-def last_manager(obj: Object) -> str:
-    """Who wrote the object's spec last, from managedFields; not this operator, not a status."""
-    entries = [
-        entry
-        for entry in obj["metadata"].get("managedFields") or ()
-        if not entry.get("subresource") and entry.get("manager") != FIELD_MANAGER
-    ]
-    newest = max(entries, key=lambda entry: str(entry.get("time") or ""), default=None)
-    return str(newest["manager"]) if newest else "an unknown manager"
+def _generation(obj: Object) -> int:
+    return int(obj["metadata"].get("generation") or 0)

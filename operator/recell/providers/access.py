@@ -1,0 +1,108 @@
+"""The customers' way in, tried: the `Access` port made real.
+
+Promises: one GET through the Router's Service, as a customer that nobody has, with a deadline; no customer's data
+is asked for. Must not judge more than the status.
+"""
+
+from itertools import count, islice
+
+from recell.api import Cell, Router
+from recell.api.router import CustomerKey, HAProxy, KeySource
+from recell.domain.observation import ProbeResult
+from recell.domain.placement import slot_of
+from recell.engine.errors import BadInput, NotFound
+from recell.engine.ports import Clock
+from recell.providers import http
+from recell.providers.kube.api import Api
+from recell.providers.kube.paths import SERVICES
+from recell.providers.kube.services import Address, address
+
+TIMEOUT = 2.0
+"""Seconds."""
+TRIES = 32
+"""Keys invented for a table, for each of its slots, at most: a slot is without one less often than once in 1e13."""
+
+
+class RouterAccess:
+    def __init__(self, api: Api, clock: Clock) -> None:
+        self._api = api
+        self._clock = clock
+        self._customers: dict[int, _Invented] = {}
+        """By the number of slots."""
+
+    async def try_slot(self, router: Router, cell: Cell, slot: int) -> ProbeResult:
+        """GET of the cell's probe path through the real router, as an invented customer of this slot.
+
+        200 to 399 is well; that it was this cell that answered, is the Placement's word.
+
+        The message tells the customer, the status and the time that it took. Raises BadInput for a slot or a Router
+        that cannot be tried, Forbidden, Retryable.
+        """
+        name, block = router.metadata.name, router.spec.haproxy
+        if block is None:
+            raise BadInput(f"Router {name}: spec.haproxy is missing, so there is no way in to try")
+        if not 0 <= slot < block.slots:
+            raise BadInput(f"Router {name} has the slots 0 to {block.slots - 1}, and none {slot}")
+        customer = self._customers.setdefault(block.slots, _Invented(block.slots)).of(slot)
+        told = f"customer {customer} of slot {slot}"
+        try:
+            where = await self._address(router, block)
+        except NotFound as error:
+            return self._result(False, f"{told}: {error}")
+        probe = cell.spec.health.probe
+        headers, asked = request(block.customer_key, customer, probe.path if probe is not None else "/")
+        began = self._clock.monotonic()
+        async with http.session() as session:
+            answer = await http.ask(session, http.url("http", *where, asked), timeout=TIMEOUT, headers=headers)
+        if answer.status is None:
+            return self._result(False, f"{told}: {answer.message}")
+        took = self._clock.monotonic() - began
+        return self._result(200 <= answer.status < 400, f"{told}: {answer.message} in {took * 1000:.0f} ms")
+
+    async def _address(self, router: Router, block: HAProxy) -> Address:
+        """The Service that customers use is called like the Router."""
+        return address(await self._api.get(SERVICES.path(*router.key)), block.service.port)
+
+    def _result(self, ok: bool, message: str) -> ProbeResult:
+        now = self._clock.now()
+        return ProbeResult(ok=ok, message=message, at=now, since=now)
+
+
+def request(key: CustomerKey, customer: str, path: str) -> tuple[dict[str, str], str]:
+    """Headers and path of a request that is this customer's; pure."""
+    match key.type:
+        case KeySource.HEADER:
+            return {str(key.name): customer}, path
+        case KeySource.COOKIE:
+            return {"Cookie": f"{key.name}={customer}"}, path
+        case KeySource.HOST:
+            return {"Host": customer}, path
+        case KeySource.PATH_SEGMENT:
+            return {}, _in_segment(path, key.segment or 1, customer)
+
+
+def _in_segment(path: str, number: int, customer: str) -> str:
+    """The path with this segment, counted from 1, replaced; a path that is too short is filled up."""
+    asked, mark, query = path.partition("?")
+    segments = asked.split("/")[1:]
+    before = [segment or "-" for segment in segments[: number - 1]]
+    before += ["-"] * (number - 1 - len(before))
+    return "/" + "/".join([*before, customer, *segments[number:]]) + mark + query
+
+
+class _Invented:
+    """Customer keys by their slot, found as they are needed."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._found: dict[int, str] = {}
+        self._next = islice(count(), TRIES * slots)
+
+    def of(self, slot: int) -> str:
+        while slot not in self._found:
+            number = next(self._next, None)
+            if number is None:
+                raise BadInput(f"no customer key was found for slot {slot} of {self._slots}")
+            customer = f"recell-probe-{number}"
+            self._found.setdefault(slot_of(customer, self._slots), customer)
+        return self._found[slot]

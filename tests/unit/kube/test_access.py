@@ -1,0 +1,136 @@
+"""The customers' way in, tried against a real HTTP server in the router's place."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from recell.api import Cell, Router
+from recell.api.router import CustomerKey
+from recell.domain.placement import slot_of
+from recell.engine.errors import BadInput
+from recell.providers import access
+from recell.providers.access import RouterAccess, request
+from recell.providers.kube.paths import SERVICES
+from recell.runtime.clock import SystemClock
+from tests.unit.kube.fake_server import FakeApi, FakeServer
+
+
+class Front:
+    """Answers every request as it is told, and remembers them."""
+
+    def __init__(self) -> None:
+        self.status, self.port = 200, 0
+        self.seen: list[web.Request] = []
+
+    async def answer(self, asked: web.Request) -> web.Response:
+        self.seen.append(asked)
+        return web.Response(status=self.status, headers={"Location": "/elsewhere"})
+
+
+@pytest.fixture
+async def front() -> AsyncIterator[Front]:
+    made = Front()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", made.answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.port = runner.addresses[0][1]
+    yield made
+    await runner.cleanup()
+
+
+def router(key: dict[str, Any], port: int, slots: int = 1024) -> Router:
+    block = {"customerKey": key, "slots": slots, "service": {"port": port}}
+    spec = {"type": "HAProxy", "customerData": "Shared", "haproxy": block}
+    return Router.model_validate({"metadata": {"name": "shop", "namespace": "fleet"}, "spec": spec})
+
+
+def cell(path: str | None = None) -> Cell:
+    backend = {"type": "Service", "service": {"name": "web", "port": 80}}
+    health = {"probe": {"path": path}} if path else {}
+    spec = {"routerRef": {"name": "shop"}, "backend": backend, "health": health}
+    return Cell.model_validate({"metadata": {"name": "a", "namespace": "fleet"}, "spec": spec})
+
+
+HEADER = {"type": "Header", "name": "x-customer-id"}
+
+
+def through(port: int) -> RouterAccess:
+    server = FakeServer()
+    spec = {"clusterIP": "127.0.0.1", "ports": [{"port": port}]}
+    server.put(SERVICES.path("fleet", "shop"), {"metadata": {"name": "shop", "namespace": "fleet"}, "spec": spec})
+    api: Any = FakeApi(server)
+    return RouterAccess(api, SystemClock())
+
+
+@pytest.mark.parametrize(("slots", "slot"), [(1024, 0), (1024, 1023), (16384, 9999)])
+async def test_the_customer_is_of_the_slot(front: Front, slots: int, slot: int) -> None:
+    tried = await through(front.port).try_slot(router(HEADER, front.port, slots), cell("/healthz"), slot)
+    customer = front.seen[0].headers["X-Customer-Id"]
+    assert slot_of(customer, slots) == slot
+    assert (front.seen[0].method, front.seen[0].path) == ("GET", "/healthz")
+    assert tried.ok
+    assert tried.message.startswith(f"customer {customer} of slot {slot}: status 200 in ")
+    assert tried.message.endswith(" ms")
+
+
+async def test_each_slot_has_its_customer_and_keeps_it(front: Front) -> None:
+    access, shop = through(front.port), router(HEADER, front.port)
+    for slot in (7, 8, 7):
+        await access.try_slot(shop, cell(), slot)
+    customers = [seen.headers["X-Customer-Id"] for seen in front.seen]
+    assert front.seen[0].path == "/", "the cell has no probe"
+    assert customers[0] == customers[2] != customers[1]
+
+
+@pytest.mark.parametrize(
+    ("status", "ok"), [(200, True), (302, True), (399, True), (400, False), (404, False), (503, False)]
+)
+async def test_what_is_well(front: Front, status: int, ok: bool) -> None:
+    front.status = status
+    tried = await through(front.port).try_slot(router(HEADER, front.port), cell(), 1)
+    assert tried.ok is ok
+    assert f"status {status}" in tried.message
+    assert len(front.seen) == 1, "redirects are not followed"
+
+
+async def test_cookie_and_host_say_who_it_is(front: Front) -> None:
+    access = through(front.port)
+    await access.try_slot(router({"type": "Cookie", "name": "tenant"}, front.port), cell(), 5)
+    assert slot_of(front.seen[0].cookies["tenant"], 1024) == 5
+    await access.try_slot(router({"type": "Host"}, front.port), cell(), 5)
+    assert slot_of(front.seen[1].headers["Host"], 1024) == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "segment", "asked"),
+    [
+        ("/", 1, "/c"),
+        ("/healthz", 1, "/c"),
+        ("/healthz?deep=1", 2, "/healthz/c?deep=1"),
+        ("/", 3, "/-/-/c"),
+        ("/tenants/acme/healthz", 2, "/tenants/c/healthz"),
+    ],
+)
+def test_the_customers_segment_of_the_path_is_replaced(path: str, segment: int, asked: str) -> None:
+    key = CustomerKey.model_validate({"type": "PathSegment", "segment": segment})
+    assert request(key, "c", path) == ({}, asked)
+
+
+async def test_what_cannot_be_reached_is_told_and_not_raised(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "TIMEOUT", 0.5)
+    shop = router(HEADER, 1)
+    tried = await through(1).try_slot(shop, cell(), 1)
+    assert (tried.ok, "customer recell-probe-" in tried.message) == (False, True)
+    empty: Any = FakeApi(FakeServer())
+    tried = await RouterAccess(empty, SystemClock()).try_slot(shop, cell(), 1)
+    assert (tried.ok, "services/shop" in tried.message) == (False, True)
+
+
+@pytest.mark.parametrize("slot", [-1, 1024])
+async def test_a_slot_that_the_router_does_not_have_is_refused(front: Front, slot: int) -> None:
+    with pytest.raises(BadInput, match=f"Router shop has the slots 0 to 1023, and none {slot}"):
+        await through(front.port).try_slot(router(HEADER, front.port), cell(), slot)
