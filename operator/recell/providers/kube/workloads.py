@@ -265,12 +265,6 @@ class KubeWorkloads:
                 " a workload or Service can be part of one Cell only"
             )
 
-    async def require_consent(self, cell: Cell) -> None:
-        """Raises Forbidden unless the namespace of the cell's workloads consents to the Cell, read anew; BadInput
-        where this operator does not watch that namespace."""
-        await self._learn_consent(cell, max_age=0.0)
-        self._may_touch(cell)
-
     def _may_touch(self, cell: Cell) -> None:
         fleet, namespace = cell.metadata.namespace, cell.workload_namespace
         if "" not in self._namespaces:
@@ -316,7 +310,8 @@ class KubeWorkloads:
         Raises BadInput when its update strategy would not replace the pods, Reverted when somebody took the token
         away twice, NotFound, Forbidden, Conflict (it keeps changing), Retryable, Fenced.
         """
-        await self.require_consent(cell)
+        await self._learn_consent(cell, max_age=0.0)
+        self._may_touch(cell)
         key: WorkloadKey = (ref.kind, cell.workload_namespace, ref.name)
         path = WORKLOADS[ref.kind].path(*key[1:])
         for attempt in range(CONFLICTS):
