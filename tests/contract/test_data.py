@@ -327,7 +327,17 @@ async def test_customers_that_fail_are_named_with_their_slots(rig: Rig) -> None:
     assert set(told.names) == rig.data.failing
     assert set(told.slots) == {slot_of(name, 1024) for name in rig.data.failing}
     assert told.complete is False
-    assert all(rig.data.write("cell-a", name) for name in rig.data.failing), "whoever was not moved can still write"
+
+
+async def test_slots_that_are_not_routed_are_given_back(rig: Rig) -> None:
+    names = rig.data.populate("cell-a", 10, LOW)
+    rig.data.failing = {names[3]}
+    told = (await rig.done(migrate())).customers
+    await rig.done(abandon(slots=told.slots))
+    assert rig.data.write("cell-a", names[3])
+    back = {name for name in names if slot_of(name, 1024) in told.slots}
+    assert set(rig.data.cells["cell-b"].customers) == set(names) - back
+    assert rig.data.cells["cell-a"].stopped == set(names) - back
 
 
 async def test_nobody_of_nobody_proves_nothing(rig: Rig) -> None:
