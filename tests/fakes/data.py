@@ -214,10 +214,13 @@ class FakeData:
                 target.copied.discard(name)
                 target.customers.pop(name, None)
             return
-        if name in self.failing or name in target.customers or self._obstacle(request):
+        if self._obstacle(request):
+            return
+        if request.operation is Operation.MIGRATE:
+            source.stopped.add(name)  # before the copy, which may fail
+        if name in self.failing or name in target.customers:
             return  # whoever is there already may have written since
         if request.operation is Operation.MIGRATE:
-            source.stopped.add(name)
             target.copied.add(name)
             target.customers[name] = list(source.customers[name])
             spoilt = source.corrupted_at is not None

@@ -89,3 +89,22 @@ takes them away with their Router.
   verbs: [create, patch]
 {{- end }}
 {{- end }}
+
+{{- /*
+Where cells' workloads live: data Jobs, made from CronJobs that are there. Whoever may create Jobs may run any pod, so
+this is a feature that can be left out.
+*/}}
+{{- define "recell.rules.dataJobs" -}}
+{{- if .Values.features.dataJobs -}}
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [batch]
+  resources: [cronjobs]
+  verbs: [get]
+# their progress, and the last words of those that failed
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+{{- end }}
+{{- end }}

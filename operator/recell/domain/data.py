@@ -4,6 +4,7 @@ Promises: pure values and functions. A count that nobody told stays None: nothin
 point later than what is asked for is never chosen (rules 3, 8, 9).
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,6 +13,10 @@ from enum import StrEnum
 from recell.api.cell import Cell
 from recell.api.failure import Verdict
 from recell.domain.wording import listed
+
+MOST_SLOTS = 16384
+"""Of a Router (`Router.spec.slots`): no text makes more."""
+_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 
 
 class Operation(StrEnum):
@@ -232,10 +237,11 @@ def ranges(slots: Iterable[int]) -> str:
 
 def from_ranges(text: str) -> tuple[int, ...]:
     """The inverse of `ranges`. Raises ValueError with the part that is wrong."""
-    slots: list[int] = []
+    slots: set[int] = set()
     for part in filter(None, text.split(",")):
-        begin, _, end = part.partition("-")
-        if not begin.isdigit() or (end and not end.isdigit()):
+        match = _RANGE.fullmatch(part)
+        begin, end = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if not begin <= end < MOST_SLOTS:
             raise ValueError(f"{part!r} is neither a slot nor a range of slots such as 0-511")
-        slots.extend(range(int(begin), int(end or begin) + 1))
-    return tuple(slots)
+        slots.update(range(begin, end + 1))
+    return tuple(sorted(slots))

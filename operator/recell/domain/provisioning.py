@@ -176,6 +176,11 @@ def problem(template: CellTemplate) -> str | None:
     return None
 
 
+def untracked(names: Mapping[str, str] | None) -> dict[str, str]:
+    """Labels or annotations without those by which Git tools and Helm own an object."""
+    return {name: text for name, text in (names or {}).items() if not _TRACKING.match(name)}
+
+
 def _rendered(value: Any, names: Mapping[str, str], where: str) -> Any:
     if isinstance(value, str):
 
@@ -192,10 +197,7 @@ def _rendered(value: Any, names: Mapping[str, str], where: str) -> Any:
 
 
 def _owned(metadata: Mapping[str, Any], order: Order) -> dict[str, Any]:
-    kept = {
-        field: {name: text for name, text in (metadata.get(field) or {}).items() if not _TRACKING.match(name)}
-        for field in ("labels", "annotations")
-    }
+    kept = {field: untracked(metadata.get(field)) for field in ("labels", "annotations")}
     labels = {
         **kept["labels"],
         LABEL_CELL: order.name,

@@ -45,7 +45,7 @@ VARIANTS: dict[str, Values] = {
     },
     "least": {
         "replicas": 1,
-        "features": {"workloadRestart": False, "isolation": False, "haproxyRouter": False},
+        "features": {"workloadRestart": False, "isolation": False, "haproxyRouter": False, "dataJobs": False},
         "crds": {"install": False},
         "serviceAccount": {"create": False, "name": "mine"},
         "rbac": {"userRoles": False},

@@ -23,6 +23,11 @@ RESTART_RIGHTS = {("patch", "apps", kind) for kind in ("deployments", "statefuls
     ("patch", "", "services"),
     ("patch", "discovery.k8s.io", "endpointslices"),
 }
+DATA_JOB_RIGHTS = (
+    {("create", "batch", "jobs"), ("delete", "batch", "jobs"), ("get", "", "pods/log")}
+    | {(verb, "batch", "jobs") for verb in ("get", "list", "watch")}
+    | {("get", "batch", "cronjobs")}
+)
 
 ISOLATION_RIGHTS = {(verb, "networking.k8s.io", "networkpolicies") for verb in ("create", "patch", "delete", "list")}
 
@@ -63,10 +68,10 @@ def test_the_operator_cannot_raise_its_own_rights(installed: list[Document]) -> 
 
 
 def test_the_operator_deletes_nothing_that_serves_or_holds_data(installed: list[Document]) -> None:
-    """Rule 7: its own runs, by the history limits, and the policies around isolated cells."""
+    """Rule 7: its own runs, by the history limits, Jobs that are to stop, and the policies around isolated cells."""
     for role in operator_roles(installed):
         deleted = {resource for verb, _, resource in rights(role) if verb.startswith("delete")}
-        assert deleted <= {"recoveryruns", "networkpolicies"}, role["metadata"]["name"]
+        assert deleted <= {"recoveryruns", "jobs", "networkpolicies"}, role["metadata"]["name"]
 
 
 def test_named_namespaces_get_roles_and_no_cluster_wide_rights(render: Render) -> None:
@@ -90,13 +95,18 @@ def test_a_workload_namespace_gets_rights_on_workloads_only(render: Render) -> N
     documents = render(VARIANTS["named-namespaces"])
     role = next(role for role in of_kind(documents, "Role") if role["metadata"]["namespace"] == "shop-data")
     assert set(rights(role)) > RESTART_RIGHTS
-    others = set(rights(role)) - ISOLATION_RIGHTS
+    others = set(rights(role)) - ISOLATION_RIGHTS - DATA_JOB_RIGHTS
     assert not [right for right in others if right[1] == "recell.dev" or right[0] in ("create", "delete")]
 
 
 @pytest.mark.parametrize(
     ("feature", "belonging"),
-    [("haproxyRouter", ROUTER_RIGHTS), ("workloadRestart", RESTART_RIGHTS), ("isolation", ISOLATION_RIGHTS)],
+    [
+        ("haproxyRouter", ROUTER_RIGHTS),
+        ("workloadRestart", RESTART_RIGHTS),
+        ("isolation", ISOLATION_RIGHTS),
+        ("dataJobs", DATA_JOB_RIGHTS),
+    ],
 )
 def test_a_feature_brings_its_rights_and_takes_them_away(render: Render, feature: str, belonging: set[Right]) -> None:
     def granted(on: bool) -> set[Right]:

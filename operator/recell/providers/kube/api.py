@@ -101,6 +101,15 @@ class Api:
                 return Listing(items, page["metadata"]["resourceVersion"])
             params["continue"] = more
 
+    async def log(self, path: str, *, container: str, lines: int, most: int) -> str:
+        """The last lines of a container's log, at most `most` bytes; `path` is a pod's subresource `log`.
+
+        Raises BadInput while the container has not started, NotFound when the pod is gone.
+        """
+        params = {"container": container, "tailLines": str(lines), "limitBytes": str(most)}
+        answer = await self._call("get", "GET", path, params=params, timeout=TIMEOUT)
+        return answer.body.decode(errors="replace")
+
     @asynccontextmanager
     async def watch(
         self, path: str, *, params: Mapping[str, str], labels: str = "", fields: str = "", idle: float = 130.0

@@ -77,6 +77,9 @@ WORKLOADS: dict[WorkloadKind, Resource] = {
     WorkloadKind.DAEMON_SET: DAEMON_SETS,
 }
 
+CRON_JOBS = Resource("batch", "v1", "cronjobs", "CronJob")
+JOBS = Resource("batch", "v1", "jobs", "Job")
+
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 PODS = Resource("", "v1", "pods", "Pod")
 SERVICES = Resource("", "v1", "services", "Service")

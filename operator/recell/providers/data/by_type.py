@@ -1,0 +1,35 @@
+"""The `Data` port made real: each request goes to the provider that its cell names.
+
+Promises: a cell that names none is told so with the field to set. Nothing of it can run, so there is nothing to cancel.
+"""
+
+from collections.abc import Mapping
+
+from recell.api.cell import DataType
+from recell.domain.data import Answer, Progress, Request
+from recell.engine.ports import Data
+
+
+class DataByType:
+    """A provider for every type that a Cell can name."""
+
+    def __init__(self, providers: Mapping[DataType, Data]) -> None:
+        self._providers = dict(providers)
+
+    async def ensure(self, request: Request) -> Answer:
+        provider = self._provider(request)
+        if provider is None:
+            return Answer(
+                Progress.UNSUPPORTED,
+                f"Cell {'/'.join(request.cell.key)}: spec.data.type is not set, so that people move and restore its"
+                " data: set it to Jobs, and name your CronJobs in spec.data.jobs",
+            )
+        return await provider.ensure(request)
+
+    async def cancel(self, request: Request) -> bool:
+        provider = self._provider(request)
+        return provider is None or await provider.cancel(request)
+
+    def _provider(self, request: Request) -> Data | None:
+        type_ = request.cell.spec.data.type
+        return None if type_ is None else self._providers[type_]
