@@ -11,36 +11,54 @@ from recell.providers.kube.api import Listing, Object, WatchEvent
 from recell.providers.kube.reflector import INITIAL_EVENTS_END
 from tests.fakes.merging import merged
 
+Watch = tuple[str, str, asyncio.Queue[Sequence[WatchEvent]]]
+"""Collection, label selector, what is to be told."""
+
+
+def selected(obj: Object, labels: str) -> bool:
+    """`name=value` and `name`, with commas between; an empty selector takes everything."""
+    found = obj["metadata"].get("labels") or {}
+    terms = [term.partition("=") for term in labels.split(",") if term]
+    return all(name in found and (not equals or found[name] == value) for name, equals, value in terms)
+
 
 class FakeServer:
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
         self.version = 100
         self.writes: list[tuple[str, str]] = []
-        self._watches: list[tuple[str, asyncio.Queue[Sequence[WatchEvent]]]] = []
+        self._watches: list[Watch] = []
 
     def next_version(self) -> str:
         self.version += 1
         return str(self.version)
 
     def put(self, path: str, obj: Object) -> Object:
-        known = path in self.objects
+        before = self.objects.get(path)
         metadata = obj.setdefault("metadata", {})
         metadata.setdefault("uid", f"uid-{path}")
         metadata["resourceVersion"] = self.next_version()
         self.objects[path] = deepcopy(obj)
-        self._tell(path, "MODIFIED" if known else "ADDED", obj)
+        self._tell(path, before, obj)
         return deepcopy(obj)
 
     def remove(self, path: str) -> None:
         gone = self.objects.pop(path)
         gone["metadata"]["resourceVersion"] = self.next_version()
-        self._tell(path, "DELETED", gone)
+        self._tell(path, gone, None)
 
-    def _tell(self, path: str, type: str, obj: Object) -> None:
-        for collection, events in self._watches:
-            if path.rpartition("/")[0] == collection:
-                events.put_nowait([WatchEvent(type, deepcopy(obj))])
+    def _tell(self, path: str, before: Object | None, after: Object | None) -> None:
+        for collection, labels, events in self._watches:
+            if path.rpartition("/")[0] != collection:
+                continue
+            was, now = (obj is not None and selected(obj, labels) for obj in (before, after))
+            if was or now:
+                type = "DELETED" if not now else "MODIFIED" if was else "ADDED"
+                events.put_nowait([WatchEvent(type, deepcopy(after or before or {}))])
+
+    def watched(self) -> list[tuple[str, str]]:
+        """Collection and label selector of each open watch."""
+        return sorted((collection, labels) for collection, labels, _ in self._watches)
 
 
 class FakeApi:
@@ -67,10 +85,10 @@ class FakeApi:
             raise NotFound(path)
         return deepcopy(self.server.objects[path])
 
-    async def list(self, path: str, **_: str) -> Listing:
+    async def list(self, path: str, *, labels: str = "", **_: str) -> Listing:
         await self._call()
-        found = [deepcopy(obj) for key, obj in self.server.objects.items() if key.rpartition("/")[0] == path]
-        return Listing(found, str(self.server.version))
+        there = [obj for key, obj in self.server.objects.items() if key.rpartition("/")[0] == path]
+        return Listing([deepcopy(obj) for obj in there if selected(obj, labels)], str(self.server.version))
 
     def _may_write(self, verb: str, path: str) -> None:
         if self._fence is not None:
@@ -100,6 +118,29 @@ class FakeApi:
             self._same_version(path, body)
         return self.server.put(path, merged(self.server.objects[path], body))
 
+    async def apply(self, path: str, body: Object, *, force: bool = True) -> Object:
+        """Every field is the caller's: it merges, and a missing object is made."""
+        await self._call()
+        self._may_write("apply", path)
+        return self.server.put(path, merged(self.server.objects.get(path, {}), body))
+
+    async def delete(self, path: str, *, uid: str | None = None, propagation: str = "Background") -> Object:
+        """A finalizer keeps it; so do, for a while, the pods of what is deleted in the foreground."""
+        await self._call()
+        self._may_write("delete", path)
+        if path not in self.server.objects:
+            raise NotFound(path)
+        metadata = deepcopy(self.server.objects[path]["metadata"])
+        if uid is not None and uid != metadata["uid"]:
+            raise Conflict(path)
+        if propagation == "Foreground":
+            metadata["finalizers"] = [*metadata.get("finalizers", ()), "foregroundDeletion"]
+        if not metadata.get("finalizers"):
+            self.server.remove(path)
+            return {"kind": "Status", "metadata": {}, "status": "Success"}
+        metadata["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+        return self.server.put(path, self.server.objects[path] | {"metadata": metadata})
+
     def _same_version(self, path: str, body: Object) -> None:
         if path not in self.server.objects:
             raise NotFound(path)
@@ -108,15 +149,15 @@ class FakeApi:
 
     @asynccontextmanager
     async def watch(
-        self, path: str, *, params: Mapping[str, str], **_: Any
+        self, path: str, *, params: Mapping[str, str], labels: str = "", **_: Any
     ) -> AsyncIterator[AsyncIterator[Sequence[WatchEvent]]]:
         await self._call()
         events: asyncio.Queue[Sequence[WatchEvent]] = asyncio.Queue()
         if "sendInitialEvents" in params:
-            batch = [WatchEvent("ADDED", obj) for obj in (await self.list(path)).items]
+            batch = [WatchEvent("ADDED", obj) for obj in (await self.list(path, labels=labels)).items]
             end = {"resourceVersion": str(self.server.version), "annotations": {INITIAL_EVENTS_END: "true"}}
             events.put_nowait([*batch, WatchEvent("BOOKMARK", {"metadata": end})])
-        entry = (path, events)
+        entry = (path, labels, events)
         self.server._watches.append(entry)
 
         async def stream() -> AsyncIterator[Sequence[WatchEvent]]:
