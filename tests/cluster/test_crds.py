@@ -858,11 +858,15 @@ RULES = [
         )
         for name in ("CELL", "SOURCE", "NAMESPACE")
     ),
-    Case(
-        "CellTemplate",
-        "a Cell among the objects",
-        both(put("objects.1.apiVersion", "recell.dev/v1alpha1"), put("objects.1.kind", "Cell")),
-        "spec.objects[1].kind: Invalid value: the new Cell itself is made from spec.cell",
+    *(
+        Case(
+            "CellTemplate",
+            f"a {kind} among the objects",
+            both(put("objects.1.apiVersion", api_version), put("objects.1.kind", kind)),
+            "spec.objects[1].apiVersion: Invalid value: a template makes neither permissions nor objects of Recell's"
+            " own; the Cell is made from spec.cell",
+        )
+        for api_version, kind in (("recell.dev/v1alpha1", "Cell"), ("rbac.authorization.k8s.io/v1", "RoleBinding"))
     ),
 ]
 

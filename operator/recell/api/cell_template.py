@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from recell.api.meta import (
     AGE,
     ATOMIC,
+    GROUP,
     Column,
     Condition,
     Generation,
@@ -22,6 +23,9 @@ from recell.api.meta import (
 ParameterName = Annotated[str, Field(min_length=1, max_length=63, pattern="^[A-Z][A-Z0-9_]*$")]
 RESERVED = ("CELL", "SOURCE", "NAMESPACE")
 """Parameters that every template has: the new Cell's name, the Cell it is made for, the namespace."""
+
+NOT_MADE = (GROUP, "rbac.authorization.k8s.io")
+"""Groups of which no template makes objects: whoever may write one would get what only the operator may do."""
 
 
 class TemplateParameter(Model):
@@ -57,9 +61,9 @@ class TemplateObject(Model):
             "x-kubernetes-preserve-unknown-fields": True,
             "x-kubernetes-validations": [
                 cel(
-                    "self.apiVersion != 'recell.dev/v1alpha1' || self.kind != 'Cell'",
-                    "the new Cell itself is made from spec.cell",
-                    fieldPath=".kind",
+                    " && ".join(f"!self.apiVersion.startsWith('{group}/')" for group in NOT_MADE),
+                    "a template makes neither permissions nor objects of Recell's own; the Cell is made from spec.cell",
+                    fieldPath=".apiVersion",
                 )
             ],
         },

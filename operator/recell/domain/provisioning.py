@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from recell.api.cell import Cell, CellSpec
-from recell.api.cell_template import CellTemplate
+from recell.api.cell_template import NOT_MADE, CellTemplate
 from recell.api.meta import API_VERSION, LABEL_CELL, LABEL_INCIDENT, LABEL_MADE_BY, LABEL_ORIGIN
 
 NAME_LIMIT = 45
@@ -123,6 +123,8 @@ def objects(order: Order) -> list[dict[str, Any]]:
         metadata = _metadata(rendered["metadata"], made, order.source.workload_namespace, where)
         rendered["metadata"] = metadata
         group, kind = rendered["apiVersion"].rpartition("/")[0], rendered["kind"]
+        if group in NOT_MADE:
+            raise UnfitTemplate(f"{where}: a template makes no {kind}: make {metadata['name']} beforehand")
         identity = (group, kind, metadata["namespace"], metadata["name"])
         if identity in numbers:
             raise UnfitTemplate(f"{where}: {kind} {metadata['name']} is spec.objects[{numbers[identity]}] already")

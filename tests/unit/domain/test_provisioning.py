@@ -221,6 +221,11 @@ UNFIT = [
     (template(obj(metadata={"namespace": "a?b"})), "spec.objects[0].metadata.namespace: 'a?b' is not a name"),
     (template(obj(metadata={"labels": {"a": 1}})), "spec.objects[0].metadata.labels has to be names and texts"),
     (template(obj(metadata={"annotations": "a"})), "spec.objects[0].metadata.annotations has to be names and texts"),
+    (
+        template(obj("RoleBinding", "rbac.authorization.k8s.io/v1", "x")),
+        "spec.objects[0]: a template makes no RoleBinding: make x beforehand",
+    ),
+    (template(obj("RecoveryRun", "recell.dev/v1alpha1", "x")), "spec.objects[0]: a template makes no RecoveryRun"),
     (template(JOB), "spec.objects[0].spec.ttlSecondsAfterFinished: leave it out"),
     (
         template(obj("StatefulSet", "apps/v1", spec={"volumeClaimTemplates": [{}]})),
