@@ -204,6 +204,15 @@ def people(cluster: Cluster, release: str, namespaces: Namespaces) -> dict[str, 
         ("patch", "statefulsets.apps"),
         ("list", "pods"),
         ("watch", "endpointslices.discovery.k8s.io"),
+        ("watch", "celltemplates.recell.dev"),
+        ("patch", "celltemplates/status.recell.dev"),
+        ("create", "cells.recell.dev"),
+        ("delete", "cells.recell.dev"),
+        *(
+            (verb, kind)
+            for verb in ("create", "patch", "delete")
+            for kind in ("statefulsets.apps", "services", "configmaps", "persistentvolumeclaims", "serviceaccounts")
+        ),
     ],
 )
 def test_the_operator_may(cluster: Cluster, operator: str, namespaces: Namespaces, verb: str, resource: str) -> None:
@@ -216,13 +225,13 @@ def test_the_operator_may(cluster: Cluster, operator: str, namespaces: Namespace
     [
         ("get", "secrets"),
         ("list", "secrets"),
-        ("delete", "cells.recell.dev"),
         ("delete", "placements.recell.dev"),
+        ("delete", "routers.recell.dev"),
+        ("patch", "celltemplates.recell.dev"),
         ("create", "recoveryfreezes.recell.dev"),
-        ("delete", "persistentvolumeclaims"),
-        ("delete", "statefulsets.apps"),
-        ("delete", "deployments.apps"),
-        ("delete", "services"),
+        ("delete", "daemonsets.apps"),
+        ("create", "ingresses.networking.k8s.io"),
+        ("delete", "persistentvolumes"),
         ("list", "roles.rbac.authorization.k8s.io"),
         ("create", "pods"),
         ("delete", "pods"),
@@ -240,14 +249,41 @@ def test_the_operator_may_not(
         assert not cluster.can(operator, verb, resource, namespace)
 
 
-def test_in_a_namespace_of_workloads_it_restarts_and_isolates_and_makes_no_workload(
+def test_in_a_namespace_of_workloads_it_restarts_isolates_and_makes_what_cells_consist_of(
     cluster: Cluster, operator: str, namespaces: Namespaces
 ) -> None:
-    assert cluster.can(operator, "patch", "deployments.apps", namespaces.workloads)
+    for verb in ("patch", "create", "delete"):
+        assert cluster.can(operator, verb, "deployments.apps", namespaces.workloads)
+        assert not cluster.can(operator, verb, "deployments.apps", namespaces.system)
     for verb in ("list", "create", "patch", "delete"):  # around isolated cells
         assert cluster.can(operator, verb, "networkpolicies.networking.k8s.io", namespaces.workloads)
-    assert not cluster.can(operator, "create", "deployments.apps", namespaces.workloads)
     assert not cluster.can(operator, "get", "cells.recell.dev", namespaces.workloads)
+
+
+def test_a_labelled_role_grants_what_else_templates_make(
+    cluster: Cluster, operator: str, namespaces: Namespaces
+) -> None:
+    databases = "databases.acme.example.com"
+
+    def granted(namespace: str) -> bool:
+        return all(cluster.can(operator, verb, databases, namespace) for verb in ("patch", "delete"))
+
+    assert not granted(namespaces.fleet)
+    name = f"{namespaces.fleet}-databases"
+    rules = [{"apiGroups": ["acme.example.com"], "resources": ["databases"], "verbs": ["patch", "delete"]}]
+    metadata = {"name": name, "labels": {"recell.dev/aggregate-to-operator": "true"}}
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": metadata, "rules": rules}
+    cluster.kubectl("create", "-f", "-", stdin=role)
+    try:
+        deadline = time.monotonic() + EVENTUALLY
+        while not granted(namespaces.fleet):
+            assert time.monotonic() < deadline, "the control plane has not filled in the aggregated role"
+            time.sleep(0.2)
+        assert granted(namespaces.workloads)
+        assert not granted(namespaces.other)
+        assert not granted(namespaces.system)
+    finally:
+        cluster.kubectl("delete", "clusterrole", name)
 
 
 def test_a_role_beyond_its_own_rights_cannot_be_made(cluster: Cluster, operator: str, namespaces: Namespaces) -> None:

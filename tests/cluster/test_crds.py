@@ -287,12 +287,25 @@ DEFAULTS: dict[str, tuple[Object, Object]] = {
                 "stabilityDuration": "15m",
                 "stabilityTolerance": "10s",
             },
+            "replacement": {
+                "emergencyCells": 2,
+                "provisionTimeout": "30m",
+                "dataTimeout": "4h",
+                "restoreAttempts": 3,
+                "partialSuccess": "Stop",
+                "promotionApproval": "Required",
+                "decommission": "Retain",
+                "retainFor": "168h",
+            },
+            "validation": {"duration": "30m", "consistencyDuration": "2h"},
+            "objectives": {},
         },
     ),
     "RecoveryFreeze": (
         {"reason": "release night"},
         {"reason": "release night", "selector": {}, "scope": "AllRuns"},
     ),
+    "CellTemplate": ({"cell": {}}, {"cell": {}}),
 }
 """Kind -> what a user writes at least, and what then stands in the object."""
 
@@ -341,6 +354,7 @@ COLUMNS = {
         "UNTIL": "2026-01-31T12:15:00Z",
         "REASON": "release night",
     },
+    "CellTemplate": {"NAME": "columns", "ACCEPTED": "True"},
 }
 
 
@@ -523,12 +537,13 @@ _SPEC_OF_RUN = {
     "urgency": "Graceful",
     "startWhen": "TargetUnhealthy",
     "startBefore": "2026-01-31T13:00:00Z",
+    "recoveryTarget": {"backupID": "another"},
     "dryRun": False,
     "reason": "another",
     "trigger": "Manual",
     "escalatedFrom": "another",
 }
-_OPTIONAL_OF_RUN = ("strategy", "failure", "startBefore", "reason", "escalatedFrom")
+_OPTIONAL_OF_RUN = ("strategy", "failure", "startBefore", "recoveryTarget", "reason", "escalatedFrom")
 _UNCONDITIONAL = both(_MANUAL, put("startWhen", "TargetUnhealthy"))
 _WITHOUT = {
     field: both(_UNCONDITIONAL, _nothing if field == "escalatedFrom" else drop(field)) for field in _OPTIONAL_OF_RUN
@@ -565,6 +580,15 @@ RULES = [
         "data checked too often",
         put("data.integrity.interval", "0s"),
         "spec.data.integrity.interval: Invalid value: interval must be at least 1s",
+    ),
+    *(
+        Case(
+            "Cell",
+            f"data {title}",
+            change,
+            "spec.data: Invalid value: set exactly the block that type names: jobs for Jobs",
+        )
+        for title, change in (("jobs without type", drop("data.type")), ("type without jobs", drop("data.jobs")))
     ),
     Case(
         "Cell",
@@ -823,6 +847,27 @@ RULES = [
         put("detection.withoutIntegrityChecks", "Corrupted"),
         "spec.detection.withoutIntegrityChecks: Invalid value: withoutIntegrityChecks is Unknown or Intact",
     ),
+    # CellTemplate
+    *(
+        Case(
+            "CellTemplate",
+            f"parameter {name}",
+            put("parameters.1.name", name),
+            "spec.parameters[1].name: Invalid value: CELL, SOURCE and NAMESPACE are always there: give the parameter"
+            " another name",
+        )
+        for name in ("CELL", "SOURCE", "NAMESPACE")
+    ),
+    *(
+        Case(
+            "CellTemplate",
+            f"a {kind} among the objects",
+            both(put("objects.1.apiVersion", api_version), put("objects.1.kind", kind)),
+            "spec.objects[1].apiVersion: Invalid value: a template makes neither permissions nor objects of Recell's"
+            " own; the Cell is made from spec.cell",
+        )
+        for api_version, kind in (("recell.dev/v1alpha1", "Cell"), ("rbac.authorization.k8s.io/v1", "RoleBinding"))
+    ),
 ]
 
 ONE_VALUE = frozenset({"type is immutable: make a new Router instead"})
@@ -892,6 +937,14 @@ def test_each_rule_is_tried() -> None:
         pytest.param("RecoveryPolicy", _nothing, put("mode", "Observe"), id="automation switched off"),
         pytest.param("Placement", _nothing, put("epoch", 8), id="another leader"),
         pytest.param("RecoveryFreeze", _nothing, drop("until"), id="a freeze without end"),
+        pytest.param("Cell", drop("templateRef"), put("templateRef", {"name": "other"}), id="a template added"),
+        pytest.param("CellTemplate", _nothing, put("objects", []), id="a template without objects"),
+        pytest.param(
+            "CellTemplate",
+            _nothing,
+            put("objects", [{"apiVersion": "argoproj.io/v1alpha1", "kind": "Application", "metadata": {"name": "x"}}]),
+            id="an object of a kind that is not there",
+        ),
     ],
 )
 def test_changes_that_are_fine(

@@ -6,15 +6,21 @@ No wildcards, no Secrets. Verbs are those that the code uses, no more.
 {{- /* In a fleet namespace: Recell's own kinds, and events about them. */}}
 {{- define "recell.rules.fleet" -}}
 - apiGroups: [recell.dev]
-  resources: [cells, routers, recoveryruns, recoverypolicies, recoveryfreezes, placements]
+  resources: [cells, celltemplates, routers, recoveryruns, recoverypolicies, recoveryfreezes, placements]
   verbs: [get, list, watch]
 # finalizers, and what has to outlive a status: the history of runs, the UID of the placement
 - apiGroups: [recell.dev]
   resources: [cells, routers, recoveryruns]
   verbs: [patch]
 - apiGroups: [recell.dev]
-  resources: [cells/status, routers/status, recoveryruns/status, recoverypolicies/status]
+  resources: [cells/status, celltemplates/status, routers/status, recoveryruns/status, recoverypolicies/status]
   verbs: [patch]
+{{- if .Values.features.cellReplacement }}
+# further cells, and those that were made half
+- apiGroups: [recell.dev]
+  resources: [cells]
+  verbs: [create, delete]
+{{- end }}
 # automatic runs, and the history limits of those
 - apiGroups: [recell.dev]
   resources: [recoveryruns]
@@ -61,6 +67,24 @@ the operator made; it deletes those with its labels.
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [list, create, patch, delete]
+{{- end }}
+{{- end }}
+
+{{- /*
+Where cells' workloads live: what the ordinary template makes. The operator deletes by its own labels and by UID only; for
+other kinds there is the aggregated ClusterRole.
+*/}}
+{{- define "recell.rules.templates" -}}
+{{- if .Values.features.cellReplacement -}}
+- apiGroups: [apps]
+  resources: [deployments, statefulsets]
+  verbs: [create, patch, delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [create, patch, delete]
+- apiGroups: [""]
+  resources: [configmaps, persistentvolumeclaims, serviceaccounts]
+  verbs: [get, list, watch, create, patch, delete]
 {{- end }}
 {{- end }}
 

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from recell.api.meta import (
     AGE,
     ATOMIC,
+    GROUP,
     Column,
     Condition,
     Generation,
@@ -23,13 +24,16 @@ ParameterName = Annotated[str, Field(min_length=1, max_length=63, pattern="^[A-Z
 RESERVED = ("CELL", "SOURCE", "NAMESPACE")
 """Parameters that every template has: the new Cell's name, the Cell it is made for, the namespace."""
 
+NOT_MADE = (GROUP, "rbac.authorization.k8s.io")
+"""Groups of which no template makes objects: whoever may write one would get what only the operator may do."""
+
 
 class TemplateParameter(Model):
-    """A value that a Cell may set in its templateRef."""
+    """A text that differs from cell to cell."""
 
     model_config = rules(
         cel(
-            "!(self.name in ['CELL', 'SOURCE', 'NAMESPACE'])",
+            f"!(self.name in {[*RESERVED]})",
             "CELL, SOURCE and NAMESPACE are always there: give the parameter another name",
             fieldPath=".name",
         )
@@ -41,6 +45,13 @@ class TemplateParameter(Model):
     )
 
 
+class ParameterValue(Model):
+    """A cell's value of a parameter of its template."""
+
+    name: ParameterName = Field(description="Name of the parameter.")
+    value: str = Field(max_length=1024, description="Put in place of $(NAME).")
+
+
 class TemplateObject(Model):
     """An object of any kind, as it is applied, with $(CELL), $(SOURCE), $(NAMESPACE) and parameters in its texts."""
 
@@ -50,26 +61,33 @@ class TemplateObject(Model):
             "x-kubernetes-preserve-unknown-fields": True,
             "x-kubernetes-validations": [
                 cel(
-                    "self.apiVersion != 'recell.dev/v1alpha1' || self.kind != 'Cell'",
-                    "the new Cell itself is made from spec.cell",
-                    fieldPath=".kind",
+                    " && ".join(f"!self.apiVersion.startsWith('{group}/')" for group in NOT_MADE),
+                    "a template makes neither permissions nor objects of Recell's own; the Cell is made from spec.cell",
+                    fieldPath=".apiVersion",
                 )
             ],
         },
     )
 
-    api_version: str = Field(min_length=1, max_length=317, description="apiVersion of the object.")
-    kind: str = Field(min_length=1, max_length=63, description="Kind of the object.")
-    metadata: dict[str, Any] = Field(description="At least a name; a namespace only if not the cells' own.")
+    api_version: str = Field(
+        max_length=317,
+        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        description="apiVersion of the object.",
+    )
+    kind: str = Field(max_length=63, pattern="^[A-Z][A-Za-z0-9]*$", description="Kind of the object.")
+    metadata: dict[str, Any] = Field(
+        max_length=16, description="At least a name; a namespace only if not the cells' own."
+    )
 
 
 class CellTemplateSpec(Model):
     """A Cell, and the objects that make it up."""
 
     cell: dict[str, Any] = Field(
+        max_length=32,
         description="The new Cell's spec, with $(CELL), $(SOURCE), $(NAMESPACE) and parameters in its texts."
-        " routerRef and weight are the operator's: it joins the failed cell's Router and serves nobody until it is"
-        " routed."
+        " routerRef, namespace and weight are the operator's: it joins the failed cell's Router and serves nobody until"
+        " it is routed.",
     )
     parameters: list[TemplateParameter] = Field(
         default_factory=list,
@@ -92,7 +110,7 @@ class CellTemplateStatus(Model):
         default=None, description="The generation of spec that this is about."
     )
     conditions: list[Condition] = Field(
-        default_factory=list, max_length=16, json_schema_extra=list_map("type"), description="Accepted."
+        default_factory=list, max_length=16, json_schema_extra=list_map("type"), description="Accepted, Stalled."
     )
 
 
@@ -118,7 +136,7 @@ class TemplateRef(Model):
     """The template from which a cell like this one is made."""
 
     name: ObjectName = Field(description="Name of the CellTemplate, in the same namespace.")
-    parameters: list[TemplateParameter] = Field(
+    parameters: list[ParameterValue] = Field(
         default_factory=list,
         max_length=32,
         json_schema_extra=list_map("name"),

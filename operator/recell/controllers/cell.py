@@ -30,7 +30,7 @@ from recell.controllers import status
 from recell.controllers.finalizers import drop_finalizer
 from recell.controllers.observer import CellObserver, router_of
 from recell.controllers.programming import MOMENT, Programming
-from recell.domain import limits, matrix, placement, runs
+from recell.domain import limits, matrix, placement, provisioning, runs
 from recell.domain.health import HealthState, Level
 from recell.engine.admission import started
 from recell.engine.errors import BadInput, Forbidden, NotFound
@@ -96,10 +96,13 @@ class CellController:
         self._switchboard = switchboard
         self._records = records
         self._events = events
+        self._judged: dict[Key, tuple[tuple[str, int, str, int], str | None]] = {}
+        """Why no cell like it can be made, and of which cell and template that was said."""
 
     async def reconcile(self, key: Key) -> float | None:
         cell = self._store.cell(key)
         if cell is None:
+            self._judged.pop(key, None)
             self._observer.forget(key)
             self._probes.drop(key)
             return None
@@ -156,7 +159,22 @@ class CellController:
             self._probes.set_target(cell, None)
             return _Acceptance(False, error.reason, str(error))
         self._probes.set_target(cell, address)
-        return _Acceptance(True, "Accepted", f"Reached at {address[0]}:{address[1]}")
+        return _Acceptance(True, "Accepted", f"Reached at {address[0]}:{address[1]}{self._irreplaceable(cell)}")
+
+    def _irreplaceable(self, cell: Cell) -> str:
+        """Why no cell like this one could be made; it works all the same. Empty: nothing is known against it."""
+        ref = cell.spec.template_ref
+        if ref is None:
+            return ""
+        template = self._store.template((cell.metadata.namespace, ref.name))
+        if template is None:
+            return f"; it cannot be replaced: there is no CellTemplate {ref.name} (spec.templateRef)"
+        about = (cell.metadata.uid, cell.metadata.generation, template.metadata.uid, template.metadata.generation)
+        known = self._judged.get(cell.key)
+        if known is None or known[0] != about:
+            known = self._judged[cell.key] = (about, provisioning.unfit(cell, template))
+        why = known[1]
+        return f"; it cannot be replaced: {why}" if why else ""
 
     # --- what is shown ---------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from recell.api import Placement, Router
-from recell.api.meta import LABEL_ROUTER
+from recell.api.meta import ANNOTATION_CONTENT, LABEL_ROUTER
 from recell.domain.observation import Applied
 from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api, Object
@@ -25,7 +25,7 @@ from recell.providers.kube.paths import (
     Resource,
 )
 from recell.providers.kube.reflector import Reflector
-from recell.providers.routing.haproxy.objects import ANNOTATION_CONTENT, Surroundings, router_objects
+from recell.providers.routing.haproxy.objects import Surroundings, router_objects
 from recell.providers.routing.haproxy.streams import HAProxyTraffic
 
 log = logging.getLogger(__name__)

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from recell.api import Cell, RecoveryPolicy, Router
+from recell.api import Cell, CellTemplate, RecoveryPolicy, Router
 from recell.api.meta import Condition, ConditionStatus, Model, set_condition
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.paths import OWN
 from recell.providers.kube.store import KubeStore
 
+Shown = Cell | Router | RecoveryPolicy | CellTemplate
+"""Kinds whose status is written this way."""
 Wanted = tuple[bool | ConditionStatus, str, str]
 """Status, reason, message of a condition."""
 
@@ -30,7 +32,7 @@ def conditions(
     return sorted(ours, key=lambda c: order.index(c.type))
 
 
-async def show(api: Api, store: KubeStore, present: Cell | Router | RecoveryPolicy, wanted: Model) -> Object | None:
+async def show(api: Api, store: KubeStore, present: Shown, wanted: Model) -> Object | None:
     """Make `wanted` the object's status. Returns the object as written; None: it said so already."""
     if not differs(present.status, wanted):
         return None

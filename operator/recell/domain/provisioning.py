@@ -1,15 +1,16 @@
 """A further cell from a template: its name, its objects and its Cell, rendered.
 
 Promises: pure; the same order gives the same names and texts in every process, so that doing it twice is
-doing it once. Every made object says where it came from; labels by which Git tools and Helm own objects are
-left out, so that nobody prunes what was made here.
+doing it once. Every made object says where it came from; what a live object carries beside that (owners, the
+server's own fields, labels by which Git tools and Helm own it) is left out, so that a template may be pasted
+from one, and nobody prunes what was made here.
 
 Must not: replace anything but `$(NAME)` of what the template declares; own what is made (rule 7).
 """
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -17,8 +18,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from recell.api.cell import Cell, CellSpec
-from recell.api.cell_template import CellTemplate
-from recell.api.meta import API_VERSION, LABEL_CELL, LABEL_INCIDENT, LABEL_MADE_BY, LABEL_ORIGIN, NameRef
+from recell.api.cell_template import NOT_MADE, CellTemplate
+from recell.api.meta import API_VERSION, LABEL_CELL, LABEL_INCIDENT, LABEL_MADE_BY, LABEL_ORIGIN
 
 NAME_LIMIT = 45
 """Of a made cell's name: room for what templates put behind it, in 63."""
@@ -27,6 +28,9 @@ _TRACKING = re.compile(
     r"^(argocd\.argoproj\.io|kustomize\.toolkit\.fluxcd\.io|helm\.toolkit\.fluxcd\.io|meta\.helm\.sh)/"
     r"|^app\.kubernetes\.io/(managed-by|instance)$"
 )
+_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.:]{0,251}[A-Za-z0-9])?")
+"""Whatever an API server takes as a name, of any kind; it becomes a part of a path."""
+_Path = tuple[str | int, ...]
 
 
 class UnfitTemplate(ValueError):
@@ -99,8 +103,7 @@ def values(order: Order) -> dict[str, str]:
         "NAMESPACE": order.source.workload_namespace,
     }
     for parameter in template.spec.parameters:
-        value = given.get(parameter.name)
-        value = parameter.value if value is None else value
+        value = given.get(parameter.name, parameter.value)
         if value is None:
             raise UnfitTemplate(
                 f"CellTemplate {template.metadata.name}: parameter {parameter.name} has no value: set it in"
@@ -111,23 +114,139 @@ def values(order: Order) -> dict[str, str]:
 
 
 def objects(order: Order) -> list[dict[str, Any]]:
-    """The template's objects as they are applied, in its order. Raises UnfitTemplate."""
-    found = []
-    names = values(order)
+    """The template's objects as they are applied, in its order, each with its namespace. Raises UnfitTemplate."""
+    names, made = values(order), _labels(order)
+    found: list[dict[str, Any]] = []
+    numbers: dict[tuple[str, str, str, str], int] = {}
     for number, item in enumerate(order.template.spec.objects):
-        where = f"CellTemplate {order.template.metadata.name}: spec.objects[{number}]"
-        rendered = _rendered(item.to_dict(), names, where)
-        metadata = rendered.setdefault("metadata", {})
-        if not isinstance(metadata.get("name"), str) or not metadata["name"]:
-            raise UnfitTemplate(f"{where}.metadata.name is missing")
-        found.append({**rendered, "metadata": _owned(metadata, order)})
+        where = f"{_name(order.template)}: spec.objects[{number}]"
+        rendered = _rendered(item.to_dict(), names)
+        rendered.pop("status", None)
+        metadata = _metadata(rendered["metadata"], made, order.source.workload_namespace, where)
+        rendered["metadata"] = metadata
+        group, kind = rendered["apiVersion"].rpartition("/")[0], rendered["kind"]
+        if group in NOT_MADE:
+            raise UnfitTemplate(f"{where}: a template makes no {kind}: make {metadata['name']} beforehand")
+        identity = (group, kind, metadata["namespace"], metadata["name"])
+        if identity in numbers:
+            raise UnfitTemplate(f"{where}: {kind} {metadata['name']} is spec.objects[{numbers[identity]}] already")
+        numbers[identity] = number
+        if (group, kind) == ("apps", "StatefulSet"):
+            _label_claims(rendered, made, where)
+        if (group, kind) == ("batch", "Job") and _spec(rendered).get("ttlSecondsAfterFinished") is not None:
+            raise UnfitTemplate(f"{where}.spec.ttlSecondsAfterFinished: leave it out, a Job that is gone is made again")
+        found.append(rendered)
     return found
 
 
 def cell(order: Order) -> dict[str, Any]:
     """The Cell as it is applied, in the source's Router. Raises UnfitTemplate."""
-    where = f"CellTemplate {order.template.metadata.name}: spec.cell"
-    spec = _rendered(dict(order.template.spec.cell), values(order), where)
+    spec = _cell_spec(order)
+    for path, why in _faults(spec):
+        raise UnfitTemplate(f"{_name(order.template)}: spec.cell{_shown(path)}: {why}")
+    metadata = {"name": order.name, "namespace": order.source.metadata.namespace, "labels": _labels(order)}
+    spec = _read(CellSpec.model_validate(spec))  # a port that a parameter gave is a number again
+    return {"apiVersion": API_VERSION, "kind": "Cell", "metadata": metadata, "spec": spec}
+
+
+def unfit(source: Cell, template: CellTemplate) -> str | None:
+    """Why no cell like this one can be made from the template, or None."""
+    order = Order(f"{source.metadata.name[: NAME_LIMIT - 7]}-000000", source, template, source.metadata.name)
+    try:
+        objects(order)
+        cell(order)
+    except UnfitTemplate as error:
+        return str(error)
+    return None
+
+
+def problem(template: CellTemplate) -> str | None:
+    """Why no cell at all can be made from the template, or None; what depends on a parameter that each cell has to
+    set is left to `unfit`."""
+    open_to_cells = {p.name for p in template.spec.parameters if p.value is None}
+    filled = [p if p.value is not None else p.model_copy(update={"value": "x"}) for p in template.spec.parameters]
+    spec = template.spec.model_copy(update={"parameters": filled})
+    order = Order("sample-000000", _sample(template), template.model_copy(update={"spec": spec}), "sample")
+    try:
+        objects(order)
+    except UnfitTemplate as error:
+        return str(error)
+    for path, why in _faults(_cell_spec(order)):
+        if not set(_PARAMETER.findall(str(_at(template.spec.cell, path)))) & open_to_cells:
+            return f"{_name(template)}: spec.cell{_shown(path)}: {why}"
+    return None
+
+
+def _sample(template: CellTemplate) -> Cell:
+    spec = {"routerRef": {"name": "sample"}, "backend": {"type": "Service", "service": {"name": "sample", "port": 80}}}
+    return Cell.model_validate({"metadata": {"name": "sample", "namespace": template.metadata.namespace}, "spec": spec})
+
+
+def _name(template: CellTemplate) -> str:
+    return f"CellTemplate {template.metadata.name}"
+
+
+def _rendered(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        # Anything else in $(...) is the container's own: Kubernetes replaces environment variables so.
+        return _PARAMETER.sub(lambda match: names.get(match[1], match[0]), value)
+    if isinstance(value, Mapping):
+        return {key: _rendered(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rendered(item, names) for item in value]
+    return value
+
+
+def _labels(order: Order) -> dict[str, str]:
+    """By which what was made is found again."""
+    return {
+        LABEL_CELL: order.name,
+        LABEL_MADE_BY: "recell",
+        LABEL_ORIGIN: origin(order.source),
+        LABEL_INCIDENT: order.incident[:63].rstrip("-._"),
+    }
+
+
+def _metadata(given: Mapping[str, Any], made: Mapping[str, str], namespace: str, where: str) -> dict[str, Any]:
+    if "name" not in given:
+        raise UnfitTemplate(f"{where}.metadata.name is missing")
+    metadata: dict[str, Any] = {"name": given["name"], "namespace": given.get("namespace") or namespace}
+    for field, value in metadata.items():
+        if not isinstance(value, str) or not _NAME.fullmatch(value):
+            raise UnfitTemplate(f"{where}.metadata.{field}: {value!r} is not a name")
+    kept = {field: _texts(given.get(field), f"{where}.metadata.{field}") for field in ("labels", "annotations")}
+    metadata["labels"] = {**kept["labels"], **made}
+    if kept["annotations"]:
+        metadata["annotations"] = kept["annotations"]
+    if given.get("finalizers"):
+        metadata["finalizers"] = given["finalizers"]
+    return metadata
+
+
+def _spec(rendered: Mapping[str, Any]) -> Mapping[str, Any]:
+    spec = rendered.get("spec")
+    return spec if isinstance(spec, Mapping) else {}
+
+
+def _texts(given: Any, where: str) -> dict[str, str]:
+    if not isinstance(given or {}, Mapping) or not all(isinstance(text, str) for text in (given or {}).values()):
+        raise UnfitTemplate(f"{where} has to be names and texts")
+    return untracked(given)
+
+
+def _label_claims(stateful_set: dict[str, Any], made: Mapping[str, str], where: str) -> None:
+    """A StatefulSet's claims outlive it: with the labels they are found when a half-made cell is taken away."""
+    where = f"{where}.spec.volumeClaimTemplates"
+    claims = _spec(stateful_set).get("volumeClaimTemplates")
+    for number, claim in enumerate(claims if isinstance(claims, list) else ()):
+        metadata = claim.get("metadata") if isinstance(claim, Mapping) else None
+        if not isinstance(metadata, dict):
+            raise UnfitTemplate(f"{where}[{number}].metadata is missing")
+        metadata["labels"] = {**_texts(metadata.get("labels"), f"{where}[{number}].metadata.labels"), **made}
+
+
+def _cell_spec(order: Order) -> dict[str, Any]:
+    spec: dict[str, Any] = _rendered(dict(order.template.spec.cell), values(order))
     for field in ("routerRef", "weight", "namespace"):
         spec.pop(field, None)
     source = order.source.spec
@@ -138,42 +257,21 @@ def cell(order: Order) -> dict[str, Any]:
         spec.setdefault("templateRef", source.template_ref.to_dict())
     if source.policy_ref is not None:
         spec.setdefault("policyRef", source.policy_ref.to_dict())
+    return spec
+
+
+def _faults(spec: Mapping[str, Any]) -> Iterator[tuple[_Path, str]]:
+    """What a Cell's spec cannot be: path and reason."""
     try:
-        CellSpec.model_validate(spec)
+        read = CellSpec.model_validate(spec)
     except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        raise UnfitTemplate(f"{where}.{path}: {first['msg']}") from error
-    metadata = {"name": order.name, "namespace": order.source.metadata.namespace}
-    return {"apiVersion": API_VERSION, "kind": "Cell", "metadata": _owned(metadata, order), "spec": spec}
+        yield from ((found["loc"], found["msg"]) for found in error.errors())
+    else:
+        yield from ((path, "there is no such field") for path in _unknown(spec, _read(read)))
 
 
-def problem(template: CellTemplate) -> str | None:
-    """Why the template can never be rendered, or None. Parameters without a value are the cells' to set."""
-    filled = template.spec.model_copy(
-        update={
-            "parameters": [
-                p if p.value is not None else p.model_copy(update={"value": p.name.lower()})
-                for p in template.spec.parameters
-            ]
-        }
-    )
-    sample = Cell.model_validate(
-        {
-            "metadata": {"name": "sample", "namespace": template.metadata.namespace},
-            "spec": CellSpec(
-                router_ref=NameRef(name="sample"),
-                backend={"type": "Service", "service": {"name": "sample", "port": 80}},
-            ).to_dict(),
-        }
-    )
-    order = Order("sample-000000", sample, template.model_copy(update={"spec": filled}), "sample")
-    try:
-        objects(order)
-        cell(order)
-    except UnfitTemplate as error:
-        return str(error)
-    return None
+def _read(spec: CellSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
 
 
 def untracked(names: Mapping[str, str] | None) -> dict[str, str]:
@@ -181,32 +279,27 @@ def untracked(names: Mapping[str, str] | None) -> dict[str, str]:
     return {name: text for name, text in (names or {}).items() if not _TRACKING.match(name)}
 
 
-def _rendered(value: Any, names: Mapping[str, str], where: str) -> Any:
-    if isinstance(value, str):
+def _unknown(given: Any, read: Any, path: _Path = ()) -> Iterator[_Path]:
+    if isinstance(given, Mapping):
+        for name, value in given.items():
+            if name in read:
+                yield from _unknown(value, read[name], (*path, name))
+            elif value is not None:
+                yield (*path, name)
+    elif isinstance(given, list):
+        for number, item in enumerate(given):
+            yield from _unknown(item, read[number], (*path, number))
 
-        def known(match: re.Match[str]) -> str:
-            # Anything else in $(...) is the container's own: Kubernetes replaces environment variables so.
-            return names.get(match[1], match[0])
 
-        return _PARAMETER.sub(known, value)
-    if isinstance(value, Mapping):
-        return {key: _rendered(item, names, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rendered(item, names, f"{where}[{number}]") for number, item in enumerate(value)]
+def _at(value: Any, path: _Path) -> Any:
+    """What stands there, or the nearest thing above it."""
+    for part in path:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return value
     return value
 
 
-def _owned(metadata: Mapping[str, Any], order: Order) -> dict[str, Any]:
-    kept = {field: untracked(metadata.get(field)) for field in ("labels", "annotations")}
-    labels = {
-        **kept["labels"],
-        LABEL_CELL: order.name,
-        LABEL_MADE_BY: "recell",
-        LABEL_ORIGIN: origin(order.source),
-        LABEL_INCIDENT: order.incident[:63],
-    }
-    made = {**metadata, "labels": labels}
-    made.pop("annotations", None)
-    if kept["annotations"]:
-        made["annotations"] = kept["annotations"]
-    return made
+def _shown(path: _Path) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)

@@ -59,7 +59,7 @@ def bounds_of(schema: Schema, path: str = "") -> Iterator[str]:
         elif keyword != "x-kubernetes-list-type" or schema[keyword] != "atomic":
             yield f"{path}: {keyword}"
     for name, child in schema.get("properties", {}).items():
-        if name not in ("apiVersion", "kind", "metadata"):
+        if path or name not in ("apiVersion", "kind", "metadata"):
             yield from bounds_of(child, f"{path}.{name}".removeprefix("."))
     if "items" in schema:
         yield from bounds_of(schema["items"], f"{path}[]")
@@ -91,7 +91,7 @@ def _below(example: Object, schema: Schema, at: Path, where: str) -> Iterator[Vi
     for keyword, wrong, message in _wrong(schema, value, _shown(at)):
         yield Violation(example["kind"], f"{where}: {keyword}", _with(example, at, wrong), message)
     for name, child in schema.get("properties", {}).items():
-        if name in value and name not in ("apiVersion", "kind", "metadata"):
+        if name in value and (at or name not in ("apiVersion", "kind", "metadata")):
             yield from _below(example, child, (*at, name), f"{where}.{name}".removeprefix("."))
     if "items" in schema and value:
         yield from _below(example, schema["items"], (*at, 0), f"{where}[]")

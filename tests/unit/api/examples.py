@@ -62,7 +62,20 @@ _CELL = _resource(
                 {"type": "DiskFull", "status": "Unknown", "for": "1h30m"},
             ],
         },
-        "data": {"integrity": {"path": "/integrity", "interval": "1m", "timeout": "5s", "maxAge": "2h"}},
+        "data": {
+            "integrity": {"path": "/integrity", "interval": "1m", "timeout": "5s", "maxAge": "2h"},
+            "type": "Jobs",
+            "jobs": {
+                "inventory": "cell-a-inventory",
+                "accessible": "cell-a-accessible",
+                "migrate": "cell-a-migrate",
+                "restore": "cell-a-restore",
+                "check": "cell-a-check",
+                "backup": "cell-a-backup",
+                "abandon": "cell-a-abandon",
+            },
+        },
+        "templateRef": {"name": "shop-cell", "parameters": [{"name": "STORAGE", "value": "20Gi"}]},
         "policyRef": {"name": "careful"},
         "paused": True,
     },
@@ -177,6 +190,7 @@ _RUN = _resource(
         "urgency": "Immediate",
         "startWhen": "Always",
         "startBefore": _LATER,
+        "recoveryTarget": {"time": _TIME, "backupID": "nightly-20260130"},
         "dryRun": True,
         "reason": "goes on from cell-a-b4m9q",
         "trigger": "Child",
@@ -224,6 +238,22 @@ _RUN = _resource(
         ],
         "awaiting": {"gate": "start", "decisionID": "d-2", "since": _TIME, "message": "approve the restart of cell-a"},
         "escalation": {"from": "cell-a-b4m9q", "to": "cell-a-c5n8r", "level": 1},
+        "result": {
+            "replacement": "cell-a-3fa92b",
+            "emergencyCells": ["cell-a-77c0de"],
+            "customers": {
+                "affected": 120,
+                "source": "Migrate",
+                "moved": 100,
+                "restored": 18,
+                "failed": 2,
+                "failedNames": ["c-17", "c-99"],
+            },
+            "recoveryPoint": {"time": _TIME, "backupID": "nightly-20260130"},
+            "dataLoss": {"from": _TIME, "to": _LATER},
+            "conflicts": ["c-12: order 4711 was also written in cell-b"],
+            "remains": ["Delete PersistentVolumeClaim shop-a/data-cell-a-db-0"],
+        },
         "summary": "cell-a was restarted; no request of another cell failed.",
         "conditions": [_condition("Ready", "Unknown"), _condition("Reconciling")],
     },
@@ -281,6 +311,18 @@ _POLICY = _resource(
             "stabilityDuration": "10m",
             "stabilityTolerance": "5s",
         },
+        "replacement": {
+            "emergencyCells": 1,
+            "provisionTimeout": "20m",
+            "dataTimeout": "6h",
+            "restoreAttempts": 2,
+            "partialSuccess": "Route",
+            "promotionApproval": "NotRequired",
+            "decommission": "Keep",
+            "retainFor": "24h",
+        },
+        "validation": {"duration": "15m", "consistencyDuration": "1h"},
+        "objectives": {"rpo": "5m"},
     },
     {"observedGeneration": 1, "conditions": [_condition("Accepted")]},
 )
@@ -296,7 +338,34 @@ _FREEZE = _resource(
     },
 )
 
-_ALL = (_CELL, _REMOTE_CELL, _ROUTER, _PATH_ROUTER, _PLACEMENT, _RUN, _POLICY, _FREEZE)
+_TEMPLATE = _resource(
+    "CellTemplate",
+    "shop-cell",
+    {
+        "parameters": [{"name": "STORAGE", "value": "10Gi"}, {"name": "TIER"}],
+        "cell": {
+            "backend": {"type": "Service", "service": {"name": "$(CELL)", "port": 80}},
+            "workloads": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "$(CELL)-web"}],
+        },
+        "objects": [
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": {"name": "$(CELL)-data", "labels": {"tier": "$(TIER)"}},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "$(STORAGE)"}}},
+            },
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": "$(CELL)"},
+                "spec": {"selector": {"app": "$(CELL)"}, "ports": [{"port": 80, "targetPort": 8080}]},
+            },
+        ],
+    },
+    {"observedGeneration": 1, "conditions": [_condition("Accepted")]},
+)
+
+_ALL = (_CELL, _REMOTE_CELL, _ROUTER, _PATH_ROUTER, _PLACEMENT, _RUN, _POLICY, _FREEZE, _TEMPLATE)
 
 
 def examples() -> list[Object]:

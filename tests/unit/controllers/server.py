@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from recell.api import Cell, Placement, RecoveryPolicy, RecoveryRun, Resource, Router
+from recell.api import Cell, CellTemplate, Placement, RecoveryPolicy, RecoveryRun, Resource, Router
 from recell.api.cell import Failure
 from recell.api.meta import ObjectMeta
 from recell.domain.health import HealthState, Level
@@ -143,6 +143,10 @@ class Server:
 
     def run(self, key: tuple[str, str]) -> RecoveryRun | None:
         found: RecoveryRun | None = self._model(RecoveryRun, key)
+        return found
+
+    def template(self, key: tuple[str, str]) -> CellTemplate | None:
+        found: CellTemplate | None = self._model(CellTemplate, key)
         return found
 
     def cells_of(self, router: tuple[str, str]) -> Mapping[str, Cell]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from recell.api import Cell, Placement, RecoveryPolicy, RecoveryRun, Router
+from recell.api import Cell, CellTemplate, Placement, RecoveryPolicy, RecoveryRun, Router
 from recell.api.cell import Failure
 from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact, Vantage, Verdict
 from recell.api.meta import ANNOTATION_TARGET_UID, FINALIZER
@@ -256,6 +256,33 @@ async def test_a_cell_without_a_router_says_so() -> None:
     status = await scene.look_at_it()
     accepted = next(c for c in status.conditions if c.type == "Accepted")
     assert accepted.reason == "RouterNotFound"
+
+
+async def test_a_cell_that_cannot_be_replaced_says_why() -> None:
+    scene = Scene()
+
+    async def accepted() -> tuple[str, str]:
+        condition = next(c for c in (await scene.look_at_it()).conditions if c.type == "Accepted")
+        return condition.status, condition.message
+
+    assert await accepted() == ("True", "Reached at 10.0.0.98:80")
+    scene.server.change(Cell, "b", {"spec": {"templateRef": {"name": "shop-cell"}}})
+    missing = "it cannot be replaced: there is no CellTemplate shop-cell (spec.templateRef)"
+    assert await accepted() == ("True", f"Reached at 10.0.0.98:80; {missing}")
+    backend = {"type": "Service", "service": {"name": "$(CELL)", "port": "$(PORT)"}}
+    scene.server.add(CellTemplate, "shop-cell", {"cell": {"backend": backend}, "parameters": [{"name": "PORT"}]})
+    status, message = await accepted()
+    assert (status, message.partition("; ")[2]) == (
+        "True",
+        "it cannot be replaced: CellTemplate shop-cell: parameter PORT has no value: set it in"
+        " spec.templateRef.parameters of Cell b",
+    )
+    values = [{"name": "PORT", "value": "80"}]
+    scene.server.change(Cell, "b", {"spec": {"templateRef": {"name": "shop-cell", "parameters": values}}})
+    assert await accepted() == ("True", "Reached at 10.0.0.98:80")
+    scene.server.writes.clear()
+    await accepted()
+    assert scene.server.writes == []
 
 
 async def test_each_change_of_phase_is_an_event() -> None:

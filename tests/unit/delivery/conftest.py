@@ -45,7 +45,9 @@ VARIANTS: dict[str, Values] = {
     },
     "least": {
         "replicas": 1,
-        "features": {"workloadRestart": False, "isolation": False, "haproxyRouter": False, "dataJobs": False},
+        "features": {
+            name: False for name in ("workloadRestart", "isolation", "haproxyRouter", "dataJobs", "cellReplacement")
+        },
         "crds": {"install": False},
         "serviceAccount": {"create": False, "name": "mine"},
         "rbac": {"userRoles": False},

@@ -19,6 +19,16 @@ ROUTER_RIGHTS = {
     ("create", "policy", "poddisruptionbudgets"),
     ("create", "networking.k8s.io", "networkpolicies"),
 }
+TEMPLATE_RIGHTS = {
+    (verb, group, resource)
+    for verb in ("create", "delete")
+    for group, resources in (
+        ("apps", ("deployments", "statefulsets")),
+        ("", ("services", "configmaps", "persistentvolumeclaims", "serviceaccounts")),
+    )
+    for resource in resources
+}
+"""What the ordinary CellTemplate makes."""
 RESTART_RIGHTS = {("patch", "apps", kind) for kind in ("deployments", "statefulsets", "daemonsets")} | {
     ("patch", "", "services"),
     ("patch", "discovery.k8s.io", "endpointslices"),
@@ -41,7 +51,7 @@ def operator_roles(documents: list[Document]) -> list[Document]:
 
 
 def rights(role: Document) -> Iterator[Right]:
-    for rule in role["rules"]:
+    for rule in role.get("rules", ()):  # the control plane fills in an aggregated role
         for group in rule["apiGroups"]:
             for resource in rule["resources"]:
                 for verb in rule["verbs"]:
@@ -67,11 +77,37 @@ def test_the_operator_cannot_raise_its_own_rights(installed: list[Document]) -> 
             assert not (group == "rbac.authorization.k8s.io" and resource.startswith("cluster"))
 
 
-def test_the_operator_deletes_nothing_that_serves_or_holds_data(installed: list[Document]) -> None:
-    """Rule 7: its own runs, by the history limits, Jobs that are to stop, and the policies around isolated cells."""
+def test_the_operator_deletes_runs_and_what_templates_make_alone(render: Render, installed: list[Document]) -> None:
+    """Rule 7: its own runs, by the history limits, Jobs that are to stop, policies around isolated cells, and half-made
+    cells, by its labels. Never who gets traffic."""
+    always = {"recoveryruns", "jobs", "networkpolicies"}
+    made = {resource for _, _, resource in TEMPLATE_RIGHTS} | {"cells"}
     for role in operator_roles(installed):
         deleted = {resource for verb, _, resource in rights(role) if verb.startswith("delete")}
-        assert deleted <= {"recoveryruns", "jobs", "networkpolicies"}, role["metadata"]["name"]
+        assert deleted <= always | made, role["metadata"]["name"]
+    for role in operator_roles(render({"features": {"cellReplacement": False}})):
+        assert {r for verb, _, r in rights(role) if verb.startswith("delete")} <= always
+
+
+def test_other_kinds_of_templates_are_granted_by_a_label(render: Render) -> None:
+    (role,) = (r for r in of_kind(render({}), "ClusterRole") if "aggregationRule" in r)
+    assert role["metadata"]["name"] == "recell-templates"
+    assert role["aggregationRule"] == {
+        "clusterRoleSelectors": [{"matchLabels": {"recell.dev/aggregate-to-operator": "true"}}]
+    }
+    assert "rules" not in role, "they are the control plane's to fill in: an upgrade would fight over them"
+    (bound,) = (b for b in of_kind(render({}), "ClusterRoleBinding") if b["roleRef"]["name"] == "recell-templates")
+    assert bound["subjects"] == [{"kind": "ServiceAccount", "name": "recell", "namespace": "recell-system"}]
+
+    narrow = render(VARIANTS["named-namespaces"])
+    places = {
+        b["metadata"]["namespace"]
+        for b in of_kind(narrow, "RoleBinding")
+        if b["roleRef"] | {"apiGroup": ""} == {"kind": "ClusterRole", "name": "recell-templates", "apiGroup": ""}
+    }
+    assert places == {"shop", "billing", "shop-data"}
+    off = render({"features": {"cellReplacement": False}})
+    assert not [each for each in off if each["metadata"]["name"] == "recell-templates"]
 
 
 def test_named_namespaces_get_roles_and_no_cluster_wide_rights(render: Render) -> None:
@@ -96,7 +132,8 @@ def test_a_workload_namespace_gets_rights_on_workloads_only(render: Render) -> N
     role = next(role for role in of_kind(documents, "Role") if role["metadata"]["namespace"] == "shop-data")
     assert set(rights(role)) > RESTART_RIGHTS
     others = set(rights(role)) - ISOLATION_RIGHTS - DATA_JOB_RIGHTS
-    assert not [right for right in others if right[1] == "recell.dev" or right[0] in ("create", "delete")]
+    assert not [right for right in others if right[1] == "recell.dev"]
+    assert {right for right in others if right[0] in ("create", "delete")} == TEMPLATE_RIGHTS
 
 
 @pytest.mark.parametrize(
@@ -106,12 +143,14 @@ def test_a_workload_namespace_gets_rights_on_workloads_only(render: Render) -> N
         ("workloadRestart", RESTART_RIGHTS),
         ("isolation", ISOLATION_RIGHTS),
         ("dataJobs", DATA_JOB_RIGHTS),
+        ("cellReplacement", TEMPLATE_RIGHTS | {(verb, "recell.dev", "cells") for verb in ("create", "delete")}),
     ],
 )
 def test_a_feature_brings_its_rights_and_takes_them_away(render: Render, feature: str, belonging: set[Right]) -> None:
     def granted(on: bool) -> set[Right]:
-        # the router's own Deployments and NetworkPolicies are patched too
-        others = {name: False for name in ("haproxyRouter", "workloadRestart", "isolation") if name != feature}
+        # what one feature makes, another patches too
+        features = ("haproxyRouter", "workloadRestart", "isolation", "cellReplacement")
+        others = {name: False for name in features if name != feature}
         documents = render({"features": {feature: on, **others}})
         return set(rights(named(documents, "ClusterRole", "recell")))
 

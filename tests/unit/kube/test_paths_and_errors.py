@@ -5,7 +5,7 @@ import json
 import pytest
 
 from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, Retryable
-from recell.providers.kube.errors import Expired, translate
+from recell.providers.kube.errors import Expired, MissingPermission, translate
 from recell.providers.kube.paths import CELLS, DEPLOYMENTS, NAMESPACES, PODS, Resource, parse
 
 
@@ -77,6 +77,33 @@ def test_a_missing_permission_names_the_rule() -> None:
     assert said in str(error)
     everywhere = translate("watch", CELLS.collection(), 403, status(403, said), {})
     assert "cluster-wide" in str(everywhere)
+
+
+def test_the_permission_that_is_missing_is_not_always_the_one_that_was_asked() -> None:
+    said = 'deployments.apps "web" is forbidden: User "x" cannot create resource "deployments" in API group "apps"'
+    error = translate("patch", DEPLOYMENTS.path("shop", "web"), 403, status(403, said), {})
+    assert isinstance(error, MissingPermission)
+    assert 'grant verb "create" on resource "deployments" of apiGroup "apps" in namespace shop' in str(error)
+
+
+def test_a_quota_is_named_with_its_numbers() -> None:
+    said = (
+        'configmaps "a" is forbidden: exceeded quota: small, requested: configmaps=1,pods=2, used: configmaps=3,pods=2,'
+        " limited: configmaps=3,pods=3"
+    )
+    error = translate("patch", PODS.path("shop", "a"), 403, status(403, said), {})
+    assert type(error) is Forbidden
+    assert str(error) == (
+        "patch pods shop/a: ResourceQuota small of namespace shop is exceeded: requested configmaps=1,pods=2,"
+        " used configmaps=3,pods=2, limited to configmaps=3,pods=3; raise it or free what is not needed"
+    )
+
+
+def test_a_field_that_an_apply_does_not_know_is_bad_input_although_it_is_answered_with_500() -> None:
+    said = "failed to create typed patch object (shop/web; apps/v1, Kind=Deployment): .spec.wieght: field not declared"
+    error = translate("patch", DEPLOYMENTS.path("shop", "web"), 500, status(500, said), {})
+    assert isinstance(error, BadInput)
+    assert ".spec.wieght: field not declared" in str(error)
 
 
 def test_causes_name_the_fields() -> None:

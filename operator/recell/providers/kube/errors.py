@@ -5,6 +5,7 @@ missing permission, the rule to add.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,16 @@ from recell.providers.kube.paths import Place, parse
 
 class Expired(Retryable):
     """The resourceVersion (or continue token) is too old, or unknown to this server: list anew."""
+
+
+class MissingPermission(Forbidden):
+    """RBAC refuses it; the message names the rule to add."""
+
+
+_REFUSED = re.compile(r'cannot (\S+) resource "([^"]+)" in API group "([^"]*)"')
+_QUOTA = re.compile(r"exceeded quota: ([^,]+), requested: (.+), used: (.+), limited: (.+)$")
+_UNREADABLE = "failed to create typed patch object"
+"""How a server-side apply refuses a field that the kind does not have; answered with 500."""
 
 
 def translate(verb: str, path: str, status: int, body: bytes, headers: Mapping[str, str]) -> RecellError:
@@ -31,8 +42,10 @@ def translate(verb: str, path: str, status: int, body: bytes, headers: Mapping[s
     if status == 401:
         return Forbidden(f"{what} (the credentials were refused: check the ServiceAccount's token or the kubeconfig)")
     if status == 403:
-        return Forbidden(_missing_permission(verb, place, said) if _is_rbac(said) else what)
-    if status in (400, 405, 406, 413, 415, 422):
+        if _is_rbac(said):
+            return MissingPermission(_missing_permission(verb, place, said))
+        return Forbidden(_exceeded_quota(verb, place, said) or what)
+    if status in (400, 405, 406, 413, 415, 422) or _UNREADABLE in said:
         return BadInput(_causes(verb, place, details) or what)
     return Retryable(f"{what} (HTTP {status})", after=_retry_after(headers, details))
 
@@ -56,10 +69,24 @@ def _is_rbac(said: str) -> bool:
 
 
 def _missing_permission(verb: str, place: Place, said: str) -> str:
+    """What is refused is not always what was asked: an apply needs `create` as well where the object is missing."""
+    found = _REFUSED.search(said)
+    refused, resource, group = found.groups() if found else (verb, place.resource, place.group)
     where = f"in namespace {place.namespace}" if place.namespace else "cluster-wide"
     return (
-        f'{verb} {place}: permission missing; grant verb "{verb}" on resource "{place.resource}"'
-        f' of apiGroup "{place.group}" {where} ({said})'
+        f'{verb} {place}: permission missing; grant verb "{refused}" on resource "{resource}"'
+        f' of apiGroup "{group}" {where} ({said})'
+    )
+
+
+def _exceeded_quota(verb: str, place: Place, said: str) -> str:
+    found = _QUOTA.search(said)
+    if found is None:
+        return ""
+    name, requested, used, limited = found.groups()
+    return (
+        f"{verb} {place}: ResourceQuota {name} of namespace {place.namespace} is exceeded: requested {requested},"
+        f" used {used}, limited to {limited}; raise it or free what is not needed"
     )
 
 

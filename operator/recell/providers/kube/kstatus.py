@@ -140,7 +140,7 @@ def stuck_reason(pod: Object) -> str:
         return ""
     status = pod.get("status") or {}
     name = pod["metadata"]["name"]
-    for container in _containers(status):
+    for container in containers(status):
         waiting = (container.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") in STUCK:
             return f"{name}: {waiting['reason']}{_detail(container, waiting)}"
@@ -272,7 +272,7 @@ def _numbers(status: Mapping[str, Any], *names: str) -> tuple[int, ...]:
     return tuple(int(status.get(name) or 0) for name in names)
 
 
-def _containers(status: Mapping[str, Any]) -> Iterator[Object]:
+def containers(status: Mapping[str, Any]) -> Iterator[Object]:
     for name in ("initContainerStatuses", "containerStatuses"):
         yield from status.get(name) or ()
 

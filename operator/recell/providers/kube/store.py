@@ -13,7 +13,17 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from recell.api import KINDS, Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Resource, Router
+from recell.api import (
+    KINDS,
+    Cell,
+    CellTemplate,
+    Placement,
+    RecoveryFreeze,
+    RecoveryPolicy,
+    RecoveryRun,
+    Resource,
+    Router,
+)
 from recell.api.meta import ObjectMeta
 from recell.api.recovery_run import ENDED, TargetKind
 from recell.engine.errors import BadInput
@@ -70,7 +80,7 @@ INDEXES: dict[type[Resource], dict[str, Index]] = {
 
 
 class KubeStore:
-    """The six kinds, in the given namespaces (("",): all)."""
+    """All kinds of the group, in the given namespaces (("",): all)."""
 
     def __init__(self, api: Api, clock: Clock, namespaces: Sequence[str] = ("",)) -> None:
         self._collections: dict[type[Resource], Collection] = {
@@ -155,6 +165,9 @@ class KubeStore:
 
     def policy(self, key: Key) -> RecoveryPolicy | None:
         return self.get(RecoveryPolicy, key)
+
+    def template(self, key: Key) -> CellTemplate | None:
+        return self.get(CellTemplate, key)
 
     def all(self, kind: type[K], namespace: str | None = None) -> tuple[K, ...]:
         """Of all namespaces, or of one."""

@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recell.api import Router
-from recell.api.meta import API_VERSION, GROUP, LABEL_ROUTER
+from recell.api.meta import ANNOTATION_CONTENT, API_VERSION, GROUP, LABEL_ROUTER
 from recell.api.router import CustomerKey, HAProxy
 
 Object = dict[str, Any]
 
-ANNOTATION_CONTENT = f"{GROUP}/content"
-"""Hash of what was applied."""
 CUSTOMERS_PORT = 8080
 ADMIN_PORT = 8404
 AGENT_PORT = 8405
