@@ -9,6 +9,8 @@ who has nothing to do:
                                                 otherwise, that are held, or of which the figures tell something new
     RecoveryRun                                 its cell, its parent, and when it ends the runs that wait
     RecoveryFreeze, RecoveryPolicy              every cell and run of the namespace
+    CellTemplate                                its own controller, and the runs that may wait for it
+    objects of a made cell, data Jobs           the runs of the namespace (by the providers)
     workloads, Services, probes                 the cell (by the providers)
 """
 
@@ -16,11 +18,13 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from recell.api import Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Resource, Router
+from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Resource, Router
+from recell.api.cell import DataType
 from recell.api.meta import percent_text
 from recell.api.recovery_run import TargetKind
 from recell.controllers.announcer import EventAnnouncer
 from recell.controllers.cell import CellController
+from recell.controllers.cell_template import CellTemplateController
 from recell.controllers.data_plane import HAProxyDataPlane
 from recell.controllers.observer import CellObserver, router_of
 from recell.controllers.policy import RecoveryPolicyController
@@ -33,7 +37,12 @@ from recell.domain import placement
 from recell.engine.engine import Engine
 from recell.engine.ports import Key, Ports
 from recell.procedures import PROCEDURES
+from recell.providers.access import RouterAccess
+from recell.providers.data.by_type import DataByType
+from recell.providers.data.jobs import JobsData
 from recell.providers.kube.api import Object
+from recell.providers.kube.isolation import KubeIsolation
+from recell.providers.kube.provisioner import KubeProvisioner
 from recell.providers.platform import Enqueue, Platform
 from recell.providers.routing.haproxy.objects import Surroundings
 from recell.providers.routing.haproxy.streams import SAMPLE_INTERVAL, HAProxyTraffic
@@ -44,7 +53,9 @@ AFTERWARDS = 0.1
 """Seconds until what is only shown is looked at: first what has to be done, and several changes are one look."""
 
 
-Controller = CellController | RouterController | RecoveryRunController | RecoveryPolicyController
+Controller = (
+    CellController | RouterController | RecoveryRunController | RecoveryPolicyController | CellTemplateController
+)
 
 
 class Fleet:
@@ -68,6 +79,21 @@ class Fleet:
         self._held: dict[Key, set[str]] = {}
         """Cells that were held when their Router's Placement was last looked at."""
         self._looking: asyncio.Task[None] | None = None
+        self._provisioner = KubeProvisioner(
+            platform.api,
+            platform.clock,
+            platform.store,
+            platform.workloads.consent,
+            is_home=self._is_home,
+            on_change=self._work_changed,
+        )
+        self._jobs = JobsData(
+            platform.api,
+            platform.clock,
+            platform.fleet_namespaces,
+            require_consent=platform.workloads.consent.ensure,
+            on_change=self._work_changed,
+        )
         records = RunRecords(platform.api, platform.store)
         engine = Engine(
             Ports(
@@ -78,6 +104,12 @@ class Fleet:
                 traffic=self._traffic,
                 switchboard=self._switchboard,
                 workloads=platform.workloads,
+                provisioner=self._provisioner,
+                isolation=KubeIsolation(
+                    platform.api, platform.workloads.consent, cut_off=lambda: platform.prober.operator_cut_off
+                ),
+                data=DataByType({DataType.JOBS: self._jobs}),
+                access=RouterAccess(platform.api, platform.clock),
                 announcer=EventAnnouncer(platform),
                 leadership=platform.leadership,
             ),
@@ -110,6 +142,7 @@ class Fleet:
             ),
             RecoveryRun: RecoveryRunController(platform.clock, platform.api, platform.store, engine),
             RecoveryPolicy: RecoveryPolicyController(platform.clock, platform.api, platform.store),
+            CellTemplate: CellTemplateController(platform.clock, platform.api, platform.store),
         }
 
     @property
@@ -125,6 +158,7 @@ class Fleet:
         store.subscribe(RecoveryRun, self._run_changed)
         store.subscribe(RecoveryFreeze, self._namespace_changed, when=_said_otherwise)
         store.subscribe(RecoveryPolicy, self._namespace_changed, when=_said_otherwise)
+        store.subscribe(CellTemplate, self._work_changed, when=_said_otherwise)
         self._data_plane.start()
 
     async def lead(self) -> None:
@@ -143,6 +177,8 @@ class Fleet:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
+        await self._provisioner.stop()
+        await self._jobs.stop()
         await self._traffic.stop()
         await self._data_plane.stop()
 
@@ -219,6 +255,15 @@ class Fleet:
         for cell in self._platform.store.keys(Cell, key[0]):
             self._enqueue(Cell, cell)
         self._waiting_runs(key[0])
+
+    def _work_changed(self, key: Key) -> None:
+        """Something that a run makes or waits for looks different: few runs work at a time, so all of them look."""
+        self._waiting_runs(key[0])
+
+    def _is_home(self, router: Key, cell: str) -> bool:
+        """Whether customers are at home in the cell; while nobody can say, they are."""
+        placed = self._switchboard.current(router)
+        return placed is None or placement.home_share(placed.spec, cell) > 0
 
     def _waiting_runs(self, namespace: str) -> None:
         for run in self._platform.store.open_runs(namespace):

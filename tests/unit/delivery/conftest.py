@@ -17,6 +17,8 @@ NAMESPACE = "recell-system"
 Document = dict[str, Any]
 Values = Mapping[str, Any]
 
+FEATURES = ("workloadRestart", "isolation", "haproxyRouter", "dataJobs", "cellReplacement")
+
 VARIANTS: dict[str, Values] = {
     "defaults": {},
     "named-namespaces": {"watch": {"namespaces": ["shop", "billing"], "workloadNamespaces": ["shop-data"]}},
@@ -45,9 +47,9 @@ VARIANTS: dict[str, Values] = {
     },
     "least": {
         "replicas": 1,
-        "features": {
-            name: False for name in ("workloadRestart", "isolation", "haproxyRouter", "dataJobs", "cellReplacement")
-        },
+        "features": dict.fromkeys(
+            ("workloadRestart", "isolation", "haproxyRouter", "dataJobs", "cellReplacement"), False
+        ),
         "crds": {"install": False},
         "serviceAccount": {"create": False, "name": "mine"},
         "rbac": {"userRoles": False},

@@ -190,7 +190,7 @@ class JobsData:
         awaited = self._await(request, job)
         workload: WorkloadKey = (JOBS.kind, *place)
         self._pods.open(workload, job_status.of_job(job))
-        pods = self._pods.pods(workload)
+        pods = self._pods.pods(workload) or ()
         await self._count(awaited, job, pods)
         done, of = awaited.counted or (None, None)
         described = job_status.described(job, pods, self._clock.now())
