@@ -177,6 +177,7 @@ _PLACEMENT = _resource(
                 "holder": {"kind": "RecoveryRun", "name": "cell-a-x7k2p", "uid": "2d7e"},
             }
         ],
+        "successors": [{"cell": "cell-c", "successor": "cell-c-3fa92b"}],
     },
 )
 
@@ -294,6 +295,7 @@ _POLICY = _resource(
             "attemptsWindow": "12h",
             "capacityHeadroom": "30%",
             "requireCapacity": True,
+            "maxMadeCells": 6,
             "approvalExpires": "2h",
             "successfulRunsKept": 10,
             "failedRunsKept": 30,
