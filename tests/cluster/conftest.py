@@ -1,5 +1,6 @@
 """A real API server with the CRDs of this tree, and a namespace of their own for the tests of a module."""
 
+import json
 import os
 import subprocess
 import time
@@ -57,6 +58,14 @@ def crds(api: client.ApiClient, kubectl: Kubectl) -> dict[str, Any]:
         if time.monotonic() > deadline:
             pytest.fail(f"not established after {ESTABLISHED_SECONDS:.0f}s: {', '.join(waiting)}")
         time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def image(kubectl: Kubectl) -> str:
+    """One that every node has: the sandbox's own, which does nothing."""
+    nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
+    names = [name for node in nodes for entry in node["status"]["images"] for name in entry.get("names") or ()]
+    return next(name for name in names if "pause" in name and "@" not in name)
 
 
 @pytest.fixture(scope="module")

@@ -30,14 +30,6 @@ pytestmark = pytest.mark.usefixtures("crds")
 ROLLOUT = 120.0
 
 
-@pytest.fixture(scope="module")
-def image(kubectl: Kubectl) -> str:
-    """One that every node has: the sandbox's own, which does nothing."""
-    nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
-    names = [name for node in nodes for entry in node["status"]["images"] for name in entry.get("names") or ()]
-    return next(name for name in names if "pause" in name and "@" not in name)
-
-
 class World:
     """A watched namespace, the provider behind a proxy, and what it told."""
 

@@ -109,10 +109,9 @@ class KubeProvisioner:
         self.made.open(_key(order), {item.place for item in wanted})
         found = [await self._look(item, order) for item in wanted]
         live_cell = await self._look_at_cell(cell, order)
-        missing = {n for n, item in enumerate(wanted) if _differs(item, found[n])}
-        for namespace in sorted({wanted[n].place.namespace for n in missing}):
-            await self._may_write(order, namespace)
-        for n in sorted(missing):
+        missing = [n for n, item in enumerate(wanted) if _differs(item, found[n])]
+        await self._require_consent(order, [wanted[n] for n in missing])
+        for n in missing:
             answer = found[n] = await self._apply(wanted[n], found[n])
             self.made.put(wanted[n].place, answer)
         if _differs(cell, live_cell):
@@ -160,13 +159,14 @@ class KubeProvisioner:
         except RecellError as error:
             raise _explained(error, item.where) from error
 
-    async def _may_write(self, order: Order, namespace: str) -> None:
-        """As if a cell's workloads were there."""
-        spec = order.source.spec.model_copy(update={"namespace": namespace})
-        try:
-            await self._consent.ensure(order.source.model_copy(update={"spec": spec}))
-        except RecellError as error:
-            raise _explained(error, _template(order)) from error
+    async def _require_consent(self, order: Order, wanted: Sequence[_Wanted]) -> None:
+        """Of each namespace, as if a cell's workloads were there."""
+        for namespace, item in {item.place.namespace: item for item in reversed(wanted)}.items():
+            spec = order.source.spec.model_copy(update={"namespace": namespace})
+            try:
+                await self._consent.ensure(order.source.model_copy(update={"spec": spec}))
+            except RecellError as error:
+                raise _explained(error, item.where) from error
 
     async def _apply(self, item: _Wanted, live: Object | None) -> Object:
         """Without force where nothing was there, so that what somebody makes in the same moment is not taken over."""
