@@ -1,6 +1,7 @@
 """Isolation on an API server in memory: what the policies say, what is lifted, and what a try proves."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,7 +12,7 @@ from recell.api import Cell
 from recell.api.cell import WorkloadKind, WorkloadRef
 from recell.api.failure import Verdict
 from recell.api.meta import LABEL_CELL, LABEL_DATA_JOB, LABEL_FLEET, LABEL_MADE_BY
-from recell.engine.errors import Forbidden
+from recell.engine.errors import Forbidden, Retryable
 from recell.providers.kube import isolation
 from recell.providers.kube.api import Object
 from recell.providers.kube.consent import Consent
@@ -123,10 +124,22 @@ def test_names_are_deterministic_and_apart() -> None:
 async def test_isolating_twice_and_lifting_twice(scene: Scene) -> None:
     for _ in range(2):
         await scene.isolation.isolate(scene.cell)
-    assert set(scene.policies()) == {policy_name(scene.cell, ref("web")), policy_name(scene.cell, ref("db"))}
+    names = {policy_name(scene.cell, ref("web")), policy_name(scene.cell, ref("db"))}
+    assert set(scene.policies()) == names
+    assert len(scene.server.writes) == 2, "the second time there was nothing to write"
     for _ in range(2):
         await scene.isolation.lift(scene.cell)
     assert scene.policies() == {}
+
+
+async def test_a_policy_that_somebody_changed_is_made_anew(scene: Scene) -> None:
+    await scene.isolation.isolate(scene.cell)
+    wanted = policy_name(scene.cell, ref("db"))
+    path = NETWORK_POLICIES.path("fleet", wanted)
+    changed = scene.server.objects[path]
+    scene.server.put(path, changed | {"spec": changed["spec"] | {"policyTypes": ["Ingress"]}})
+    await scene.isolation.isolate(scene.cell)
+    assert scene.policies()[wanted]["spec"]["policyTypes"] == ["Ingress", "Egress"]
 
 
 async def test_a_workload_that_does_not_exist_is_left_out(scene: Scene) -> None:
@@ -200,6 +213,19 @@ async def test_a_connection_that_hangs_does_not_come_about(scene: Scene, monkeyp
             scene.pod("web-1", "web", number)
             await scene.isolation.isolate(scene.cell)
             assert (await scene.isolation.tried(scene.cell)).verdict is Verdict.PASSED
+
+
+async def test_an_operator_that_can_open_no_connection_has_not_tried(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_more(host: str, port: int) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    scene.pod("web-1", "web", closed_port())
+    await scene.isolation.isolate(scene.cell)
+    monkeypatch.setattr(asyncio, "open_connection", no_more)
+    with pytest.raises(Retryable, match="too many open files"):
+        await scene.isolation.tried(scene.cell)
 
 
 @pytest.mark.parametrize("running", [None, False])

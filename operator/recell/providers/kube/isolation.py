@@ -71,17 +71,18 @@ class KubeIsolation:
         A workload that does not exist is left out. Raises Forbidden with what to grant, BadInput, Retryable, Fenced.
         """
         await self._consent.ensure(cell)
+        present = {made["metadata"]["name"]: made["spec"] for made in await self._made(cell)}
         for ref, workload in await self._workloads(cell):
             body = policy(cell, ref, workload["spec"]["selector"])
-            await self._api.apply(NETWORK_POLICIES.path(cell.workload_namespace, body["metadata"]["name"]), body)
-        logger.info("isolated", extra={"cell": cell.metadata.name})
+            name = body["metadata"]["name"]
+            if present.get(name) != body["spec"]:
+                await self._api.apply(NETWORK_POLICIES.path(cell.workload_namespace, name), body)
+                logger.info("applied NetworkPolicy %s", name, extra={"cell": cell.metadata.name})
 
     async def lift(self, cell: Cell) -> None:
         """They are gone, those of workloads that the Cell no longer names too. Repeatable. Raises as `isolate`."""
         await self._consent.ensure(cell)
-        labels = ",".join(f"{name}={value}" for name, value in _labels(cell).items())
-        listing = await self._api.list(NETWORK_POLICIES.collection(cell.workload_namespace), labels=labels)
-        for made in listing.items:
+        for made in await self._made(cell):
             metadata = made["metadata"]
             with suppress(NotFound, Conflict):  # gone, or another one by now, which the next look finds
                 await self._api.delete(
@@ -125,6 +126,11 @@ class KubeIsolation:
         if self._cut_off():
             return Isolated(Verdict.INCONCLUSIVE, "the operator reaches no cell at all at the moment")
         return Isolated(Verdict.PASSED, f"no connection within {TIMEOUT:g} s to {listed(map(str, places))}")
+
+    async def _made(self, cell: Cell) -> Sequence[Object]:
+        """The policies that are around this cell."""
+        labels = ",".join(f"{name}={value}" for name, value in _labels(cell).items())
+        return (await self._api.list(NETWORK_POLICIES.collection(cell.workload_namespace), labels=labels)).items
 
     async def _workloads(self, cell: Cell) -> list[tuple[WorkloadRef, Object]]:
         """Those that exist, as they are now."""
