@@ -40,6 +40,8 @@ from recell.providers.kube.store import KubeStore
 log = logging.getLogger(__name__)
 
 DELETION_BLOCKED, REMOVE_FROM_GIT = "DeletionBlocked", "RemoveFromGit"
+FOUND_AFTERWARDS = frozenset({NO_BACKUP, REMOVE_FROM_GIT, BadInput.__name__, Forbidden.__name__, NotFound.__name__})
+"""Reasons that are found only once a data provider has answered: while it is asked again, they are shown on."""
 LOOK_AT_DATA = 10.0
 """Seconds until a provider that is at work is looked at; what it does for another Cell wakes that one."""
 LOOK_AT_DELETION = 2.0
@@ -139,8 +141,8 @@ class Retirements:
         told = await self._protection.of(s)
         if isinstance(told, str):
             shown = _as_shown(cell)
-            waits = shown if shown is not None and shown.reason == NO_BACKUP else None
-            return _Step(waits or _blocked(BACKUP_PENDING, told), LOOK_AT_DATA)
+            stays = shown is not None and shown.reason in FOUND_AFTERWARDS
+            return _Step(shown if stays else _blocked(BACKUP_PENDING, told), LOOK_AT_DATA)
         proven = replace(s, backups=told)
         if block := decommission.unprotected(proven):
             return _Step(block)

@@ -45,7 +45,7 @@ VARIANTS: dict[str, Values] = {
     },
     "least": {
         "replicas": 1,
-        "features": {"workloadRestart": False, "haproxyRouter": False},
+        "features": {"workloadRestart": False, "haproxyRouter": False, "decommission": False},
         "crds": {"install": False},
         "serviceAccount": {"create": False, "name": "mine"},
         "rbac": {"userRoles": False},

@@ -23,6 +23,22 @@ RESTART_RIGHTS = {("patch", "apps", kind) for kind in ("deployments", "statefuls
     ("patch", "", "services"),
     ("patch", "discovery.k8s.io", "endpointslices"),
 }
+DECOMMISSION_RIGHTS = {
+    ("delete", "recell.dev", "cells"),
+    ("delete", "apps", "deployments"),
+    ("delete", "apps", "statefulsets"),
+    ("delete", "apps", "daemonsets"),
+    ("delete", "", "persistentvolumeclaims"),
+    ("delete", "", "services"),
+    ("delete", "", "configmaps"),
+    ("delete", "networking.k8s.io", "networkpolicies"),
+    ("delete", "policy", "poddisruptionbudgets"),
+}
+FEATURES = {
+    "haproxyRouter": ROUTER_RIGHTS,
+    "workloadRestart": RESTART_RIGHTS,
+    "decommission": DECOMMISSION_RIGHTS,
+}
 
 
 def roles(documents: list[Document]) -> list[Document]:
@@ -60,9 +76,15 @@ def test_the_operator_cannot_raise_its_own_rights(installed: list[Document]) -> 
             assert not (group == "rbac.authorization.k8s.io" and resource.startswith("cluster"))
 
 
-def test_the_operator_deletes_runs_alone(installed: list[Document]) -> None:
-    """Rule 7: its own runs, by the history limits. Nothing that serves, and nothing that holds data."""
+def test_the_operator_deletes_its_runs_and_what_belonged_to_a_retired_cell(installed: list[Document]) -> None:
+    """Rules 6 and 7: one by one, never a whole collection; no Router, no Placement, no Secret."""
     for role in operator_roles(installed):
+        deleted = {right for right in rights(role) if right[0].startswith("delete")}
+        assert deleted <= DECOMMISSION_RIGHTS | {("delete", "recell.dev", "recoveryruns")}, role["metadata"]["name"]
+
+
+def test_without_decommissioning_the_operator_deletes_runs_alone(render: Render) -> None:
+    for role in operator_roles(render({"features": {"decommission": False}})):
         deleted = {resource for verb, _, resource in rights(role) if verb.startswith("delete")}
         assert deleted <= {"recoveryruns"}, role["metadata"]["name"]
 
@@ -88,16 +110,15 @@ def test_a_workload_namespace_gets_rights_on_workloads_only(render: Render) -> N
     documents = render(VARIANTS["named-namespaces"])
     role = next(role for role in of_kind(documents, "Role") if role["metadata"]["namespace"] == "shop-data")
     assert set(rights(role)) > RESTART_RIGHTS
-    assert not [right for right in rights(role) if right[1] == "recell.dev" or right[0] in ("create", "delete")]
+    assert not [right for right in rights(role) if right[1] == "recell.dev" or right[0] == "create"]
+    assert {right for right in rights(role) if right[0] == "delete"} < DECOMMISSION_RIGHTS
 
 
-@pytest.mark.parametrize(
-    ("feature", "belonging"), [("haproxyRouter", ROUTER_RIGHTS), ("workloadRestart", RESTART_RIGHTS)]
-)
+@pytest.mark.parametrize(("feature", "belonging"), FEATURES.items())
 def test_a_feature_brings_its_rights_and_takes_them_away(render: Render, feature: str, belonging: set[Right]) -> None:
     def granted(on: bool) -> set[Right]:
         # the router's own Deployments are patched too
-        others = {name: False for name in ("haproxyRouter", "workloadRestart") if name != feature}
+        others = {name: False for name in FEATURES if name != feature}
         documents = render({"features": {feature: on, **others}})
         return set(rights(named(documents, "ClusterRole", "recell")))
 
