@@ -16,8 +16,7 @@ from recell.api.cell import Failure, WorkloadRef
 from recell.api.cell_template import TemplateRef
 from recell.api.failure import DataIntegrity, Evidence
 from recell.api.meta import (
-    ANNOTATION_REPLACED_BY,
-    ANNOTATION_RETAINED_UNTIL,
+    ANNOTATION_RETIRED,
     ANNOTATION_RUN_HISTORY,
     ANNOTATION_STARTED_UID,
     FINALIZER,
@@ -28,6 +27,7 @@ from recell.api.placement import PlacementSpec
 from recell.api.recovery_run import RecoveryRunStatus
 from recell.domain import failure as failures
 from recell.domain import health, placement, runs
+from recell.domain.decommission import Retirement
 from recell.domain.observation import (
     CellObservation,
     Endpoints,
@@ -438,17 +438,15 @@ class FakeRecords:
             self.world._store(current.model_copy(update={"metadata": meta}))
         self.world.wrote("metadata", f"{run.metadata.name} released")
 
-    async def retire(self, cell: Cell, successor: str, until: datetime | None) -> None:
+    async def retire(self, cell: Cell, retirement: Retirement) -> None:
         self.world.guard()
-        wanted = {ANNOTATION_REPLACED_BY: successor}
-        if until is not None:
-            wanted[ANNOTATION_RETAINED_UNTIL] = until.isoformat()
         current = self.world.cells[cell.key]
-        if wanted.items() <= current.metadata.annotations.items():
+        annotations = {**current.metadata.annotations, ANNOTATION_RETIRED: retirement.text()}
+        if annotations == current.metadata.annotations:
             return
-        meta = current.metadata.model_copy(update={"annotations": {**current.metadata.annotations, **wanted}})
+        meta = current.metadata.model_copy(update={"annotations": annotations})
         self.world.cells[cell.key] = current.model_copy(update={"metadata": meta})
-        self.world.wrote("retire", f"{cell.metadata.name} replaced by {successor}")
+        self.world.wrote("retire", f"{cell.metadata.name} replaced by {retirement.successor}")
 
     async def create(self, run: RecoveryRun) -> RecoveryRun:
         self.world.guard()

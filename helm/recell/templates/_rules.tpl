@@ -89,6 +89,39 @@ other kinds there is the aggregated ClusterRole.
 {{- end }}
 
 {{- /*
+Deleting retired cells, once it is proven that nobody needs them: the Cell in a fleet namespace, and where its
+workloads live what belonged to it.
+*/}}
+{{- define "recell.rules.decommission.fleet" -}}
+{{- if .Values.features.decommission -}}
+- apiGroups: [recell.dev]
+  resources: [cells]
+  verbs: [delete]
+{{- end }}
+{{- end }}
+
+{{- define "recell.rules.decommission" -}}
+{{- if .Values.features.decommission -}}
+- apiGroups: [apps]
+  resources: [deployments, statefulsets, daemonsets]
+  verbs: [delete]
+# claims by the names of their StatefulSet's templates; the others if they carry the operator's own labels
+- apiGroups: [""]
+  resources: [persistentvolumeclaims, configmaps]
+  verbs: [list, delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [list, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [list, delete]
+{{- end }}
+{{- end }}
+
+{{- /*
 In a fleet namespace: the built-in router, which the operator runs. It applies these objects; the garbage collector
 takes them away with their Router.
 */}}

@@ -322,7 +322,8 @@ class CellStatus(Model):
         default_factory=list,
         max_length=64,
         json_schema_extra=list_map("type"),
-        description="Accepted, Ready, Available, Performing, DataIntact, and those of other controllers.",
+        description="Accepted, Ready, Available, Performing, DataIntact, those of other controllers, and of a"
+        " retired cell DeletionBlocked and RemoveFromGit.",
     )
     share: Share | None = Field(default=None, description="The cell's part of the router's slots.")
     failure: Failure | None = Field(default=None, description="Set while Degraded or Failed.")

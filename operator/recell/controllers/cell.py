@@ -1,11 +1,12 @@
 """The Cell controller: looks at a cell, shows what it sees, and starts a run where the policy says so.
 
 Promises: one status write at most, and none when nothing changed; measured numbers never cause a write.
-It moves no traffic and touches no workload except for their label. Automatic runs have names that follow
-from the cell and the onset of its failure, so making one twice makes one.
+It moves no traffic and touches no workload except for their label; what is retired is left to `retirement`.
+Automatic runs have names that follow from the cell and the onset of its failure, so making one twice makes one.
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
@@ -30,6 +31,7 @@ from recell.controllers import status
 from recell.controllers.finalizers import drop_finalizer
 from recell.controllers.observer import CellObserver, router_of
 from recell.controllers.programming import MOMENT, Programming
+from recell.controllers.retirement import Retirements, news
 from recell.domain import limits, matrix, placement, provisioning, runs
 from recell.domain.health import HealthState, Level
 from recell.engine.admission import started
@@ -84,6 +86,7 @@ class CellController:
         programming: Programming,
         switchboard: Switchboard,
         records: Records,
+        retirements: Retirements,
         events: Events,
     ) -> None:
         self._clock = clock
@@ -95,6 +98,7 @@ class CellController:
         self._programming = programming
         self._switchboard = switchboard
         self._records = records
+        self._retirements = retirements
         self._events = events
         self._judged: dict[Key, tuple[tuple[str, int, str, int], str | None]] = {}
         """Why no cell like it can be made, and of which cell and template that was said."""
@@ -105,6 +109,7 @@ class CellController:
             self._judged.pop(key, None)
             self._observer.forget(key)
             self._probes.drop(key)
+            self._retirements.forget(key)
             return None
         if cell.metadata.deletion_timestamp is not None and self._store.router(router_of(cell)) is None:
             await self._let_go(cell)
@@ -112,12 +117,15 @@ class CellController:
         accepted = await self._accept(cell)
         state, again = self._observer.look(cell)
         allowance = self._allowance(cell)
-        wanted = self._status(cell, accepted, state, allowance)
+        retired = await self._retirements.look(cell)
+        if retired.deleted:
+            return MOMENT
+        wanted = self._status(cell, accepted, state, allowance, retired.conditions)
         await self._start_run(cell, state, allowance)
         if self._about_to_start(cell):
             return MOMENT
         await self._show(cell, wanted)
-        return self._look_again(cell, again, allowance)
+        return self._look_again(cell, [again, retired.again], allowance)
 
     def _about_to_start(self, cell: Cell) -> bool:
         """A run was just made and starts at once: then there is more to show, in one write."""
@@ -129,9 +137,9 @@ class CellController:
             if run.spec.trigger is Trigger.AUTOMATIC and not run.phase.ended
         )  # fmt: skip
 
-    def _look_again(self, cell: Cell, again: float | None, allowance: limits.Allowance) -> float:
+    def _look_again(self, cell: Cell, again: Sequence[float | None], allowance: limits.Allowance) -> float:
         """Seconds until time alone may change what there is to do or to show."""
-        waits = [LOOK_AGAIN, again]
+        waits = [LOOK_AGAIN, *again]
         if self._observer.failure(cell.key) is not None:
             waits.append(LOOK_AT_FAILING)
         if self._programming.under_way(router_of(cell)):
@@ -178,7 +186,14 @@ class CellController:
 
     # --- what is shown ---------------------------------------------------------------------------
 
-    def _status(self, cell: Cell, accepted: _Acceptance, state: HealthState, allowance: limits.Allowance) -> CellStatus:
+    def _status(
+        self,
+        cell: Cell,
+        accepted: _Acceptance,
+        state: HealthState,
+        allowance: limits.Allowance,
+        retired: Mapping[str, status.Wanted],
+    ) -> CellStatus:
         now = self._clock.now()
         placed = self._switchboard.current(router_of(cell))
         active, last = self._runs(cell)
@@ -190,6 +205,7 @@ class CellController:
             "Ready": (phase is CellPhase.HEALTHY, phase.value, _why(failure) or accepted.message),
             "Reconciling": (phase is CellPhase.RECOVERING, phase.value, ""),
             "Stalled": (not accepted.ok, accepted.reason, "" if accepted.ok else accepted.message),
+            **retired,
         }
         return CellStatus(
             observed_generation=cell.metadata.generation,
@@ -264,6 +280,8 @@ class CellController:
 
     async def _show(self, cell: Cell, wanted: CellStatus) -> None:
         answer = await status.show(self._api, self._store, cell, wanted)
+        if answer is not None and (blocked := news(cell.status.conditions, wanted.conditions)):
+            self._events.emit(answer, "DeletionBlocked", f"{blocked.reason}: {blocked.message}", warning=True)
         if answer is not None and wanted.phase is not cell.status.phase and wanted.phase is not None:
             bad = wanted.phase in (CellPhase.FAILED, CellPhase.DEGRADED, CellPhase.UNKNOWN)
             self._events.emit(answer, wanted.phase.value, _why(wanted.failure) or wanted.phase.value, warning=bad)

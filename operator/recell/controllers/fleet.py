@@ -29,8 +29,10 @@ from recell.controllers.data_plane import HAProxyDataPlane
 from recell.controllers.observer import CellObserver, router_of
 from recell.controllers.policy import RecoveryPolicyController
 from recell.controllers.programming import Programming
+from recell.controllers.protection import Protection
 from recell.controllers.records import RunRecords
 from recell.controllers.recovery_run import RecoveryRunController
+from recell.controllers.retirement import Retirements
 from recell.controllers.router import RouterController
 from recell.controllers.switchboard import PlacementSwitchboard
 from recell.domain import placement
@@ -43,6 +45,7 @@ from recell.providers.data.jobs import JobsData
 from recell.providers.kube.api import Object
 from recell.providers.kube.isolation import KubeIsolation
 from recell.providers.kube.provisioner import KubeProvisioner
+from recell.providers.kube.remains import CellRemains
 from recell.providers.platform import Enqueue, Platform
 from recell.providers.routing.haproxy.objects import Surroundings
 from recell.providers.routing.haproxy.streams import SAMPLE_INTERVAL, HAProxyTraffic
@@ -94,6 +97,7 @@ class Fleet:
             require_consent=platform.workloads.consent.ensure,
             on_change=self._work_changed,
         )
+        data = DataByType({DataType.JOBS: self._jobs})
         records = RunRecords(platform.api, platform.store)
         engine = Engine(
             Ports(
@@ -108,7 +112,7 @@ class Fleet:
                 isolation=KubeIsolation(
                     platform.api, platform.workloads.consent, cut_off=lambda: platform.prober.operator_cut_off
                 ),
-                data=DataByType({DataType.JOBS: self._jobs}),
+                data=data,
                 access=RouterAccess(platform.api, platform.clock),
                 announcer=EventAnnouncer(platform),
                 leadership=platform.leadership,
@@ -138,6 +142,17 @@ class Fleet:
                 programming,
                 self._switchboard,
                 records,
+                Retirements(
+                    platform.clock,
+                    platform.api,
+                    platform.store,
+                    platform.workloads,
+                    self._observer,
+                    Protection(data),
+                    CellRemains(platform.api, platform.store, platform.workloads.consent),
+                    platform.leadership,
+                    platform.recorder,
+                ),
                 platform.recorder,
             ),
             RecoveryRun: RecoveryRunController(platform.clock, platform.api, platform.store, engine),

@@ -6,21 +6,14 @@ is in the store at once, so that the next look sees it. Claim and release may be
 
 import asyncio
 from collections.abc import Awaitable
-from datetime import datetime
 from typing import cast
 
 from recell.api import Cell, RecoveryRun
-from recell.api.meta import (
-    ANNOTATION_REPLACED_BY,
-    ANNOTATION_RETAINED_UNTIL,
-    ANNOTATION_RUN_HISTORY,
-    ANNOTATION_STARTED_UID,
-    FINALIZER,
-    timestamp,
-)
+from recell.api.meta import ANNOTATION_RETIRED, ANNOTATION_RUN_HISTORY, ANNOTATION_STARTED_UID, FINALIZER
 from recell.api.recovery_run import RecoveryRunStatus, TargetKind
 from recell.controllers.patch import merge_patch
 from recell.domain import runs
+from recell.domain.decommission import Retirement
 from recell.engine.errors import Conflict, NotFound
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.paths import CELLS, RUNS
@@ -96,13 +89,12 @@ class RunRecords:
                 ) from None
             return self._keep(known)
 
-    async def retire(self, cell: Cell, successor: str, until: datetime | None) -> None:
-        wanted = {ANNOTATION_REPLACED_BY: successor}
-        if until is not None:
-            wanted[ANNOTATION_RETAINED_UNTIL] = timestamp(until)
-        if wanted.items() <= cell.metadata.annotations.items():
+    async def retire(self, cell: Cell, retirement: Retirement) -> None:
+        wanted = retirement.text()
+        if cell.metadata.annotations.get(ANNOTATION_RETIRED) == wanted:
             return
-        body = {"metadata": {"uid": cell.metadata.uid, "annotations": wanted}}  # never another Cell of this name
+        annotations = {ANNOTATION_RETIRED: wanted}
+        body = {"metadata": {"uid": cell.metadata.uid, "annotations": annotations}}  # never another Cell of this name
         self._store.put(Cell, await self._api.merge_patch(CELLS.path(*cell.key), body))
 
     async def _remember(self, run: RecoveryRun) -> None:

@@ -16,6 +16,7 @@ from recell.api.failure import DataIntegrity
 from recell.api.placement import PlacementSpec
 from recell.api.recovery_run import RecoveryRunStatus
 from recell.domain import data
+from recell.domain.decommission import Retirement
 from recell.domain.health import HealthState
 from recell.domain.observation import Applied, CellObservation, ProbeResult, RouterTraffic, WorkloadState
 from recell.domain.provisioning import Order, Provisioned
@@ -182,8 +183,8 @@ class Records(Protocol):
         """Take the finalizer away. Repeatable."""
         ...
 
-    async def retire(self, cell: Cell, successor: str, until: datetime | None) -> None:
-        """Say on the Cell by whom it was replaced and until when it is kept; None: people delete it. Repeatable."""
+    async def retire(self, cell: Cell, retirement: Retirement) -> None:
+        """Say on the Cell by whom it was replaced and what is proven about that. Repeatable."""
         ...
 
     async def create(self, run: RecoveryRun) -> RecoveryRun:

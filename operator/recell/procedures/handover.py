@@ -6,6 +6,7 @@ routed is never routed back.
 """
 
 import math
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,8 @@ from recell.api.meta import duration_text, seconds, timestamp
 from recell.api.placement import Hold, HoldState, PlacementSpec
 from recell.api.recovery_policy import DecommissionMode, RecoveryPolicySpec
 from recell.api.recovery_run import Urgency
-from recell.domain import placement
+from recell.domain import data, placement
+from recell.domain.decommission import Retirement
 from recell.domain.gate import GateResult, health_gate
 from recell.domain.health import assess
 from recell.domain.runs import effect_token
@@ -172,18 +174,33 @@ def rehearse(ctx: StepContext) -> str:
 
 
 def remember_until(ctx: StepContext) -> dict[str, Any]:
-    """Until when the source is kept, counted from the beginning of the step."""
+    """When the replacement had everybody, and until when the source is kept: both as of the beginning of the step."""
     replacement = ctx.policy.replacement
+    promoted = {"promotedAt": timestamp(ctx.now)}
     if replacement.decommission is DecommissionMode.KEEP:
-        return {}
+        return promoted
     kept = seconds(replacement.retain_for) if replacement.decommission is DecommissionMode.RETAIN else 0.0
-    return {"until": timestamp(ctx.now + timedelta(seconds=kept))}
+    return promoted | {"until": timestamp(ctx.now + timedelta(seconds=kept))}
 
 
-async def decommission(ctx: StepContext, successor: str) -> Outcome:
+def retirement(ctx: StepContext, successor: Cell, moved: Mapping[str, Any]) -> Retirement:
+    """What this run knows of its source's customers; `moved` is what the step that moved them remembers."""
+    counts = data.Customers(moved.get("expected"), moved.get("moved", moved.get("restored")), moved.get("failed", 0))
+    return Retirement(
+        successor=successor.metadata.name,
+        successor_uid=successor.metadata.uid,
+        until=moment(ctx.data.get("until")),
+        complete=ctx.routing.shared or counts.complete is True,
+        conflicts=len(moved.get("conflicts", ())),
+        promoted_at=moment(ctx.data["promotedAt"]),
+        by=ctx.run.metadata.name,
+    )
+
+
+async def decommission(ctx: StepContext, successor: Cell, moved: Mapping[str, Any]) -> Outcome:
     """The source is kept, stopped, until its time is up; what Git owns is for people to remove."""
     name, mode = ctx.cell.metadata.name, ctx.policy.replacement.decommission
-    await ctx.ports.records.retire(ctx.cell, successor, moment(ctx.data.get("until")))
+    await ctx.ports.records.retire(ctx.cell, retirement(ctx, successor, moved))
     owners = {str(s.ref): s.owned_by for s in ctx.ports.workloads.states(ctx.cell) if s.owned_by}
     kept = placement.home_share(ctx.placement.spec, name)
     until = f" until {ctx.data['until']}" if "until" in ctx.data else ""

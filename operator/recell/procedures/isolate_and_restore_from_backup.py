@@ -62,7 +62,7 @@ async def validate_replacement(ctx: StepContext) -> Outcome:
 
 
 async def decommission_failed_cell(ctx: StepContext) -> Outcome:
-    return await handover.decommission(ctx, str(ctx.of(MADE).get("cell")))
+    return await handover.decommission(ctx, _target(ctx), ctx.of(RESTORED))
 
 
 ISOLATE_AND_RESTORE_FROM_BACKUP = Procedure(

@@ -95,7 +95,7 @@ async def restore_traffic(ctx: StepContext) -> Outcome:
     weighed = await provisioning.make(ctx, Purpose.RECOVERY, number, weight=ctx.cell.spec.weight)
     if not isinstance(weighed, Done):
         return weighed
-    retired = await handover.decommission(ctx, target.metadata.name)
+    retired = await handover.decommission(ctx, target, ctx.of(RESTORED))
     if isinstance(retired, Done):
         return Done(f"{target.metadata.name} serves the customers; {retired.message}", data=retired.data)
     return retired

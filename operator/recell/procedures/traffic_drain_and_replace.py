@@ -203,7 +203,7 @@ async def validate_replacement(ctx: StepContext) -> Outcome:
 
 
 async def decommission_failed_cell(ctx: StepContext) -> Outcome:
-    return await handover.decommission(ctx, str(ctx.of("provision-replacement").get("cell")))
+    return await handover.decommission(ctx, replacement(ctx), ctx.of("move-customers"))
 
 
 # what it would do ------------------------------------------------------------------------------------

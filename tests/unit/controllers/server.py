@@ -2,16 +2,17 @@
 a finalizer keeps a deleted object, an apply replaces its manager's status."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from recell.api import Cell, CellTemplate, Placement, RecoveryPolicy, RecoveryRun, Resource, Router
+from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Resource, Router
 from recell.api.cell import Failure
 from recell.api.meta import ObjectMeta
 from recell.domain.health import HealthState, Level
 from recell.domain.observation import Applied
 from recell.engine.errors import Conflict, NotFound
+from recell.providers.kube.api import Listing
 from recell.providers.kube.paths import OWN, parse
 from tests.fakes.merging import merged
 
@@ -106,6 +107,33 @@ class Server:
     async def replace(self, path: str, body: Object) -> Object:
         return await self.merge_patch(path, body)
 
+    async def list(self, path: str, *, labels: str = "") -> Listing:
+        place, wanted = parse(path), dict(term.split("=") for term in labels.split(",") if term)
+        found = [
+            copy.deepcopy(obj)
+            for (plural, namespace, _), obj in sorted(self.objects.items())
+            if (plural, namespace) == (place.resource, place.namespace)
+            and wanted.items() <= obj["metadata"].get("labels", {}).items()
+        ]
+        return Listing(found, str(self._version))
+
+    async def delete(
+        self, path: str, *, uid: str | None = None, resource_version: str | None = None, propagation: str = "Background"
+    ) -> Object:
+        place = parse(path)
+        found = self._there(path)
+        if uid not in (None, found["metadata"]["uid"]):
+            raise Conflict(f"{place} is another one")
+        if resource_version not in (None, found["metadata"]["resourceVersion"]):
+            raise Conflict(f"{place} changed")
+        self.writes.append(f"delete {place.resource}/{place.name}")
+        slot = (place.resource, place.namespace, place.name)
+        if found["metadata"].get("finalizers"):
+            self._merge(slot, {"metadata": {"deletionTimestamp": self.clock.now().isoformat()}})
+        else:
+            del self.objects[slot]
+        return copy.deepcopy(found)
+
     async def apply(self, path: str, body: Object) -> Object:
         place = parse(path)
         self.writes.append(f"apply {place.resource}/{place.name}")
@@ -126,7 +154,7 @@ class Server:
         found = self.raw(kind, key)
         return kind.model_validate(found) if found else None
 
-    def _all(self, kind: Any) -> list[Any]:
+    def _all(self, kind: Any) -> Sequence[Any]:
         return [self._model(kind, slot[1:]) for slot in sorted(self.objects) if slot[0] == OWN[kind].plural]
 
     def cell(self, key: tuple[str, str]) -> Cell | None:
@@ -161,8 +189,15 @@ class Server:
     def runs_of(self, kind: Any, target: tuple[str, str]) -> tuple[RecoveryRun, ...]:
         return tuple(r for r in self._all(RecoveryRun) if r.spec.target_ref.name == target[1])
 
-    def freezes_in(self, namespace: str) -> tuple[Any, ...]:
-        return ()
+    def freezes_in(self, namespace: str) -> tuple[RecoveryFreeze, ...]:
+        return tuple(self._all(RecoveryFreeze))
+
+    def cells_naming_workload(self, kind: str, namespace: str, name: str) -> tuple[tuple[str, str], ...]:
+        return tuple(c.key for c in self._all(Cell) if (kind, name) in {(w.kind, w.name) for w in c.spec.workloads})
+
+    def cells_naming_service(self, namespace: str, name: str) -> tuple[tuple[str, str], ...]:
+        services = {cell.key: cell.spec.backend.service for cell in self._all(Cell)}
+        return tuple(key for key, service in services.items() if service is not None and service.name == name)
 
     def policy_for(self, cell: Cell) -> RecoveryPolicy:
         return self.policy_for_namespace(cell.metadata.namespace)

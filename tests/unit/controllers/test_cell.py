@@ -12,7 +12,9 @@ from recell.api.meta import ANNOTATION_TARGET_UID, FINALIZER
 from recell.api.placement import Hold, Holder, HoldState
 from recell.controllers.cell import CellController
 from recell.controllers.programming import Programming
+from recell.controllers.protection import Protection
 from recell.controllers.records import RunRecords
+from recell.controllers.retirement import Retirements
 from recell.domain import placement
 from recell.domain.health import HealthState, Level
 from recell.domain.placement import Candidate, Routing
@@ -53,9 +55,12 @@ class Scene(Surroundings):
         self.is_settled = True
         anything: Any = self
         store: Any = server
+        retirements = Retirements(
+            store.clock, store, store, anything, anything, Protection(anything), anything, anything, anything
+        )
         self.controller = CellController(
             store.clock, store, store, anything, anything, anything, Programming(store.clock, anything, anything),
-            anything, RunRecords(store, store), anything,
+            anything, RunRecords(store, store), retirements, anything,
         )  # fmt: skip
 
     # Observer

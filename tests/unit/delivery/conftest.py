@@ -17,7 +17,7 @@ NAMESPACE = "recell-system"
 Document = dict[str, Any]
 Values = Mapping[str, Any]
 
-FEATURES = ("workloadRestart", "isolation", "haproxyRouter", "dataJobs", "cellReplacement")
+FEATURES = ("workloadRestart", "isolation", "haproxyRouter", "dataJobs", "cellReplacement", "decommission")
 
 VARIANTS: dict[str, Values] = {
     "defaults": {},
@@ -47,9 +47,7 @@ VARIANTS: dict[str, Values] = {
     },
     "least": {
         "replicas": 1,
-        "features": dict.fromkeys(
-            ("workloadRestart", "isolation", "haproxyRouter", "dataJobs", "cellReplacement"), False
-        ),
+        "features": dict.fromkeys(FEATURES, False),
         "crds": {"install": False},
         "serviceAccount": {"create": False, "name": "mine"},
         "rbac": {"userRoles": False},

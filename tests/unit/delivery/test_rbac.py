@@ -40,6 +40,25 @@ DATA_JOB_RIGHTS = (
 )
 
 ISOLATION_RIGHTS = {(verb, "networking.k8s.io", "networkpolicies") for verb in ("create", "patch", "delete", "list")}
+DECOMMISSION_RIGHTS = {
+    ("delete", "recell.dev", "cells"),
+    ("delete", "apps", "deployments"),
+    ("delete", "apps", "statefulsets"),
+    ("delete", "apps", "daemonsets"),
+    ("delete", "", "persistentvolumeclaims"),
+    ("delete", "", "services"),
+    ("delete", "", "configmaps"),
+    ("delete", "networking.k8s.io", "networkpolicies"),
+    ("delete", "policy", "poddisruptionbudgets"),
+}
+FEATURES = {
+    "haproxyRouter": ROUTER_RIGHTS,
+    "workloadRestart": RESTART_RIGHTS,
+    "isolation": ISOLATION_RIGHTS,
+    "dataJobs": DATA_JOB_RIGHTS,
+    "cellReplacement": TEMPLATE_RIGHTS | {(verb, "recell.dev", "cells") for verb in ("create", "delete")},
+    "decommission": DECOMMISSION_RIGHTS,
+}
 
 
 def roles(documents: list[Document]) -> list[Document]:
@@ -77,16 +96,15 @@ def test_the_operator_cannot_raise_its_own_rights(installed: list[Document]) -> 
             assert not (group == "rbac.authorization.k8s.io" and resource.startswith("cluster"))
 
 
-def test_the_operator_deletes_runs_and_what_templates_make_alone(render: Render, installed: list[Document]) -> None:
-    """Rule 7: its own runs, by the history limits, Jobs that are to stop, policies around isolated cells, and half-made
-    cells, by its labels. Never who gets traffic."""
-    always = {"recoveryruns", "jobs", "networkpolicies"}
-    made = {resource for _, _, resource in TEMPLATE_RIGHTS} | {"cells"}
-    for role in operator_roles(installed):
-        deleted = {resource for verb, _, resource in rights(role) if verb.startswith("delete")}
-        assert deleted <= always | made, role["metadata"]["name"]
-    for role in operator_roles(render({"features": {"cellReplacement": False}})):
-        assert {r for verb, _, r in rights(role) if verb.startswith("delete")} <= always
+def test_the_operator_deletes_what_a_feature_is_about_and_nothing_else(render: Render) -> None:
+    """Rules 6 and 7: one by one, never a whole collection; no Router, no Placement, no Secret."""
+    deleting = {name: {right for right in rights_of if right[0] == "delete"} for name, rights_of in FEATURES.items()}
+    runs = {("delete", "recell.dev", "recoveryruns")}
+    for feature in FEATURES:
+        on = render({"features": {name: name == feature for name in FEATURES}})
+        for role in operator_roles(on):
+            deleted = {right for right in rights(role) if right[0].startswith("delete")}
+            assert deleted <= deleting[feature] | runs, role["metadata"]["name"]
 
 
 def test_other_kinds_of_templates_are_granted_by_a_label(render: Render) -> None:
@@ -131,26 +149,16 @@ def test_a_workload_namespace_gets_rights_on_workloads_only(render: Render) -> N
     documents = render(VARIANTS["named-namespaces"])
     role = next(role for role in of_kind(documents, "Role") if role["metadata"]["namespace"] == "shop-data")
     assert set(rights(role)) > RESTART_RIGHTS
-    others = set(rights(role)) - ISOLATION_RIGHTS - DATA_JOB_RIGHTS
+    others = set(rights(role)) - ISOLATION_RIGHTS - DATA_JOB_RIGHTS - DECOMMISSION_RIGHTS
     assert not [right for right in others if right[1] == "recell.dev"]
-    assert {right for right in others if right[0] in ("create", "delete")} == TEMPLATE_RIGHTS
+    assert {right for right in others if right[0] in ("create", "delete")} <= TEMPLATE_RIGHTS
 
 
-@pytest.mark.parametrize(
-    ("feature", "belonging"),
-    [
-        ("haproxyRouter", ROUTER_RIGHTS),
-        ("workloadRestart", RESTART_RIGHTS),
-        ("isolation", ISOLATION_RIGHTS),
-        ("dataJobs", DATA_JOB_RIGHTS),
-        ("cellReplacement", TEMPLATE_RIGHTS | {(verb, "recell.dev", "cells") for verb in ("create", "delete")}),
-    ],
-)
+@pytest.mark.parametrize(("feature", "belonging"), FEATURES.items())
 def test_a_feature_brings_its_rights_and_takes_them_away(render: Render, feature: str, belonging: set[Right]) -> None:
     def granted(on: bool) -> set[Right]:
-        # what one feature makes, another patches too
-        features = ("haproxyRouter", "workloadRestart", "isolation", "cellReplacement")
-        others = {name: False for name in features if name != feature}
+        # what one feature makes, another patches or deletes too
+        others = {name: False for name in FEATURES if name != feature}
         documents = render({"features": {feature: on, **others}})
         return set(rights(named(documents, "ClusterRole", "recell")))
 
