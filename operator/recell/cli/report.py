@@ -10,15 +10,27 @@ from datetime import datetime
 
 from pydantic import Field
 
-from recell.api import Cell, Placement, RecoveryFreeze, RecoveryRun
+from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryRun
 from recell.api.cell import Blocked, CellPhase, Failure
 from recell.api.failure import Strategy
-from recell.api.meta import Condition, Model, find_condition, is_true, percent_text
+from recell.api.meta import (
+    ANNOTATION_RETAINED_UNTIL,
+    LABEL_MADE_BY,
+    Condition,
+    Model,
+    find_condition,
+    is_true,
+    percent_text,
+)
 from recell.api.placement import READ_ONLY, REJECT, Hold, HoldState, decode_table
 from recell.api.recovery_policy import Mode
-from recell.api.recovery_run import Awaiting, Decision, RunPhase, StepState
+from recell.api.recovery_run import Awaiting, Decision, RecoveryTarget, RunPhase, StepState
+from recell.cli import gates
 from recell.cli.fleet import Fleet, Key, router_key
+from recell.cli.results import ResultReport, result_report
+from recell.domain import provisioning
 from recell.domain.placement import PERSON
+from recell.procedures.customers import moment
 
 EXPECTED_CONDITIONS = ("Accepted", "Ready", "Available", "Performing", "DataIntact", "ClusterReachable")
 """Conditions of a Cell that are True when all is well."""
@@ -31,11 +43,14 @@ class HoldReport(Model):
     reason: str
     since: datetime
     orphaned: bool
+    """Its run is over and should have released it."""
+    run_over: bool = False
+    """Its run is over; an isolated or retired cell stays held all the same, until a person returns it."""
 
     @property
     def releasable(self) -> bool:
         """`recell return` lets it go."""
-        return self.orphaned or self.holder.startswith(f"{PERSON}/")
+        return self.run_over or self.holder.startswith(f"{PERSON}/")
 
 
 class ShareReport(Model):
@@ -65,10 +80,21 @@ class CellReport(Model):
     next_allowed_at: datetime | None = None
     blocked: Blocked | None = None
     frozen_by: str | None = None
+    origin: str | None = None
+    """First cell of its line; only of a cell that Recell made."""
+    successor: str | None = None
+    """The cell that took its place."""
+    kept_until: datetime | None = None
+    """A retired cell is deleted then, if that is proven to be safe; absent: only people delete it."""
+
+    @property
+    def retired(self) -> bool:
+        """Out of service, and nobody's home any more: as it should be."""
+        return self.phase == CellPhase.RETIRED and self.share.home in (None, "0%")
 
     @property
     def well(self) -> bool:
-        return self.phase == CellPhase.HEALTHY
+        return self.phase == CellPhase.HEALTHY or self.retired
 
 
 class PolicyReport(Model):
@@ -116,6 +142,14 @@ class Obstacle(Model):
     message: str
 
 
+class AwaitingReport(Awaiting):
+    """What a person is asked, in the run's words and in plain ones."""
+
+    question: str
+    approving: str
+    """What follows from an approval; empty where this program does not know the gate."""
+
+
 class RunReport(Model):
     namespace: str
     name: str
@@ -131,7 +165,9 @@ class RunReport(Model):
     """Why it does not start or go on: paused, stalled, or not admitted yet."""
     decision: Decision | None = None
     steps: list[StepReport] = Field(default_factory=list)
-    awaiting: Awaiting | None = None
+    awaiting: AwaitingReport | None = None
+    recovery_target: RecoveryTarget | None = None
+    result: ResultReport | None = None
     successor: str | None = None
     summary: str | None = None
     created_at: datetime | None = None
@@ -149,14 +185,27 @@ class FreezeReport(Model):
     selector: dict[str, str] = Field(default_factory=dict)
 
 
+class TemplateReport(Model):
+    """A CellTemplate from which no cell can be made."""
+
+    namespace: str
+    name: str
+    reason: str
+    message: str
+    cells: list[str]
+    """Cells that name it, and so cannot be replaced."""
+
+
 class StatusReport(Model):
     freezes: list[FreezeReport]
     routers: list[RouterReport]
     runs: list[RunReport]
+    templates: list[TemplateReport] | None = None
+    """Those that are not accepted, or not there; absent: they could not be read."""
 
     @property
     def well(self) -> bool:
-        """Every router is Ready and every cell Healthy."""
+        """Every router is Ready and every cell Healthy, or Retired without customers."""
         return all(router.ready and all(cell.well for cell in router.cells) for router in self.routers)
 
 
@@ -185,7 +234,47 @@ def status_report(fleet: Fleet, names: tuple[str, ...] = ()) -> StatusReport:
         freezes=[freeze_report(freeze) for namespace in namespaces for freeze in fleet.freezes_in(namespace)],
         routers=routers,
         runs=active + orphans,
+        templates=template_reports(fleet, routers),
     )
+
+
+def template_reports(fleet: Fleet, routers: Iterable[RouterReport]) -> list[TemplateReport] | None:
+    """CellTemplates that the shown cells name and that cannot be used, and all others that were not accepted."""
+    if fleet.templates is None:
+        return None
+    shown = {(cell.namespace, cell.name) for router in routers for cell in router.cells}
+    named: dict[Key, list[str]] = {}
+    for cell in fleet.cells:
+        if cell.spec.template_ref is not None and cell.key in shown:
+            named.setdefault((cell.metadata.namespace, cell.spec.template_ref.name), []).append(cell.metadata.name)
+    there = {template.key: template for template in fleet.templates}
+    found = []
+    for key in sorted(there.keys() | named.keys()):
+        problem = template_problem(there.get(key))
+        if problem is not None:
+            found.append(
+                TemplateReport(
+                    namespace=key[0],
+                    name=key[1],
+                    reason=problem.reason,
+                    message=problem.message,
+                    cells=sorted(named.get(key, [])),
+                )
+            )
+    return found
+
+
+def template_problem(template: CellTemplate | None) -> Obstacle | None:
+    """Why no cell can be made from it: as the operator says, or before it has looked, as it will say."""
+    if template is None:
+        return Obstacle(reason="NotFound", message="it does not exist")
+    accepted = find_condition(template.status.conditions, "Accepted")
+    if accepted is None:
+        found = provisioning.problem(template)
+        return Obstacle(reason="NotAccepted", message=found) if found else None
+    if accepted.status == "True":
+        return None
+    return Obstacle(reason=accepted.reason, message=accepted.message)
 
 
 def router_report(fleet: Fleet, key: Key, names: tuple[str, ...] = ()) -> RouterReport:
@@ -265,7 +354,22 @@ def cell_report(fleet: Fleet, cell: Cell, part: tuple[str, str] | None) -> CellR
         next_allowed_at=recovery.next_allowed_at if recovery else None,
         blocked=recovery.blocked if recovery else None,
         frozen_by=frozen.metadata.name if frozen else None,
+        origin=origin(cell),
+        successor=fleet.successor(cell),
+        kept_until=_kept_until(cell),
     )
+
+
+def origin(cell: Cell) -> str | None:
+    """The first cell of the line of a cell that Recell made; None for others."""
+    return provisioning.origin(cell) if cell.metadata.labels.get(LABEL_MADE_BY) == "recell" else None
+
+
+def _kept_until(cell: Cell) -> datetime | None:
+    try:
+        return moment(cell.metadata.annotations.get(ANNOTATION_RETAINED_UNTIL))
+    except ValueError:  # somebody wrote it by hand; the operator will say so
+        return None
 
 
 def _bad_conditions(cell: Cell) -> list[Condition]:
@@ -286,6 +390,7 @@ def hold_report(fleet: Fleet, namespace: str, hold: Hold) -> HoldReport:
         reason=hold.reason,
         since=hold.since,
         orphaned=fleet.orphaned(namespace, hold),
+        run_over=fleet.run_over(namespace, hold),
     )
 
 
@@ -306,13 +411,20 @@ def run_report(run: RecoveryRun) -> RunReport:
         why=_standstill(run),
         decision=status.decision,
         steps=[StepReport.model_validate(step.model_dump()) for step in status.steps],
-        awaiting=status.awaiting,
+        awaiting=awaiting_report(status.awaiting) if status.awaiting else None,
+        recovery_target=run.spec.recovery_target,
+        result=result_report(run),
         successor=status.escalation.to if status.escalation else None,
         summary=status.summary,
         created_at=run.metadata.creation_timestamp,
         started_at=status.started_at,
         finished_at=status.finished_at,
     )
+
+
+def awaiting_report(awaiting: Awaiting) -> AwaitingReport:
+    asked = gates.question(awaiting.gate)
+    return AwaitingReport(**awaiting.model_dump(), question=asked.asks, approving=asked.approving)
 
 
 def _standstill(run: RecoveryRun) -> Obstacle | None:

@@ -5,9 +5,10 @@ from datetime import datetime
 from rich.console import RenderableType
 from rich.text import Text
 
-from recell.api.recovery_run import Awaiting
+from recell.cli.gates import approve_command
 from recell.cli.look import BAD, QUIET, STRONG, WAITING, Look, age, stack
-from recell.cli.report import RunReport
+from recell.cli.report import AwaitingReport, RunReport
+from recell.cli.views.result import result_view
 
 
 def active_runs(runs: list[RunReport], now: datetime, look: Look, *, namespaced: bool) -> RenderableType:
@@ -54,21 +55,36 @@ def doing(run: RunReport, now: datetime, look: Look) -> list[RenderableType]:
     """The step that runs, and what the run waits for."""
     lines: list[RenderableType] = standstill(run, look, indent=2)
     if run.step:
-        lines.append(look.paragraph(f"{run.step}{f': {run.message}' if run.message else ''}", indent=2))
+        said = "" if run.awaiting and run.awaiting.message == run.message else run.message
+        lines.append(look.paragraph(f"{run.step}{f': {said}' if said else ''}", indent=2))
+    if run.result:
+        lines.append(result_view(run.result, now, look, indent=2))
     if run.awaiting:
         lines += approval(run.awaiting, run, now, look)
     return lines
 
 
-def approval(awaiting: Awaiting, run: RunReport, now: datetime, look: Look) -> list[RenderableType]:
+def approval(awaiting: AwaitingReport, run: RunReport, now: datetime, look: Look) -> list[RenderableType]:
+    """What a person is asked, what follows from a yes, and what to type for yes and for no."""
     return [
         look.paragraph(
             ("waits for approval", WAITING),
-            f" of {awaiting.gate} for {age(awaiting.since, now)}: {awaiting.message}",
+            f" of {awaiting.gate} for {age(awaiting.since, now)}: ",
+            (awaiting.question, STRONG),
             indent=2,
         ),
-        look.hint(f"recell approve {run.name} -n {run.namespace}"),
+        *question(awaiting, look, indent=4),
+        look.hint(approve_command(run.namespace, run.name, awaiting)),
+        look.paragraph((f"or end the run: recell abort {run.name} -n {run.namespace}", QUIET), indent=2),
     ]
+
+
+def question(awaiting: AwaitingReport, look: Look, indent: int) -> list[RenderableType]:
+    """The run's own words, with its numbers, and what an approval means."""
+    lines = [look.paragraph(awaiting.message or "no message", indent=indent)]
+    if awaiting.approving:
+        lines.append(look.paragraph(("If approved: ", WAITING), awaiting.approving, indent=indent))
+    return lines
 
 
 def runs_table(

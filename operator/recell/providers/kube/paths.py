@@ -5,7 +5,7 @@ Promises: pure values; the only place where a group, a version or a plural is sp
 
 from dataclasses import dataclass
 
-from recell.api import Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
+from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
 from recell.api import Resource as Model
 from recell.api.cell import WorkloadKind
 from recell.api.meta import GROUP, VERSION
@@ -59,6 +59,7 @@ PLACEMENTS = _own(Placement)
 RUNS = _own(RecoveryRun)
 POLICIES = _own(RecoveryPolicy)
 FREEZES = _own(RecoveryFreeze)
+TEMPLATES = _own(CellTemplate)
 OWN: dict[type[Model], Resource] = {
     Cell: CELLS,
     Router: ROUTERS,
@@ -66,6 +67,7 @@ OWN: dict[type[Model], Resource] = {
     RecoveryRun: RUNS,
     RecoveryPolicy: POLICIES,
     RecoveryFreeze: FREEZES,
+    CellTemplate: TEMPLATES,
 }
 
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")

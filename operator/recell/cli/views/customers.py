@@ -1,0 +1,96 @@
+"""A cell's customers on one screen."""
+
+from datetime import datetime
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from recell.cli.customers import CustomersReport, MoveReport, ServedReport
+from recell.cli.gates import approve_command
+from recell.cli.look import BAD, BUSY, QUIET, STRONG, Look, age, stack
+from recell.cli.views.result import progress_text, result_view
+from recell.cli.views.runs import question
+from recell.cli.views.status import hold_line
+from recell.cli.whereabouts import Access
+
+NAMED = 8
+"""Pins that are named; the others are in -o json."""
+
+
+def customers_view(report: CustomersReport, now: datetime, look: Look) -> RenderableType:
+    phase = look.cell_phase(report.phase)
+    data = f", customer data {report.customer_data}" if report.customer_data else ""
+    parts: list[RenderableType | None] = [
+        look.paragraph(
+            ("Customers of cell ", QUIET),
+            (report.cell, STRONG),
+            "  ",
+            (phase.plain, str(phase.style)),
+            f", router {report.router}{data}",
+        )
+    ]
+    if report.origin:
+        parts.append(look.paragraph(f"made by Recell for {report.origin}", indent=2))
+    if report.successor:
+        parts.append(look.paragraph(f"replaced by {report.successor}: recell customers {report.successor}", indent=2))
+    if report.slots is None:
+        parts.append(look.paragraph(("No Placement: ", BUSY), "nothing says whose home it is", indent=2))
+    else:
+        parts.append(look.facts(_homes(report, look), indent=2))
+    parts += [hold_line(hold, now, look) for hold in report.holds]
+    parts += [Text(), *_run(report.run, report, now, look)] if report.run else []
+    return stack(parts)
+
+
+def _homes(report: CustomersReport, look: Look) -> list[tuple[Text | str, ...]]:
+    rows: list[tuple[Text | str, ...]] = [
+        (look.text("home of", QUIET), f"{report.slots} of {report.of} slots ({report.share}){_named(report.pins)}")
+    ]
+    for number, part in enumerate(report.served):
+        rows.append((look.text("" if number else "served", QUIET), _part(part, report.cell, look)))
+    return rows
+
+
+def _part(part: ServedReport, home: str, look: Look) -> Text:
+    what = f"{part.slots} slots ({part.share}){_named(part.pins)}"
+    if part.access is Access.REJECTED:
+        return look.line(f"{what} ", ("by nobody: 503 with Retry-After", BAD))
+    if part.access is Access.READ_ONLY:
+        return look.line(f"{what} by ", (str(part.cell), STRONG), (", for reading only", BUSY))
+    return look.line(f"{what} by ", (str(part.cell), STRONG), " itself" if part.cell == home else "")
+
+
+def _named(pins: list[str]) -> str:
+    if not pins:
+        return ""
+    further = f" and {len(pins) - NAMED} more" if len(pins) > NAMED else ""
+    return f", {len(pins)} pinned: {', '.join(pins[:NAMED])}{further}"
+
+
+def _run(run: MoveReport, report: CustomersReport, now: datetime, look: Look) -> list[RenderableType]:
+    phase = look.run_phase(run.phase)
+    lines: list[RenderableType] = [
+        look.paragraph(
+            ("Run ", QUIET),
+            (run.name, STRONG),
+            "  ",
+            (phase.plain, str(phase.style)),
+            f": {run.strategy or 'not decided yet'}{f' of {run.target}' if run.target != report.cell else ''}",
+        )
+    ]
+    if run.step and not run.phase.ended:
+        said = "" if run.awaiting and run.awaiting.message == run.message else run.message
+        lines.append(look.paragraph(f"{run.step}{f': {said}' if said else ''}", indent=2))
+    if run.progress:
+        told = progress_text(run.progress) or "unknown: nobody told"
+        lasts = f", for {age(run.progress.started_at, now)}" if run.progress.started_at else ""
+        lines.append(look.paragraph(("customers so far ", QUIET), f"{told}{lasts}", indent=2))
+    elif run.result is None or run.result.customers is None:
+        lines.append(look.paragraph(("customers ", QUIET), "unknown: nobody told how many", indent=2))
+    if run.result:
+        lines.append(result_view(run.result, now, look, indent=2))
+    if run.awaiting:
+        lines.append(look.paragraph((run.awaiting.question, STRONG), indent=2))
+        lines += question(run.awaiting, look, indent=4)
+        lines.append(look.hint(approve_command(report.namespace, run.name, run.awaiting)))
+    return lines
