@@ -10,13 +10,10 @@ from pydantic import Field
 
 from recell.api import Cell, RecoveryRun
 from recell.api.cell import CellPhase
-from recell.api.failure import Strategy
 from recell.api.meta import Model, percent_text
 from recell.api.placement import READ_ONLY, PlacementSpec, decode_table
-from recell.api.recovery_run import RunPhase
 from recell.cli.fleet import Fleet, router_key
-from recell.cli.report import AwaitingReport, HoldReport, awaiting_report, hold_report, origin
-from recell.cli.results import ProgressReport, ResultReport, progress_report, result_report
+from recell.cli.report import HoldReport, RunReport, hold_report, origin, run_report
 from recell.cli.whereabouts import Access, access_of
 from recell.domain import data, placement
 from recell.procedures.results import MOVES
@@ -32,20 +29,6 @@ class ServedReport(Model):
     share: str
     """Of all slots of the router."""
     pins: list[str] = Field(default_factory=list)
-
-
-class MoveReport(Model):
-    """A run that moves or restores customers of the cell, or to it."""
-
-    name: str
-    target: str
-    strategy: Strategy | None = None
-    phase: RunPhase
-    step: str | None = None
-    message: str = ""
-    progress: ProgressReport | None = None
-    awaiting: AwaitingReport | None = None
-    result: ResultReport | None = None
 
 
 class CustomersReport(Model):
@@ -65,7 +48,7 @@ class CustomersReport(Model):
     pins: list[str] = Field(default_factory=list)
     served: list[ServedReport] = Field(default_factory=list)
     holds: list[HoldReport] = Field(default_factory=list)
-    run: MoveReport | None = None
+    run: RunReport | None = None
     """The newest that moves customers; absent: none did."""
 
 
@@ -82,7 +65,7 @@ def customers_report(fleet: Fleet, cell: Cell) -> CustomersReport:
         origin=origin(cell),
         successor=fleet.successor(cell),
         holds=[hold_report(fleet, namespace, hold) for hold in fleet.holds(cell)],
-        run=_move_report(moving) if moving else None,
+        run=run_report(moving) if moving else None,
     )
     return report.model_copy(update=_placed(placed.spec, name)) if placed else report
 
@@ -116,19 +99,3 @@ def _placed(spec: PlacementSpec, name: str) -> dict[str, object]:
 def _moves(run: RecoveryRun) -> bool:
     """Does the run's procedure move customers at all, and not only rehearse it?"""
     return not run.spec.dry_run and any(step.name in MOVES for step in run.status.steps)
-
-
-def _move_report(run: RecoveryRun) -> MoveReport:
-    status = run.status
-    step = next((s for s in reversed(status.steps) if s.name == status.step), None)
-    return MoveReport(
-        name=run.metadata.name,
-        target=run.spec.target_ref.name,
-        strategy=status.decision.strategy if status.decision else run.spec.strategy,
-        phase=run.phase,
-        step=status.step,
-        message=step.message if step else "",
-        progress=progress_report(run),
-        awaiting=awaiting_report(status.awaiting) if status.awaiting else None,
-        result=result_report(run),
-    )

@@ -5,6 +5,7 @@ Promises: pure, no I/O; the moment is a field. It answers the questions that eve
 rules, and decides nothing itself.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -31,9 +32,11 @@ class Fleet:
     templates: tuple[CellTemplate, ...] | None = ()
     """None: they could not be read."""
     _placement_by_key: dict[Key, Placement] = field(init=False, repr=False, compare=False)
+    _runs_about: dict[Key, list[RecoveryRun]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_placement_by_key", {found.key: found for found in self.placements})
+        object.__setattr__(self, "_runs_about", _by_cell(self.runs))
 
     def cell(self, key: Key) -> Cell | None:
         return next((cell for cell in self.cells if cell.key == key), None)
@@ -55,7 +58,8 @@ class Fleet:
 
     def active_run(self, cell: Cell) -> RecoveryRun | None:
         """The run that works on the cell, or waits to."""
-        return next((run for run in self.runs if not run.phase.ended and target_cell(run) == cell.key), None)
+        own = (run for run in self.runs_about(cell.key) if target_cell(run) == cell.key)
+        return next((run for run in own if not run.phase.ended), None)
 
     def policy(self, cell: Cell) -> RecoveryPolicy | None:
         """The Cell's, else the Router's, else the one named default; None: the built-in one."""
@@ -113,8 +117,7 @@ class Fleet:
 
     def runs_about(self, cell: Key) -> tuple[RecoveryRun, ...]:
         """Runs that recover the cell or that made it, the newest first."""
-        own = [run for run in self.runs if target_cell(run) == cell or _made(run) == cell]
-        return tuple(sorted(own, key=_begun, reverse=True))
+        return tuple(self._runs_about.get(cell, ()))
 
 
 def router_key(cell: Cell) -> Key:
@@ -127,13 +130,17 @@ def target_cell(run: RecoveryRun) -> Key | None:
     return (run.metadata.namespace, ref.name) if ref.kind == "Cell" else None
 
 
-def _made(run: RecoveryRun) -> Key | None:
-    """The Cell that took the place of the run's target."""
-    name = run.status.result.replacement if run.status.result else None
-    return (run.metadata.namespace, name) if name else None
+def _by_cell(runs: Iterable[RecoveryRun]) -> dict[Key, list[RecoveryRun]]:
+    """By the cell that each recovers and the one that took its place; those that work now first, then the newest."""
+    found: dict[Key, list[RecoveryRun]] = {}
+    for run in sorted(runs, key=_recency, reverse=True):
+        made = run.status.result.replacement if run.status.result else None
+        for cell in {target_cell(run), (run.metadata.namespace, made) if made else None}:
+            if cell is not None:
+                found.setdefault(cell, []).append(run)
+    return found
 
 
-def _begun(run: RecoveryRun) -> tuple[bool, float]:
-    """Runs that work now are the newest; else the time at which they were made."""
+def _recency(run: RecoveryRun) -> tuple[bool, float]:
     made = run.metadata.creation_timestamp
     return (not run.phase.ended, made.timestamp() if made else 0.0)

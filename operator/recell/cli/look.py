@@ -25,7 +25,7 @@ BAR = 12
 """Columns of a share bar."""
 
 FOLDED = frozenset(
-    {"NAMESPACE", "CELL", "RUN", "LAST-RUN", "ORIGIN", "TARGET", "STRATEGY", "STEP", "SUCCESSOR", "SUMMARY", "ADDRESS"}
+    {"NAMESPACE", "CELL", "RUN", "LAST-RUN", "TARGET", "STRATEGY", "STEP", "SUCCESSOR", "SUMMARY", "ADDRESS"}
 )
 """Columns of names and texts that may take several lines on a narrow terminal."""
 

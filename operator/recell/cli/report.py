@@ -26,8 +26,8 @@ from recell.api.placement import READ_ONLY, REJECT, Hold, HoldState, decode_tabl
 from recell.api.recovery_policy import Mode
 from recell.api.recovery_run import Awaiting, Decision, RecoveryTarget, RunPhase, StepState
 from recell.cli import gates
-from recell.cli.fleet import Fleet, Key, router_key
-from recell.cli.results import ResultReport, result_report
+from recell.cli.fleet import Fleet, Key, router_key, target_cell
+from recell.cli.results import ProgressReport, ResultReport, progress_report, result_report
 from recell.domain import provisioning
 from recell.domain.placement import PERSON
 from recell.procedures.customers import moment
@@ -76,6 +76,9 @@ class CellReport(Model):
     paused: bool = False
     active_run: str | None = None
     last_run: str | None = None
+    last_phase: RunPhase | None = None
+    """How the last run ended."""
+    last_summary: str | None = None
     attempts: int = 0
     next_allowed_at: datetime | None = None
     blocked: Blocked | None = None
@@ -86,6 +89,8 @@ class CellReport(Model):
     """The cell that took its place."""
     kept_until: datetime | None = None
     """A retired cell is deleted then, if that is proven to be safe; absent: only people delete it."""
+    remains: list[str] = Field(default_factory=list)
+    """What the last run left to people."""
 
     @property
     def retired(self) -> bool:
@@ -167,6 +172,7 @@ class RunReport(Model):
     steps: list[StepReport] = Field(default_factory=list)
     awaiting: AwaitingReport | None = None
     recovery_target: RecoveryTarget | None = None
+    progress: ProgressReport | None = None
     result: ResultReport | None = None
     successor: str | None = None
     summary: str | None = None
@@ -270,11 +276,13 @@ def template_problem(template: CellTemplate | None) -> Obstacle | None:
         return Obstacle(reason="NotFound", message="it does not exist")
     accepted = find_condition(template.status.conditions, "Accepted")
     if accepted is None:
-        found = provisioning.problem(template)
-        return Obstacle(reason="NotAccepted", message=found) if found else None
-    if accepted.status == "True":
+        reason, found = "NotAccepted", provisioning.problem(template)
+    elif accepted.status == "True":
         return None
-    return Obstacle(reason=accepted.reason, message=accepted.message)
+    else:
+        reason, found = accepted.reason, accepted.message
+    name = f"CellTemplate {template.metadata.name}: "
+    return Obstacle(reason=reason, message=found.removeprefix(name)) if found is not None else None
 
 
 def router_report(fleet: Fleet, key: Key, names: tuple[str, ...] = ()) -> RouterReport:
@@ -337,7 +345,7 @@ def cell_report(fleet: Fleet, cell: Cell, part: tuple[str, str] | None) -> CellR
         asked=part[1] if part else (status.share.asked if status.share else None),
         applied=status.share.applied if status.share else None,
     )
-    active = fleet.active_run(cell)
+    active, last = fleet.active_run(cell), _last_run(fleet, cell)
     return CellReport(
         namespace=cell.metadata.namespace,
         name=cell.metadata.name,
@@ -350,6 +358,8 @@ def cell_report(fleet: Fleet, cell: Cell, part: tuple[str, str] | None) -> CellR
         paused=cell.spec.paused,
         active_run=active.metadata.name if active else None,
         last_run=recovery.last_run if recovery else None,
+        last_phase=last.phase if last else None,
+        last_summary=last.status.summary if last else None,
         attempts=recovery.attempts if recovery else 0,
         next_allowed_at=recovery.next_allowed_at if recovery else None,
         blocked=recovery.blocked if recovery else None,
@@ -357,7 +367,13 @@ def cell_report(fleet: Fleet, cell: Cell, part: tuple[str, str] | None) -> CellR
         origin=origin(cell),
         successor=fleet.successor(cell),
         kept_until=_kept_until(cell),
+        remains=list(last.status.result.remains) if last and last.status.result else [],
     )
+
+
+def _last_run(fleet: Fleet, cell: Cell) -> RecoveryRun | None:
+    own = (run for run in fleet.runs_about(cell.key) if target_cell(run) == cell.key and not run.spec.dry_run)
+    return next((run for run in own if run.phase.ended), None)
 
 
 def origin(cell: Cell) -> str | None:
@@ -413,6 +429,7 @@ def run_report(run: RecoveryRun) -> RunReport:
         steps=[StepReport.model_validate(step.model_dump()) for step in status.steps],
         awaiting=awaiting_report(status.awaiting) if status.awaiting else None,
         recovery_target=run.spec.recovery_target,
+        progress=progress_report(run),
         result=result_report(run),
         successor=status.escalation.to if status.escalation else None,
         summary=status.summary,

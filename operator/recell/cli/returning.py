@@ -48,14 +48,15 @@ def _retired(fleet: Fleet, cell: Cell, holds: Sequence[Hold]) -> tuple[list[str]
         return [], []
     name, notes = cell.metadata.name, []
     slots = len(placement.slots_of(placed.spec, name))
-    elsewhere = f"it was replaced by {successor}: " if successor else "it was retired: "
     if any(hold.state is HoldState.RETIRED for hold in holds):
         notes.append("workloads that were stopped when it was retired are not started by returning it")
     if slots:
-        left = f"{slots} of {placed.spec.slots} slots still have their home in it, and only these come back"
-        return [], [f"{elsewhere}{left}; see who they are: recell customers {name}", *notes]
-    others = f"it could only {_other_use(fleet, cell)}" if _other_use(fleet, cell) else "it gets none by returning"
-    return [f"{elsewhere}it is the home of no customer any more, and {others}"], notes
+        others = f"; those that {successor} has stay there" if successor else ""
+        told = f"{slots} of {placed.spec.slots} slots still have their home in it and come back{others}"
+        return [], [f"{told}: see recell customers {name}", *notes]
+    now_at = f"its customers have their home in {successor} now" if successor else "it is the home of no customer"
+    use = _other_use(fleet, cell)
+    return [f"{now_at}: returning it brings none back{f', it could only {use}' if use else ''}"], notes
 
 
 def _other_use(fleet: Fleet, cell: Cell) -> str:

@@ -52,10 +52,8 @@ def _show(session: Session, run: RecoveryRun, awaiting: Awaiting) -> None:
     """All that a person needs who has to answer: the question, its numbers, what follows, what is known so far."""
     look, asked, result = session.screen.look, awaiting_report(awaiting), result_report(run)
     waits = f"Run {run.metadata.name} waits at gate {awaiting.gate} for {age(awaiting.since, session.now)}:"
-    session.screen.show(stack([look.paragraph(waits), look.paragraph((asked.question, STRONG), indent=2)]))
-    session.screen.show(stack(question(asked, look, indent=2)))
-    if result:
-        session.screen.show(result_view(result, session.now, look, indent=2))
+    parts = [look.paragraph(waits), result_view(result, session.now, look, indent=2) if result else None]
+    session.screen.show(stack([*parts, look.paragraph((asked.question, STRONG), indent=2), *question(asked, look, 2)]))
 
 
 def _awaiting(run: RecoveryRun, gate: str | None) -> Awaiting:

@@ -5,11 +5,11 @@ from datetime import datetime
 from rich.console import RenderableType
 from rich.text import Text
 
-from recell.cli.customers import CustomersReport, MoveReport, ServedReport
-from recell.cli.gates import approve_command
-from recell.cli.look import BAD, BUSY, QUIET, STRONG, Look, age, stack
+from recell.cli.customers import CustomersReport, ServedReport
+from recell.cli.look import BAD, BUSY, QUIET, STRONG, Look, stack
+from recell.cli.report import RunReport
 from recell.cli.views.result import progress_text, result_view
-from recell.cli.views.runs import question
+from recell.cli.views.runs import approval, headline, step_line
 from recell.cli.views.status import hold_line
 from recell.cli.whereabouts import Access
 
@@ -52,45 +52,36 @@ def _homes(report: CustomersReport, look: Look) -> list[tuple[Text | str, ...]]:
 
 
 def _part(part: ServedReport, home: str, look: Look) -> Text:
-    what = f"{part.slots} slots ({part.share}){_named(part.pins)}"
+    what = f": {part.slots} slots ({part.share}){_named(part.pins)}"
     if part.access is Access.REJECTED:
-        return look.line(f"{what} ", ("by nobody: 503 with Retry-After", BAD))
+        return look.line(("by nobody (503 with Retry-After)", BAD), what)
     if part.access is Access.READ_ONLY:
-        return look.line(f"{what} by ", (str(part.cell), STRONG), (", for reading only", BUSY))
-    return look.line(f"{what} by ", (str(part.cell), STRONG), " itself" if part.cell == home else "")
+        return look.line("by ", (str(part.cell), STRONG), (", for reading only", BUSY), what)
+    return look.line("by ", (str(part.cell), STRONG), " itself" if part.cell == home else "", what)
 
 
 def _named(pins: list[str]) -> str:
     if not pins:
         return ""
     further = f" and {len(pins) - NAMED} more" if len(pins) > NAMED else ""
-    return f", {len(pins)} pinned: {', '.join(pins[:NAMED])}{further}"
+    return f", pinned {', '.join(pins[:NAMED])}{further}"
 
 
-def _run(run: MoveReport, report: CustomersReport, now: datetime, look: Look) -> list[RenderableType]:
-    phase = look.run_phase(run.phase)
-    lines: list[RenderableType] = [
-        look.paragraph(
-            ("Run ", QUIET),
-            (run.name, STRONG),
-            "  ",
-            (phase.plain, str(phase.style)),
-            f": {run.strategy or 'not decided yet'}{f' of {run.target}' if run.target != report.cell else ''}",
-        )
-    ]
+def _run(run: RunReport, report: CustomersReport, now: datetime, look: Look) -> list[RenderableType]:
+    lines: list[RenderableType] = [headline(run, now, look)]
     if run.step and not run.phase.ended:
-        said = "" if run.awaiting and run.awaiting.message == run.message else run.message
-        lines.append(look.paragraph(f"{run.step}{f': {said}' if said else ''}", indent=2))
-    if run.progress:
-        told = progress_text(run.progress) or "unknown: nobody told"
-        lasts = f", for {age(run.progress.started_at, now)}" if run.progress.started_at else ""
-        lines.append(look.paragraph(("customers so far ", QUIET), f"{told}{lasts}", indent=2))
-    elif run.result is None or run.result.customers is None:
-        lines.append(look.paragraph(("customers ", QUIET), "unknown: nobody told how many", indent=2))
+        lines.append(look.paragraph(step_line(run), indent=2))
+    if unknown := _unknown(run):
+        lines.append(look.paragraph(("customers  ", QUIET), unknown, indent=2))
     if run.result:
         lines.append(result_view(run.result, now, look, indent=2))
     if run.awaiting:
-        lines.append(look.paragraph((run.awaiting.question, STRONG), indent=2))
-        lines += question(run.awaiting, look, indent=4)
-        lines.append(look.hint(approve_command(report.namespace, run.name, run.awaiting)))
+        lines += approval(run.awaiting, run, now, look)
     return lines
+
+
+def _unknown(run: RunReport) -> str:
+    """Nobody told a number: neither the result, nor the step that runs, nor its question."""
+    counted = run.result is not None and run.result.customers is not None
+    counting = run.progress is not None and bool(progress_text(run.progress))
+    return "" if counted or counting or run.awaiting else "unknown: nobody told how many"

@@ -26,7 +26,7 @@ def plan_view(plan: PlanReport, now: datetime, look: Look) -> RenderableType:
             look.paragraph(plan.message, indent=2),
         ]
     if plan.recovery_target:
-        parts.append(look.paragraph(("Asked for ", QUIET), target_text(plan.recovery_target)))
+        parts.append(look.paragraph(("Restore ", QUIET), target_text(plan.recovery_target)))
     if plan.evidence:
         parts += [look.paragraph(("Evidence", QUIET)), evidence_lines(plan.evidence, now, look)]
     if plan.steps:
@@ -39,7 +39,7 @@ def plan_view(plan: PlanReport, now: datetime, look: Look) -> RenderableType:
         parts += [look.paragraph((f"Numbers of {named}", QUIET)), *_numbers(plan, look)]
     if plan.asks:
         parts += [look.paragraph(("It waits for your answer", QUIET)), *(_asked(asked, look) for asked in plan.asks)]
-    parts += [Text(), *(_foreseen(found, look) for found in plan.foreseen), _now(plan, look), _alone(plan, look)]
+    parts += [Text(), _now(plan, look), *(_foreseen(found, look) for found in plan.foreseen), _alone(plan, look)]
     return stack(parts)
 
 
@@ -56,7 +56,8 @@ def _numbers(plan: PlanReport, look: Look) -> list[RenderableType]:
             if name.startswith(f"{block}.")
         ]
         if numbers:
-            lines.append(look.paragraph(", ".join(numbers), indent=2))
+            named = "" if block == "steps" else f"{block}: "
+            lines.append(look.paragraph(f"{named}{', '.join(numbers)}", indent=2))
     return lines
 
 

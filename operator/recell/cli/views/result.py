@@ -27,7 +27,7 @@ def rows(result: ResultReport, now: datetime) -> list[Row]:
     if result.emergency_cells:
         found.append(("emergency", ", ".join(result.emergency_cells)))
     if result.recovery_point:
-        found.append(("restored to", _point(result.recovery_point, now)))
+        found.append(("recovery point", _point(result.recovery_point, now)))
         found.append(("data loss", _loss(result)))
     if result.customers:
         found.append(("customers", customers_text(result.customers)))

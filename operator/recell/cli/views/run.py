@@ -64,7 +64,7 @@ def run_view(view: RunView, look: Look) -> RenderableType:
         parts += [Text(), result_view(report.result, view.now, look)]
     parts += standstill(report, look)
     if report.awaiting:
-        parts += approval(report.awaiting, report, view.now, look)
+        parts += [Text() if report.result else None, *approval(report.awaiting, report, view.now, look)]
     if view.cells and not run.phase.ended:
         parts += [Text(), _traffic(view, look)]
     if view.rates_note and not run.phase.ended:
@@ -89,7 +89,7 @@ def _decision(view: RunView, look: Look) -> RenderableType:
 def _asked(run: RecoveryRun, look: Look) -> RenderableType | None:
     """To when or from which backup a person wants the data back."""
     target = run.spec.recovery_target
-    return look.paragraph(("asked for ", QUIET), target_text(target), indent=2) if target else None
+    return look.paragraph(("restore ", QUIET), target_text(target), indent=2) if target else None
 
 
 def _steps(view: RunView, look: Look) -> list[RenderableType]:
@@ -175,7 +175,8 @@ def changes(before: RunView | None, view: RunView) -> list[str]:
         lines.append(f"{at} decision {status.decision.strategy}: {status.decision.message}")
     known = {step.name: (step.state, step.message) for step in old.steps} if old else {}
     for step in status.steps:
-        if step.state is not StepState.PENDING and known.get(step.name) != (step.state, step.message):
+        asks = status.awaiting is not None and step.message == status.awaiting.message
+        if step.state is not StepState.PENDING and known.get(step.name) != (step.state, step.message) and not asks:
             lines.append(f"{at} step {step.name} {step.state}: {step.message}")
     shares = {cell.name: (cell.share.asked, cell.share.applied) for cell in before.cells} if before else {}
     for cell in view.cells:

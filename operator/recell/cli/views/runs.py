@@ -8,19 +8,19 @@ from rich.text import Text
 from recell.cli.gates import approve_command
 from recell.cli.look import BAD, QUIET, STRONG, WAITING, Look, age, stack
 from recell.cli.report import AwaitingReport, RunReport
-from recell.cli.views.result import result_view
+from recell.cli.views.result import progress_text, result_view
 
 
 def active_runs(runs: list[RunReport], now: datetime, look: Look, *, namespaced: bool) -> RenderableType:
     """Active runs, with what each of them does now."""
     parts: list[RenderableType] = []
     for run in runs:
-        parts.append(_headline(run, now, look, namespaced=namespaced))
+        parts.append(headline(run, now, look, namespaced=namespaced))
         parts += doing(run, now, look)
     return stack(parts)
 
 
-def _headline(run: RunReport, now: datetime, look: Look, *, namespaced: bool) -> RenderableType:
+def headline(run: RunReport, now: datetime, look: Look, *, namespaced: bool = False) -> RenderableType:
     name = f"{run.namespace}/{run.name}" if namespaced else run.name
     phase = look.run_phase(run.phase)
     return look.paragraph(
@@ -55,13 +55,21 @@ def doing(run: RunReport, now: datetime, look: Look) -> list[RenderableType]:
     """The step that runs, and what the run waits for."""
     lines: list[RenderableType] = standstill(run, look, indent=2)
     if run.step:
-        said = "" if run.awaiting and run.awaiting.message == run.message else run.message
-        lines.append(look.paragraph(f"{run.step}{f': {said}' if said else ''}", indent=2))
+        lines.append(look.paragraph(step_line(run), indent=2))
     if run.result:
         lines.append(result_view(run.result, now, look, indent=2))
     if run.awaiting:
         lines += approval(run.awaiting, run, now, look)
     return lines
+
+
+def step_line(run: RunReport) -> str:
+    """The step that runs, and how far it is; what it asks is told by the question itself."""
+    if run.awaiting and run.awaiting.message == run.message:
+        return f"{run.step}"
+    counted = progress_text(run.progress) if run.progress else ""
+    said = f"{run.message}{f' [{counted} customers]' if counted else ''}"
+    return f"{run.step}{f': {said}' if said else ''}"
 
 
 def approval(awaiting: AwaitingReport, run: RunReport, now: datetime, look: Look) -> list[RenderableType]:

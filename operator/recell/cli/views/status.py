@@ -9,6 +9,7 @@ from rich.text import Text
 from recell.api.cell import CellPhase
 from recell.api.failure import Evidence, Verdict
 from recell.api.meta import Condition, fraction, timestamp
+from recell.api.recovery_run import RunPhase
 from recell.cli.look import BAD, BUSY, QUIET, STRONG, Look, age, join, span, stack
 from recell.cli.report import (
     CellReport,
@@ -20,6 +21,13 @@ from recell.cli.report import (
     TemplateReport,
 )
 from recell.cli.views.runs import active_runs
+
+UNFINISHED = (
+    RunPhase.PARTIALLY_SUCCEEDED,
+    RunPhase.FAILED,
+    RunPhase.MANUAL_INTERVENTION_REQUIRED,
+    RunPhase.ABORTED,
+)
 
 
 def status_view(report: StatusReport, now: datetime, look: Look, *, wide: bool = False) -> RenderableType:
@@ -58,7 +66,10 @@ def freeze_line(freeze: FreezeReport, now: datetime, look: Look) -> RenderableTy
 
 def _templates(templates: list[TemplateReport] | None, look: Look) -> list[RenderableType]:
     if templates is None:
-        note = "CellTemplates are not shown: they cannot be read (grant list on celltemplates.recell.dev)"
+        note = (
+            "CellTemplates are not shown: they cannot be read (grant list on celltemplates.recell.dev, or install the"
+            " CRDs of this version)"
+        )
         return [look.paragraph((note, QUIET)), Text()]
     parts: list[RenderableType] = []
     for template in templates:
@@ -116,6 +127,9 @@ def _retired(router: RouterReport, look: Look) -> Iterator[RenderableType]:
             found.append(f"{cell.name} ({told})" if told else cell.name)
     if found:
         yield look.paragraph(("Retired: ", QUIET), ", ".join(found))
+    for cell in router.cells:
+        if cell.retired:
+            yield from _remains(cell, look)
 
 
 def _router_line(router: RouterReport, look: Look, *, namespaced: bool) -> RenderableType:
@@ -145,7 +159,7 @@ def _cells(router: RouterReport, now: datetime, look: Look, *, wide: bool) -> Re
     )
     headers = ["CELL", "HEALTH", "SHARE", "ASKED", "APPLIED", "RUN"]
     if wide:
-        headers = ["CELL", "HEALTH", "HOME", "ASKED", "APPLIED", "RUN", "SINCE", "LAST-RUN", "ATTEMPTS", "ORIGIN"]
+        headers = ["CELL", "HEALTH", "HOME", "ASKED", "APPLIED", "RUN", "SINCE", "LAST-RUN", "ATTEMPTS"]
     rows = []
     for cell in router.cells:
         row: list[Text | str] = [
@@ -159,7 +173,7 @@ def _cells(router: RouterReport, now: datetime, look: Look, *, wide: bool) -> Re
         if wide:
             since = age(cell.failure.since, now) if cell.failure else "-"
             row[2] = cell.share.home or "-"
-            row += [since, cell.last_run or "-", str(cell.attempts), cell.origin or "-"]
+            row += [since, cell.last_run or "-", str(cell.attempts)]
         rows.append(row)
     return look.table(headers, rows)
 
@@ -236,6 +250,8 @@ def _restrictions(cell: CellReport, now: datetime, look: Look) -> Iterator[Rende
         yield look.paragraph(
             (f"replaced by {cell.successor}, but still the home of {cell.share.home} of the customers", BAD), indent=2
         )
+    yield from _last_run(cell, look)
+    yield from _remains(cell, look)
     if any(hold.releasable for hold in cell.holds):
         yield look.hint(f"recell return {cell.name} -n {cell.namespace}")
     if cell.paused:
@@ -248,6 +264,21 @@ def _restrictions(cell: CellReport, now: datetime, look: Look) -> Iterator[Rende
             f" ({cell.blocked.reason}): {cell.blocked.message.rstrip('.')}.{after}",
             indent=2,
         )
+
+
+def _last_run(cell: CellReport, look: Look) -> Iterator[RenderableType]:
+    """How the last run ended, where it did not bring the cell back and none works on it."""
+    if cell.last_phase in UNFINISHED and not cell.well and not cell.active_run:
+        phase = look.run_phase(cell.last_phase)
+        name = f" {cell.last_run}" if cell.last_run else ""
+        yield look.paragraph(
+            f"last run{name} ", (phase.plain, str(phase.style)), f": {cell.last_summary or 'no summary'}", indent=2
+        )
+
+
+def _remains(cell: CellReport, look: Look) -> Iterator[RenderableType]:
+    for text in cell.remains:
+        yield look.paragraph(("left to do: ", BUSY), text, indent=2)
 
 
 def hold_line(hold: HoldReport, now: datetime, look: Look, *, name: str = "") -> RenderableType:
