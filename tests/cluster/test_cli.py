@@ -21,7 +21,7 @@ from recell.api import KINDS, Placement
 from recell.api.meta import ANNOTATION_ACKNOWLEDGE, ANNOTATION_PLACEMENT_UID, FINALIZER, GROUP, VERSION
 from recell.domain import placement as domain
 from tests.cluster.conftest import Kubectl
-from tests.unit.cli import objects
+from tests.unit.cli import objects, recoveries
 
 Object = dict[str, Any]
 
@@ -140,6 +140,16 @@ def fleet(crds: Object, namespace: str, kubeconfig: Path, api: client.ApiClient)
 
 
 @pytest.fixture
+def replaced(crds: Object, namespace: str, kubeconfig: Path, api: client.ApiClient) -> Iterator[Fleet]:
+    """cell-b was replaced, but for two customers; gone after the test."""
+    made = Fleet(namespace, kubeconfig, api)
+    for item in recoveries.replaced(2):
+        made.put(item)
+    yield made
+    made.empty()
+
+
+@pytest.fixture
 def draining(fleet: Fleet) -> Fleet:
     fleet.put(objects.draining())
     return fleet
@@ -229,6 +239,38 @@ def test_watch_gives_up_after_its_time(draining: Fleet) -> None:
     done = draining.recell("watch", "cell-b-7fk2p", "--timeout", "2s")
     assert done.code == 4
     assert "still Draining" in done.err
+
+
+def test_where_customers_and_return_after_a_replacement(replaced: Fleet) -> None:
+    done = replaced.recell("watch", recoveries.RUN)
+    assert (done.code, done.err) == (7, "")
+    assert f"2 failed: {recoveries.LEFT}, c-225 (counted by Migrate)" in done.out
+    (left,) = replaced.recell("where", recoveries.LEFT, "-o", "json").json["routers"]
+    assert (left["home"], left["access"]) == ("cell-b", "Rejected")
+    assert left["why"][-1]["message"] == f"run {recoveries.RUN} could not move this customer"
+    assert "by cell-b-3fa92b, its home" in replaced.recell("where", "globex").out
+    customers = replaced.recell("customers", "cell-b", "-o", "json").json
+    assert (customers["slots"], customers["successor"]) == (2, recoveries.NEW)
+    assert customers["run"]["result"]["customers"]["failedNames"] == [recoveries.LEFT, "c-225"]
+    told = replaced.recell("status", "-o", "json").json
+    assert told["templates"] == []
+    assert {cell["name"]: cell.get("origin") for cell in told["routers"][0]["cells"]}[recoveries.NEW] == "cell-b"
+    assert replaced.recell("return", "cell-b", "--yes").code == 0
+    assert serving(replaced, "cell-b") == 2 / 1024
+    assert "recell.dev/retained-until" not in replaced.read("Cell", "cell-b")["metadata"]["annotations"]
+
+
+def test_recover_to_a_time_from_a_backup(replaced: Fleet) -> None:
+    moment_ = moment(3600)
+    made = replaced.recell(
+        *("recover", "cell-a", "--always", "--strategy", "PointInTimeRecovery", "--to-time", moment_),
+        *("--backup", "full-0312", "--yes", "--no-wait", "-o", "json"),
+    )
+    assert made.code == 0, made.err
+    spec = replaced.read("RecoveryRun", made.json["metadata"]["name"])["spec"]
+    assert spec["recoveryTarget"] == {"time": moment_, "backupID": "full-0312"}
+    foreseen = replaced.recell("plan", "cell-a", "--strategy", "PointInTimeRecovery", "--always", "-o", "json").json
+    assert [asked["gate"] for asked in foreseen["asks"]] == ["accept-data-loss", "promote"]
 
 
 def test_runs(draining: Fleet) -> None:

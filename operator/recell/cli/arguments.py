@@ -28,15 +28,22 @@ def duration_or_moment(
     """Callback of an option: a length of time from now, or a moment such as 2027-01-31T06:00:00Z."""
     if value is None or re.fullmatch(r"(\d+[dhms])+", value):
         return duration(context, option, value)
+    return _moment(context, option, value, "neither a duration (2h) nor a time")
+
+
+def moment(context: click.Context, option: click.Parameter, value: str | None) -> datetime | None:
+    """Callback of an option: a moment such as 2027-01-31T06:00:00Z."""
+    return None if value is None else _moment(context, option, value, "no time")
+
+
+def _moment(context: click.Context, option: click.Parameter, value: str, wrong: str) -> datetime:
     try:
-        moment = datetime.fromisoformat(value)
+        found = datetime.fromisoformat(value)
     except ValueError:
-        raise click.BadParameter(
-            f"{value!r} is neither a duration (2h) nor a time (2027-01-31T06:00:00Z)", context, option
-        ) from None
-    if moment.tzinfo is None:
+        raise click.BadParameter(f"{value!r} is {wrong} (2027-01-31T06:00:00Z)", context, option) from None
+    if found.tzinfo is None:
         raise click.BadParameter(f"{value!r} has no time zone: add Z for UTC", context, option)
-    return moment.astimezone(UTC)
+    return found.astimezone(UTC)
 
 
 def output(*forms: str) -> Decorator:

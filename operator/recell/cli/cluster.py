@@ -13,10 +13,20 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from recell.api import KINDS, Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Resource, Router
+from recell.api import (
+    KINDS,
+    Cell,
+    CellTemplate,
+    Placement,
+    RecoveryFreeze,
+    RecoveryPolicy,
+    RecoveryRun,
+    Resource,
+    Router,
+)
 from recell.cli.exits import CommandError, Exit
 from recell.cli.fleet import Fleet
-from recell.engine.errors import Conflict, NotFound
+from recell.engine.errors import Conflict, Forbidden, NotFound
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.paths import OWN
 
@@ -39,8 +49,10 @@ class Cluster:
     async def fleet(self, namespace: str, kinds: Iterable[type[Resource]] = EVERYTHING) -> Fleet:
         """Objects of one namespace, or ("") of all."""
         wanted = tuple(kinds)
-        lists = await asyncio.gather(*(self.all(kind, namespace) for kind in wanted))
-        found: dict[type[Resource], tuple[Any, ...]] = dict(zip(wanted, lists, strict=True))
+        lists = await asyncio.gather(
+            *(self.templates(namespace) if kind is CellTemplate else self.all(kind, namespace) for kind in wanted)
+        )
+        found: dict[type[Resource], Any] = dict(zip(wanted, lists, strict=True))
         return Fleet(
             now=self._now(),
             cells=found.get(Cell, ()),
@@ -49,7 +61,15 @@ class Cluster:
             runs=found.get(RecoveryRun, ()),
             policies=found.get(RecoveryPolicy, ()),
             freezes=found.get(RecoveryFreeze, ()),
+            templates=found.get(CellTemplate, ()),
         )
+
+    async def templates(self, namespace: str) -> tuple[CellTemplate, ...] | None:
+        """None where they cannot be read, so that a role that does not name them yet still shows everything else."""
+        try:
+            return await self.all(CellTemplate, namespace)
+        except (CommandError, Forbidden):
+            return None
 
     async def all(self, kind: type[R], namespace: str) -> tuple[R, ...]:
         try:

@@ -25,13 +25,15 @@ class Exit(IntEnum):
     """The run ended and asks for manual intervention."""
     NOT_EXECUTED = 6
     """The run ended before its work was done: Skipped, Superseded or Aborted."""
+    PARTIAL = 7
+    """The run has succeeded in part: some customers are left, and the run says which."""
     INTERRUPTED = 130
     """Ctrl-C. What runs in the cluster goes on."""
 
 
 _OF_PHASE = {
     RunPhase.SUCCEEDED: Exit.DONE,
-    RunPhase.PARTIALLY_SUCCEEDED: Exit.NEGATIVE,
+    RunPhase.PARTIALLY_SUCCEEDED: Exit.PARTIAL,
     RunPhase.FAILED: Exit.NEGATIVE,
     RunPhase.ESCALATED: Exit.NEGATIVE,
     RunPhase.MANUAL_INTERVENTION_REQUIRED: Exit.MANUAL,

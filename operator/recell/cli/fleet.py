@@ -5,17 +5,17 @@ Promises: pure, no I/O; the moment is a field. It answers the questions that eve
 rules, and decides nothing itself.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from recell.api import Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
+from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
 from recell.api.placement import Hold
-from recell.domain import limits
+from recell.domain import limits, placement, runs
 
 Key = tuple[str, str]
 
 POLICY_DEFAULT = "default"
-HOLDER_RUN = "RecoveryRun"
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,14 @@ class Fleet:
     runs: tuple[RecoveryRun, ...] = ()
     policies: tuple[RecoveryPolicy, ...] = ()
     freezes: tuple[RecoveryFreeze, ...] = ()
+    templates: tuple[CellTemplate, ...] | None = ()
+    """None: they could not be read."""
     _placement_by_key: dict[Key, Placement] = field(init=False, repr=False, compare=False)
+    _runs_about: dict[Key, list[RecoveryRun]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_placement_by_key", {placement.key: placement for placement in self.placements})
+        object.__setattr__(self, "_placement_by_key", {found.key: found for found in self.placements})
+        object.__setattr__(self, "_runs_about", _by_cell(self.runs))
 
     def cell(self, key: Key) -> Cell | None:
         return next((cell for cell in self.cells if cell.key == key), None)
@@ -54,7 +58,8 @@ class Fleet:
 
     def active_run(self, cell: Cell) -> RecoveryRun | None:
         """The run that works on the cell, or waits to."""
-        return next((run for run in self.runs if not run.phase.ended and target_cell(run) == cell.key), None)
+        own = (run for run in self.runs_about(cell.key) if target_cell(run) == cell.key)
+        return next((run for run in own if not run.phase.ended), None)
 
     def policy(self, cell: Cell) -> RecoveryPolicy | None:
         """The Cell's, else the Router's, else the one named default; None: the built-in one."""
@@ -85,17 +90,34 @@ class Fleet:
         return found.spec.until is None or found.spec.until > self.now
 
     def holds(self, cell: Cell) -> tuple[Hold, ...]:
-        placement = self.placement(router_key(cell))
-        if placement is None:
+        found = self.placement(router_key(cell))
+        if found is None:
             return ()
-        return tuple(hold for hold in placement.spec.holds if hold.cell == cell.metadata.name)
+        return tuple(hold for hold in found.spec.holds if hold.cell == cell.metadata.name)
+
+    def successor(self, cell: Cell) -> str | None:
+        """The cell that has taken this one's place by now; None when none has."""
+        found = self.placement(router_key(cell))
+        name = cell.metadata.name
+        last = placement.successor(found.spec, name) if found else name
+        return last if last != name else None
+
+    def template(self, key: Key) -> CellTemplate | None:
+        return next((template for template in self.templates or () if template.key == key), None)
+
+    def run_over(self, namespace: str, hold: Hold) -> bool:
+        """A run's hold whose run is gone or has ended: nobody but a person releases it."""
+        if hold.holder.kind != runs.HOLDER:
+            return False
+        return not runs.at_work(hold.holder, self.run((namespace, hold.holder.name)))
 
     def orphaned(self, namespace: str, hold: Hold) -> bool:
-        """A run's hold whose run is gone or has ended (rule 25): nobody but a person releases it."""
-        if hold.holder.kind != HOLDER_RUN:
-            return False
-        run = self.run((namespace, hold.holder.name))
-        return run is None or run.phase.ended or bool(hold.holder.uid and hold.holder.uid != run.metadata.uid)
+        """A hold that its run should have released (rule 25); an isolated or retired cell stays held on purpose."""
+        return hold.state not in placement.REMEMBERED and self.run_over(namespace, hold)
+
+    def runs_about(self, cell: Key) -> tuple[RecoveryRun, ...]:
+        """Runs that recover the cell or that made it, the newest first."""
+        return tuple(self._runs_about.get(cell, ()))
 
 
 def router_key(cell: Cell) -> Key:
@@ -106,3 +128,19 @@ def target_cell(run: RecoveryRun) -> Key | None:
     """The Cell that the run is about; None for a run on a Router."""
     ref = run.spec.target_ref
     return (run.metadata.namespace, ref.name) if ref.kind == "Cell" else None
+
+
+def _by_cell(runs: Iterable[RecoveryRun]) -> dict[Key, list[RecoveryRun]]:
+    """By the cell that each recovers and the one that took its place; those that work now first, then the newest."""
+    found: dict[Key, list[RecoveryRun]] = {}
+    for run in sorted(runs, key=_recency, reverse=True):
+        made = run.status.result.replacement if run.status.result else None
+        for cell in {target_cell(run), (run.metadata.namespace, made) if made else None}:
+            if cell is not None:
+                found.setdefault(cell, []).append(run)
+    return found
+
+
+def _recency(run: RecoveryRun) -> tuple[bool, float]:
+    made = run.metadata.creation_timestamp
+    return (not run.phase.ended, made.timestamp() if made else 0.0)

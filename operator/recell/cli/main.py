@@ -6,6 +6,7 @@ import sys
 import click
 
 from recell.cli.commands.control import abort, acknowledge, approve, pause, resume
+from recell.cli.commands.customers import customers, where
 from recell.cli.commands.freeze import freeze, unfreeze
 from recell.cli.commands.recover import plan_, recover, watch
 from recell.cli.commands.status import runs, status
@@ -15,6 +16,8 @@ from recell.cli.session import with_target
 
 COMMANDS = (
     status,
+    where,
+    customers,
     plan_,
     recover,
     watch,
@@ -48,7 +51,7 @@ def cli() -> None:
     \b
     Exit codes: 0 done; 1 the answer is no, or the run failed; 2 wrong usage;
     3 not found, forbidden, no answer; 4 waits for approval, or timed out;
-    5 manual intervention; 6 ended before its work was done.
+    5 manual intervention; 6 ended before its work was done; 7 partly succeeded.
     """
 
 

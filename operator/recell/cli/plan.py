@@ -14,8 +14,10 @@ from recell.api.cell import CellPhase
 from recell.api.failure import Evidence, Strategy
 from recell.api.meta import Model, ObjectMeta, duration_text
 from recell.api.recovery_policy import Mode
-from recell.api.recovery_run import DecisionInputs, RecoveryRunSpec, RunPhase
+from recell.api.recovery_run import DecisionInputs, RecoveryRunSpec, RecoveryTarget, RunPhase
+from recell.cli import foresight
 from recell.cli.fleet import Fleet, router_key, target_cell
+from recell.cli.foresight import Asked, Foreseen
 from recell.cli.report import Obstacle
 from recell.domain import limits
 from recell.domain.health import HealthState, Level
@@ -59,7 +61,12 @@ class PlanReport(Model):
     """Why it does not start."""
     automatic: Obstacle | None = None
     """Why the operator does not start one by itself; absent: it does."""
+    recovery_target: RecoveryTarget | None = None
     steps: list[PlannedStep] = Field(default_factory=list)
+    foreseen: list[Foreseen] = Field(default_factory=list)
+    """Steps that would fail, as far as it can be seen from here."""
+    asks: list[Asked] = Field(default_factory=list)
+    """Gates at which the run waits for a person."""
     numbers: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -104,6 +111,9 @@ def plan(fleet: Fleet, cell: Cell, spec: RecoveryRunSpec) -> PlanReport:
         why=why,
         automatic=_automatic(fleet, cell, policy)
         or (why if outcome == RunPhase.MANUAL_INTERVENTION_REQUIRED else None),
+        recovery_target=spec.recovery_target,
+        foreseen=foresight.failures(fleet, cell, decision.strategy, policy),
+        asks=foresight.questions(fleet, cell, decision.strategy, policy),
         steps=[
             PlannedStep(
                 name=step.name,

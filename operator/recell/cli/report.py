@@ -10,15 +10,27 @@ from datetime import datetime
 
 from pydantic import Field
 
-from recell.api import Cell, Placement, RecoveryFreeze, RecoveryRun
+from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryRun
 from recell.api.cell import Blocked, CellPhase, Failure
 from recell.api.failure import Strategy
-from recell.api.meta import Condition, Model, find_condition, is_true, percent_text
+from recell.api.meta import (
+    ANNOTATION_RETAINED_UNTIL,
+    LABEL_MADE_BY,
+    Condition,
+    Model,
+    find_condition,
+    is_true,
+    percent_text,
+)
 from recell.api.placement import READ_ONLY, REJECT, Hold, HoldState, decode_table
 from recell.api.recovery_policy import Mode
-from recell.api.recovery_run import Awaiting, Decision, RunPhase, StepState
-from recell.cli.fleet import Fleet, Key, router_key
+from recell.api.recovery_run import Awaiting, Decision, RecoveryTarget, RunPhase, StepState
+from recell.cli import gates
+from recell.cli.fleet import Fleet, Key, router_key, target_cell
+from recell.cli.results import ProgressReport, ResultReport, progress_report, result_report
+from recell.domain import provisioning
 from recell.domain.placement import PERSON
+from recell.procedures.customers import moment
 
 EXPECTED_CONDITIONS = ("Accepted", "Ready", "Available", "Performing", "DataIntact", "ClusterReachable")
 """Conditions of a Cell that are True when all is well."""
@@ -31,11 +43,14 @@ class HoldReport(Model):
     reason: str
     since: datetime
     orphaned: bool
+    """Its run is over and should have released it."""
+    run_over: bool = False
+    """Its run is over; an isolated or retired cell stays held all the same, until a person returns it."""
 
     @property
     def releasable(self) -> bool:
         """`recell return` lets it go."""
-        return self.orphaned or self.holder.startswith(f"{PERSON}/")
+        return self.run_over or self.holder.startswith(f"{PERSON}/")
 
 
 class ShareReport(Model):
@@ -61,14 +76,30 @@ class CellReport(Model):
     paused: bool = False
     active_run: str | None = None
     last_run: str | None = None
+    last_phase: RunPhase | None = None
+    """How the last run ended."""
+    last_summary: str | None = None
     attempts: int = 0
     next_allowed_at: datetime | None = None
     blocked: Blocked | None = None
     frozen_by: str | None = None
+    origin: str | None = None
+    """First cell of its line; only of a cell that Recell made."""
+    successor: str | None = None
+    """The cell that took its place."""
+    kept_until: datetime | None = None
+    """A retired cell is deleted then, if that is proven to be safe; absent: only people delete it."""
+    remains: list[str] = Field(default_factory=list)
+    """What the last run left to people."""
+
+    @property
+    def retired(self) -> bool:
+        """Out of service, and nobody's home any more: as it should be."""
+        return self.phase == CellPhase.RETIRED and self.share.home in (None, "0%")
 
     @property
     def well(self) -> bool:
-        return self.phase == CellPhase.HEALTHY
+        return self.phase == CellPhase.HEALTHY or self.retired
 
 
 class PolicyReport(Model):
@@ -116,6 +147,14 @@ class Obstacle(Model):
     message: str
 
 
+class AwaitingReport(Awaiting):
+    """What a person is asked, in the run's words and in plain ones."""
+
+    question: str
+    approving: str
+    """What follows from an approval; empty where this program does not know the gate."""
+
+
 class RunReport(Model):
     namespace: str
     name: str
@@ -131,7 +170,10 @@ class RunReport(Model):
     """Why it does not start or go on: paused, stalled, or not admitted yet."""
     decision: Decision | None = None
     steps: list[StepReport] = Field(default_factory=list)
-    awaiting: Awaiting | None = None
+    awaiting: AwaitingReport | None = None
+    recovery_target: RecoveryTarget | None = None
+    progress: ProgressReport | None = None
+    result: ResultReport | None = None
     successor: str | None = None
     summary: str | None = None
     created_at: datetime | None = None
@@ -149,14 +191,27 @@ class FreezeReport(Model):
     selector: dict[str, str] = Field(default_factory=dict)
 
 
+class TemplateReport(Model):
+    """A CellTemplate from which no cell can be made."""
+
+    namespace: str
+    name: str
+    reason: str
+    message: str
+    cells: list[str]
+    """Cells that name it, and so cannot be replaced."""
+
+
 class StatusReport(Model):
     freezes: list[FreezeReport]
     routers: list[RouterReport]
     runs: list[RunReport]
+    templates: list[TemplateReport] | None = None
+    """Those that are not accepted, or not there; absent: they could not be read."""
 
     @property
     def well(self) -> bool:
-        """Every router is Ready and every cell Healthy."""
+        """Every router is Ready and every cell Healthy, or Retired without customers."""
         return all(router.ready and all(cell.well for cell in router.cells) for router in self.routers)
 
 
@@ -185,7 +240,49 @@ def status_report(fleet: Fleet, names: tuple[str, ...] = ()) -> StatusReport:
         freezes=[freeze_report(freeze) for namespace in namespaces for freeze in fleet.freezes_in(namespace)],
         routers=routers,
         runs=active + orphans,
+        templates=template_reports(fleet, routers),
     )
+
+
+def template_reports(fleet: Fleet, routers: Iterable[RouterReport]) -> list[TemplateReport] | None:
+    """CellTemplates that the shown cells name and that cannot be used, and all others that were not accepted."""
+    if fleet.templates is None:
+        return None
+    shown = {(cell.namespace, cell.name) for router in routers for cell in router.cells}
+    named: dict[Key, list[str]] = {}
+    for cell in fleet.cells:
+        if cell.spec.template_ref is not None and cell.key in shown:
+            named.setdefault((cell.metadata.namespace, cell.spec.template_ref.name), []).append(cell.metadata.name)
+    there = {template.key: template for template in fleet.templates}
+    found = []
+    for key in sorted(there.keys() | named.keys()):
+        problem = template_problem(there.get(key))
+        if problem is not None:
+            found.append(
+                TemplateReport(
+                    namespace=key[0],
+                    name=key[1],
+                    reason=problem.reason,
+                    message=problem.message,
+                    cells=sorted(named.get(key, [])),
+                )
+            )
+    return found
+
+
+def template_problem(template: CellTemplate | None) -> Obstacle | None:
+    """Why no cell can be made from it: as the operator says, or before it has looked, as it will say."""
+    if template is None:
+        return Obstacle(reason="NotFound", message="it does not exist")
+    accepted = find_condition(template.status.conditions, "Accepted")
+    if accepted is None:
+        reason, found = "NotAccepted", provisioning.problem(template)
+    elif accepted.status == "True":
+        return None
+    else:
+        reason, found = accepted.reason, accepted.message
+    name = f"CellTemplate {template.metadata.name}: "
+    return Obstacle(reason=reason, message=found.removeprefix(name)) if found is not None else None
 
 
 def router_report(fleet: Fleet, key: Key, names: tuple[str, ...] = ()) -> RouterReport:
@@ -248,7 +345,7 @@ def cell_report(fleet: Fleet, cell: Cell, part: tuple[str, str] | None) -> CellR
         asked=part[1] if part else (status.share.asked if status.share else None),
         applied=status.share.applied if status.share else None,
     )
-    active = fleet.active_run(cell)
+    active, last = fleet.active_run(cell), _last_run(fleet, cell)
     return CellReport(
         namespace=cell.metadata.namespace,
         name=cell.metadata.name,
@@ -261,11 +358,34 @@ def cell_report(fleet: Fleet, cell: Cell, part: tuple[str, str] | None) -> CellR
         paused=cell.spec.paused,
         active_run=active.metadata.name if active else None,
         last_run=recovery.last_run if recovery else None,
+        last_phase=last.phase if last else None,
+        last_summary=last.status.summary if last else None,
         attempts=recovery.attempts if recovery else 0,
         next_allowed_at=recovery.next_allowed_at if recovery else None,
         blocked=recovery.blocked if recovery else None,
         frozen_by=frozen.metadata.name if frozen else None,
+        origin=origin(cell),
+        successor=fleet.successor(cell),
+        kept_until=_kept_until(cell),
+        remains=list(last.status.result.remains) if last and last.status.result else [],
     )
+
+
+def _last_run(fleet: Fleet, cell: Cell) -> RecoveryRun | None:
+    own = (run for run in fleet.runs_about(cell.key) if target_cell(run) == cell.key and not run.spec.dry_run)
+    return next((run for run in own if run.phase.ended), None)
+
+
+def origin(cell: Cell) -> str | None:
+    """The first cell of the line of a cell that Recell made; None for others."""
+    return provisioning.origin(cell) if cell.metadata.labels.get(LABEL_MADE_BY) == "recell" else None
+
+
+def _kept_until(cell: Cell) -> datetime | None:
+    try:
+        return moment(cell.metadata.annotations.get(ANNOTATION_RETAINED_UNTIL))
+    except ValueError:  # somebody wrote it by hand; the operator will say so
+        return None
 
 
 def _bad_conditions(cell: Cell) -> list[Condition]:
@@ -286,6 +406,7 @@ def hold_report(fleet: Fleet, namespace: str, hold: Hold) -> HoldReport:
         reason=hold.reason,
         since=hold.since,
         orphaned=fleet.orphaned(namespace, hold),
+        run_over=fleet.run_over(namespace, hold),
     )
 
 
@@ -306,13 +427,21 @@ def run_report(run: RecoveryRun) -> RunReport:
         why=_standstill(run),
         decision=status.decision,
         steps=[StepReport.model_validate(step.model_dump()) for step in status.steps],
-        awaiting=status.awaiting,
+        awaiting=awaiting_report(status.awaiting) if status.awaiting else None,
+        recovery_target=run.spec.recovery_target,
+        progress=progress_report(run),
+        result=result_report(run),
         successor=status.escalation.to if status.escalation else None,
         summary=status.summary,
         created_at=run.metadata.creation_timestamp,
         started_at=status.started_at,
         finished_at=status.finished_at,
     )
+
+
+def awaiting_report(awaiting: Awaiting) -> AwaitingReport:
+    asked = gates.question(awaiting.gate)
+    return AwaitingReport(**awaiting.model_dump(), question=asked.asks, approving=asked.approving)
 
 
 def _standstill(run: RecoveryRun) -> Obstacle | None:

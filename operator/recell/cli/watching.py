@@ -20,6 +20,7 @@ from recell.api.recovery_run import RunPhase, TargetKind
 from recell.cli.cluster import Key
 from recell.cli.exits import Exit, exit_of
 from recell.cli.fleet import Fleet
+from recell.cli.gates import approve_command
 from recell.cli.look import span, stack
 from recell.cli.rates import RouterRates
 from recell.cli.report import CellReport, router_report, run_report
@@ -30,7 +31,7 @@ from recell.engine.errors import Retryable
 LOOK_AGAIN = 1.0
 """Seconds between two looks."""
 SHOWN = 8
-"""Cells in the live view: the target, then those that are not well, then the largest."""
+"""Cells in the live view: the target and those made for it, then those that are not well, then by name."""
 
 
 class Painter(Protocol):
@@ -77,7 +78,8 @@ def _ended(session: Session, view: RunView, output: str | None, late: bool, time
     if run.phase.ended:
         return exit_of(run.phase)
     if run.status.awaiting:
-        session.screen.note(f"run {name} waits for approval: recell approve {name} -n {run.metadata.namespace}")
+        command = approve_command(run.metadata.namespace, name, run.status.awaiting)
+        session.screen.note(f"run {name} waits for approval: {command}")
     elif late and timeout:
         session.screen.note(f"run {name} is still {run.phase} after {span(timeout)}; it goes on")
     return Exit.WAITING
@@ -170,10 +172,11 @@ async def _around(session: Session, run: RecoveryRun, router: Router) -> Fleet:
 
 
 def _shown(cells: tuple[CellReport, ...], run: RecoveryRun) -> tuple[CellReport, ...]:
-    target = run.spec.target_ref.name
+    made = run.status.result
+    concerned = {run.spec.target_ref.name, *((made.replacement, *made.emergency_cells) if made else ())}
 
     def rank(cell: CellReport) -> tuple[bool, bool, str]:
-        return (cell.name != target, cell.well, cell.name)
+        return (cell.name not in concerned, cell.well, cell.name)
 
     chosen = {cell.name for cell in sorted(cells, key=rank)[:SHOWN]}
     return tuple(cell for cell in cells if cell.name in chosen)

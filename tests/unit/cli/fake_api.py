@@ -13,7 +13,7 @@ from recell.engine.errors import Conflict, NotFound
 from recell.providers.kube.api import Listing, Object
 from recell.providers.kube.connection import Answer
 from recell.providers.kube.errors import translate
-from recell.providers.kube.paths import OWN, PODS, Place, parse
+from recell.providers.kube.paths import NETWORK_POLICIES, OWN, PODS, Place, parse
 from tests.fakes.merging import merged
 
 ROOT = ("kind", "apiVersion")
@@ -143,7 +143,7 @@ class FakeApi:
 
 
 def _plural(kind: str) -> str:
-    return next(r.plural for r in (*OWN.values(), PODS) if r.kind == kind)
+    return next(r.plural for r in (*OWN.values(), NETWORK_POLICIES, PODS) if r.kind == kind)
 
 
 __all__ = ["FakeApi", "NotFound"]

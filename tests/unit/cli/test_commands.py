@@ -160,7 +160,7 @@ def test_plan_takes_the_policy_that_the_operator_takes(shell: Make) -> None:
     [
         (objects.well(), (), "Skipped", "TargetHealthy"),
         (failed(integrity="Unknown"), (), "ManualInterventionRequired", "ManualIntervention"),
-        (failed(impact="High"), (), "ManualInterventionRequired", "NoProcedure"),
+        (failed(impact="High", kind="MultipleCell"), (), "ManualInterventionRequired", "NoProcedure"),
         ([*failed(), objects.freeze()], (), "Waits", "Frozen"),
         ([*failed(), objects.draining()], (), "Waits", "TargetBusy"),
         ([objects.cell("cell-b", "Unknown")], ("--strategy", "CellRestart"), "Waits", "HealthUnknown"),
@@ -276,7 +276,7 @@ def test_recover_follows_the_run_to_its_end(shell: Make) -> None:
     ("ended", "code"),
     [
         ("Succeeded", 0),
-        ("PartiallySucceeded", 1),
+        ("PartiallySucceeded", 7),
         ("Failed", 1),
         ("Escalated", 1),
         ("ManualInterventionRequired", 5),
@@ -306,7 +306,7 @@ def test_watch_in_a_pipe_ends_at_a_gate_unless_a_time_is_given(shell: Make) -> N
     run = objects.run(phase="AwaitingApproval", awaiting=awaiting)
     result = shell([*objects.well(), run])("watch", "cell-b-7fk2p")
     assert result.code == 4
-    assert "recell approve cell-b-7fk2p -n shop" in result.err
+    assert "recell approve cell-b-7fk2p --gate unverified-drain -n shop" in result.err
     cluster = shell([*objects.well(), run])
     cluster.on_sleep = [phase("cell-b-7fk2p", "Succeeded", awaiting=None)]
     assert cluster("watch", "cell-b-7fk2p", "--timeout", "1m").code == 0

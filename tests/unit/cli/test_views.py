@@ -12,19 +12,23 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from recell.api import Cell, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
+from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
 from recell.api.recovery_run import RecoveryRunSpec
+from recell.cli.customers import customers_report
 from recell.cli.fleet import Fleet
 from recell.cli.look import Look
 from recell.cli.plan import plan
 from recell.cli.report import router_report, runs_report, status_report
 from recell.cli.screen import Screen
+from recell.cli.views.customers import customers_view
 from recell.cli.views.placement import placement_view
 from recell.cli.views.plan import plan_view
 from recell.cli.views.run import Rate, RunView, changes, run_view
 from recell.cli.views.runs import runs_table
 from recell.cli.views.status import status_view
-from tests.unit.cli import objects
+from recell.cli.views.where import where_view
+from recell.cli.whereabouts import where_report
+from tests.unit.cli import objects, recoveries
 from tests.unit.cli.objects import NOW, Object
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -41,6 +45,7 @@ def fleet(items: list[Object]) -> Fleet:
         "RecoveryRun": (RecoveryRun, "runs"),
         "RecoveryPolicy": (RecoveryPolicy, "policies"),
         "RecoveryFreeze": (RecoveryFreeze, "freezes"),
+        "CellTemplate": (CellTemplate, "templates"),
     }
     found: dict[str, list[Any]] = {}
     for item in items:
@@ -80,6 +85,17 @@ def watched(items: list[Object], *, rates: bool = True, **more: Any) -> RunView:
 
 def followed(items: list[Object], **more: Any) -> View:
     return lambda look: run_view(watched(items, **more), look)
+
+
+def where(items: list[Object], customer: str) -> View:
+    return lambda look: where_view(where_report(fleet(items), ("shop", "shop"), customer), NOW, look)
+
+
+def customers(items: list[Object], name: str = "cell-b") -> View:
+    seen = fleet(items)
+    found = seen.cell(("shop", name))
+    assert found is not None
+    return lambda look: customers_view(customers_report(seen, found), NOW, look)
 
 
 def around(run: Object) -> list[Object]:
@@ -152,7 +168,7 @@ VIEWS: dict[str, View] = {
     "status-no-router": status([item for item in objects.well() if item["kind"] != "Router"]),
     "status-awaiting": status(around(AWAITING)),
     "plan-starts": planned(failed_cell()),
-    "plan-no-procedure": planned(failed_cell(impact="High")),
+    "plan-no-procedure": planned(failed_cell(impact="High", kind="MultipleCell")),
     "plan-manual": planned(failed_cell(integrity="Unknown")),
     "plan-healthy": planned(objects.well()),
     "plan-busy-and-frozen": planned(objects.troubled(), strategy="CellRestart"),
@@ -165,6 +181,39 @@ VIEWS: dict[str, View] = {
     "run-paused": followed(around(PAUSED)),
     "run-succeeded": followed(around(SUCCEEDED)),
     "run-manual": followed(around(MANUAL)),
+    "plan-replace": planned(recoveries.failed()),
+    "plan-restore-hopeless": planned(
+        [
+            i
+            for i in recoveries.failed("Corrupted", data={"type": "Jobs", "jobs": {"inventory": "a", "restore": "b"}})
+            if i["kind"] != "CellTemplate"
+        ]
+    ),
+    "plan-rewind": planned(
+        recoveries.failed("Corrupted", "DataCorruption"),
+        recoveryTarget={"time": recoveries.POINT, "backupID": "full-0312"},
+    ),
+    "run-moving": followed(recoveries.moving(), rates=False),
+    "run-losing": followed(recoveries.losing(), rates=False),
+    "run-restoring": followed(recoveries.restoring(), rates=False),
+    "run-promoting": followed(recoveries.promoting(), rates=False),
+    "run-replaced-in-part": followed(recoveries.replaced(2), rates=False),
+    "status-moving": status(recoveries.moving()),
+    "status-losing": status(recoveries.losing()),
+    "status-replaced": status(recoveries.replaced()),
+    "status-replaced-in-part": status(recoveries.replaced(2)),
+    "status-isolated": status(recoveries.isolated()),
+    "status-no-template": status([i for i in recoveries.failed() if i["kind"] != "CellTemplate"]),
+    "customers-moving": customers(recoveries.moving()),
+    "customers-unknown": customers(recoveries.moving(None, None)),
+    "customers-asked": customers(recoveries.partly_moved()),
+    "customers-read-only": customers(recoveries.promoting()),
+    "customers-replaced-in-part": customers(recoveries.replaced(2)),
+    "customers-of-the-new-cell": customers(recoveries.replaced(2), recoveries.NEW),
+    "where-turned-away": where(recoveries.moving(), "c-17"),
+    "where-read-only": where(recoveries.promoting(), "c-17"),
+    "where-pinned": where(recoveries.replaced(), "globex"),
+    "where-not-moved": where(recoveries.replaced(2), recoveries.LEFT),
     "runs": lambda look: runs_table(
         runs_report(fleet([objects.draining(), objects.run("cell-a-x", "Succeeded", "cell-a")]).runs), NOW, look
     ),

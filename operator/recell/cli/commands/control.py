@@ -7,8 +7,12 @@ from recell.api.meta import ANNOTATION_ACKNOWLEDGE
 from recell.api.recovery_run import Approval, Awaiting, Control
 from recell.cli.arguments import YES, YES_UNASKED
 from recell.cli.exits import CommandError, Exit
-from recell.cli.look import age
+from recell.cli.look import STRONG, age, stack
+from recell.cli.report import awaiting_report
+from recell.cli.results import result_report
 from recell.cli.session import Session, command
+from recell.cli.views.result import result_view
+from recell.cli.views.runs import question
 from recell.providers.kube.api import Object
 
 
@@ -23,13 +27,10 @@ async def approve(session: Session, *, run: str, gate: str | None, yes: bool) ->
     The approval is for what is shown: if the run asks something else by the time, nothing is approved.
     """
     key = session.key(run)
-    awaiting = _awaiting(await session.cluster.one(RecoveryRun, key), gate)
+    found = await session.cluster.one(RecoveryRun, key)
+    awaiting = _awaiting(found, gate)
     if not yes:
-        look = session.screen.look
-        session.screen.show(
-            look.paragraph(f"Run {key[1]} waits at gate {awaiting.gate} for {age(awaiting.since, session.now)}:")
-        )
-        session.screen.show(look.paragraph(awaiting.message or "no message", indent=2))
+        _show(session, found, awaiting)
     session.screen.confirm(f"Approve {awaiting.gate}?", yes=yes)
 
     def opened(found: RecoveryRun) -> Object:
@@ -45,6 +46,14 @@ async def approve(session: Session, *, run: str, gate: str | None, yes: bool) ->
     await session.cluster.change(RecoveryRun, key, opened)
     session.screen.line(f"run {key[1]}: gate {awaiting.gate} approved")
     return Exit.DONE
+
+
+def _show(session: Session, run: RecoveryRun, awaiting: Awaiting) -> None:
+    """All that a person needs who has to answer: the question, its numbers, what follows, what is known so far."""
+    look, asked, result = session.screen.look, awaiting_report(awaiting), result_report(run)
+    waits = f"Run {run.metadata.name} waits at gate {awaiting.gate} for {age(awaiting.since, session.now)}:"
+    parts = [look.paragraph(waits), result_view(result, session.now, look, indent=2) if result else None]
+    session.screen.show(stack([*parts, look.paragraph((asked.question, STRONG), indent=2), *question(asked, look, 2)]))
 
 
 def _awaiting(run: RecoveryRun, gate: str | None) -> Awaiting:

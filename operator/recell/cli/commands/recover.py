@@ -1,6 +1,6 @@
 """`plan`, `recover`, `watch`: from a decision to its end."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import click
 from pydantic import ValidationError
@@ -9,8 +9,9 @@ from recell.api import Cell, RecoveryRun
 from recell.api.failure import Strategy
 from recell.api.meta import timestamp
 from recell.api.recovery_run import RecoveryRunSpec, StartWhen, TargetKind, Urgency
-from recell.cli.arguments import YES, duration, output
+from recell.cli.arguments import YES, duration, moment, output
 from recell.cli.exits import CommandError, Exit
+from recell.cli.foresight import CHOOSES, REPLACE
 from recell.cli.plan import PlanReport, plan
 from recell.cli.session import Session, command
 from recell.cli.views.plan import plan_view
@@ -22,6 +23,13 @@ _STRATEGY = click.option("--strategy", type=_STRATEGIES, metavar="NAME", help="N
 _URGENCIES = click.Choice([urgency.value for urgency in Urgency], case_sensitive=False)
 _URGENCY = click.option("--urgency", type=_URGENCIES, help="Immediate drains at once.")
 _ALWAYS = click.option("--always", is_flag=True, help="Also if the cell is healthy.")
+_TO_TIME = click.option(
+    "--to-time",
+    metavar="TIME",
+    callback=moment,
+    help="Restore nothing that is later (2027-01-31T06:00:00Z); default: the last moment known to be good.",
+)
+_BACKUP = click.option("--backup", metavar="ID", help="Restore from this backup and no other; default: the newest.")
 
 
 def _spec(
@@ -31,6 +39,8 @@ def _spec(
     strategy: str | None,
     urgency: str | None,
     always: bool,
+    to_time: datetime | None,
+    backup: str | None,
     start_within: timedelta = timedelta(minutes=15),
     reason: str | None = None,
     dry_run: bool = False,
@@ -44,6 +54,11 @@ def _spec(
     if always:
         spec["startWhen"] = StartWhen.ALWAYS
         spec["startBefore"] = timestamp(session.now + start_within)
+    if to_time is not None and to_time > session.now:
+        raise click.UsageError(f"--to-time {timestamp(to_time)} is in the future")
+    target = {**({"time": timestamp(to_time)} if to_time else {}), **({"backupID": backup} if backup else {})}
+    if target:
+        spec["recoveryTarget"] = target
     if reason:
         spec["reason"] = reason
     if dry_run:
@@ -59,7 +74,21 @@ async def _planned(session: Session, cell: str, spec: dict[str, object]) -> Plan
     except ValidationError as error:
         first = error.errors()[0]
         raise CommandError(f"spec.{'.'.join(map(str, first['loc']))}: {first['msg']}", Exit.USAGE) from error
-    return plan(fleet, found, wanted)
+    planned = plan(fleet, found, wanted)
+    _refuse_unheeded(planned)
+    return planned
+
+
+def _refuse_unheeded(planned: PlanReport) -> None:
+    """What a person asks to be brought back must not be left out silently."""
+    target, strategy = planned.recovery_target, planned.strategy
+    if target is None or strategy in CHOOSES:
+        return
+    option = "--to-time" if target.time else "--backup"
+    if strategy is REPLACE and not target.time:
+        return
+    restoring = " or ".join(CHOOSES)
+    raise click.UsageError(f"{option} means nothing to {strategy}: state --strategy {restoring}")
 
 
 @click.command("plan")
@@ -67,17 +96,28 @@ async def _planned(session: Session, cell: str, spec: dict[str, object]) -> Plan
 @_STRATEGY
 @_URGENCY
 @_ALWAYS
+@_TO_TIME
+@_BACKUP
 @output("json", "yaml")
 @command
 async def plan_(
-    session: Session, *, cell: str, strategy: str | None, urgency: str | None, always: bool, output: str | None
+    session: Session,
+    *,
+    cell: str,
+    strategy: str | None,
+    urgency: str | None,
+    always: bool,
+    to_time: datetime | None,
+    backup: str | None,
+    output: str | None,
 ) -> Exit:
     """Show what recovering a cell would do; change nothing.
 
     Exits with 0 if a run made now would start, with 1 if not.
     """
     name = session.key(cell)[1]
-    report = await _planned(session, name, _spec(session, name, strategy=strategy, urgency=urgency, always=always))
+    spec = _spec(session, name, strategy=strategy, urgency=urgency, always=always, to_time=to_time, backup=backup)
+    report = await _planned(session, name, spec)
     if output:
         session.screen.data(report.to_dict(), output)
     else:
@@ -90,6 +130,8 @@ async def plan_(
 @_STRATEGY
 @_URGENCY
 @_ALWAYS
+@_TO_TIME
+@_BACKUP
 @click.option(
     "--start-within",
     metavar="DURATION",
@@ -112,6 +154,8 @@ async def recover(
     strategy: str | None,
     urgency: str | None,
     always: bool,
+    to_time: datetime | None,
+    backup: str | None,
     start_within: timedelta,
     reason: str | None,
     dry_run: bool,
@@ -131,6 +175,8 @@ async def recover(
         strategy=strategy,
         urgency=urgency,
         always=always,
+        to_time=to_time,
+        backup=backup,
         start_within=start_within,
         reason=reason,
         dry_run=dry_run,

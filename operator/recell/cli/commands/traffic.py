@@ -7,7 +7,13 @@ from datetime import timedelta
 import click
 
 from recell.api import Cell, Placement, RecoveryRun, Router
-from recell.api.meta import ANNOTATION_PLACEMENT_UID, percent_text
+from recell.api.meta import (
+    ANNOTATION_PLACEMENT_UID,
+    ANNOTATION_RETAINED_UNTIL,
+    LABEL_CELL,
+    LABEL_MADE_BY,
+    percent_text,
+)
 from recell.api.placement import Hold, Holder, HoldState, PlacementSpec
 from recell.api.router import CustomerData
 from recell.cli.arguments import YES, duration, output
@@ -16,11 +22,14 @@ from recell.cli.exits import CommandError, Exit
 from recell.cli.fleet import Fleet
 from recell.cli.look import span
 from recell.cli.report import hold_report, placement_report
+from recell.cli.returning import Meaning, meaning
 from recell.cli.session import Session, command
 from recell.cli.views.placement import placement_view
 from recell.domain import placement
 from recell.domain.placement import PERSON, Routing
+from recell.engine.errors import Forbidden
 from recell.providers.kube.api import Object
+from recell.providers.kube.paths import NETWORK_POLICIES
 
 LOOK_AGAIN = 1.0
 
@@ -59,44 +68,97 @@ async def isolate(session: Session, *, cell: str, reason: str | None, yes: bool)
 
 @click.command("return")
 @click.argument("cell")
+@click.option("--force", is_flag=True, help="Also a cell that was replaced, or whose data is known to be corrupted.")
 @YES
 @command
-async def return_(session: Session, *, cell: str, yes: bool) -> Exit:
+async def return_(session: Session, *, cell: str, force: bool, yes: bool) -> Exit:
     """Give a cell its traffic back.
 
-    Releases the holds of people, and those that ended runs left behind.
+    Releases the holds of people, and those of runs that have ended. A cell that was replaced and is nobody's home any
+    more, and one whose data is known to be corrupted, are returned with --force only.
     """
     key = session.key(cell)
     found = await session.cluster.one(Cell, key)
     router, current = await _switchboard(session, found)
     routing = Routing.of(router)
-    fleet = Fleet(now=session.now, runs=await session.cluster.all(RecoveryRun, key[0]))
+    fleet = Fleet(
+        now=session.now,
+        cells=(found,),
+        routers=(router,),
+        placements=(current,),
+        runs=await session.cluster.all(RecoveryRun, key[0]),
+    )
 
     def ours(spec: PlacementSpec) -> list[Hold]:
-        return [h for h in spec.holds if h.cell == key[1] and (h.holder.kind == PERSON or fleet.orphaned(key[0], h))]
+        return [h for h in spec.holds if h.cell == key[1] and (h.holder.kind == PERSON or fleet.run_over(key[0], h))]
 
     def released(spec: PlacementSpec) -> PlacementSpec:
         for hold in ours(spec):
             spec = placement.release(spec, routing, holder=hold.holder, cell=key[1])
         return spec
 
-    others = [h for h in current.spec.holds if h.cell == key[1] and h not in ours(current.spec)]
-    if not ours(current.spec):
+    mine = ours(current.spec)
+    others = [h for h in current.spec.holds if h.cell == key[1] and h not in mine]
+    if not mine:
         by = "; ".join(f"{h.holder.kind} {h.holder.name} at {h.max_percent}%" for h in others)
         still = f"it is held by {by}: see that run, or abort it" if others else "its share is not limited"
         raise CommandError(f"cell {key[1]}: there is no hold of a person or of an ended run; {still}", Exit.NEGATIVE)
-    for hold in ours(current.spec):
+    for hold in mine:
         report = hold_report(fleet, key[0], hold)
         session.screen.note(f"releases: {report.state} at {report.max_percent}% by {report.holder}: {report.reason}")
     _preview(session, current, released(current.spec), key[1], "Returning")
     if found.status.phase is not None and found.status.failure is not None:
         session.screen.note(f"note: cell {key[1]} is {found.status.phase}: {_first_evidence(found)}")
+    _warn(session, key[1], meaning(fleet, found, mine), force=force)
     session.screen.confirm(f"Return cell {key[1]} in {key[0]}?", yes=yes)
+    if any(hold.state is HoldState.RETIRED for hold in mine):
+        await _keep(session, key)
     done = await _change(session, router.key, released)
     session.screen.line(f"cell {key[1]}: returned from generation {done.metadata.generation} on")
     for hold in others:
         session.screen.note(f"note: still at most {hold.max_percent}% by {hold.holder.kind} {hold.holder.name}")
+    await _say_what_isolates(session, found)
     return Exit.DONE
+
+
+def _warn(session: Session, cell: str, found: Meaning, *, force: bool) -> None:
+    """Raises CommandError (NEGATIVE) for what needs --force."""
+    for note in found.notes:
+        session.screen.note(f"note: {note}")
+    for reason in found.against:
+        session.screen.note(f"against it: {reason}")
+    if found.against and not force:
+        raise CommandError(
+            f"cell {cell} was not returned: see above; add --force to return it all the same", Exit.NEGATIVE
+        )
+
+
+async def _keep(session: Session, key: Key) -> None:
+    """A retired cell is deleted when its time is up; one that a person returns is not."""
+
+    def kept(cell: Cell) -> Object | None:
+        if ANNOTATION_RETAINED_UNTIL not in cell.metadata.annotations:
+            return None
+        until = cell.metadata.annotations[ANNOTATION_RETAINED_UNTIL]
+        session.screen.note(f"cell {key[1]}: kept from now on, it was to be deleted at {until}")
+        return {"metadata": {"annotations": {ANNOTATION_RETAINED_UNTIL: None}}}
+
+    await session.cluster.change(Cell, key, kept)
+
+
+async def _say_what_isolates(session: Session, cell: Cell) -> None:
+    """NetworkPolicies that a run put around the cell's pods let no customer in, whatever the router does."""
+    labels = f"{LABEL_MADE_BY}=recell,{LABEL_CELL}={cell.metadata.name}"
+    try:
+        listing = await session.cluster.api.list(NETWORK_POLICIES.collection(cell.workload_namespace), labels=labels)
+    except Forbidden:
+        return
+    if listing.items:
+        names = ", ".join(sorted(item["metadata"]["name"] for item in listing.items))
+        session.screen.note(
+            f"note: NetworkPolicy {names} still keeps every connection from its pods; take it away with: kubectl delete"
+            f" networkpolicy -n {cell.workload_namespace} -l {labels}"
+        )
 
 
 def _first_evidence(cell: Cell) -> str:
@@ -187,6 +249,7 @@ def _shape(found: Placement, fleet: Fleet) -> Object:
             {"cell": hold.cell, **hold_report(fleet, found.metadata.namespace, hold).to_dict()}
             for hold in found.spec.holds
         ],
+        "successors": [successor.to_dict() for successor in found.spec.successors],
         "reservations": [reservation.to_dict() for reservation in found.spec.reservations],
     }
 

@@ -49,6 +49,8 @@ def placement_view(placement: Placement, fleet: Fleet, now: datetime, look: Look
     for hold in spec.holds:
         line = hold_line(hold_report(fleet, placement.metadata.namespace, hold), now, look, name=hold.cell)
         parts.append(line)
+    for gone in spec.successors:
+        parts.append(look.paragraph(f"{gone.cell}: replaced by {gone.successor}", indent=2))
     for reservation in spec.reservations:
         holder = f"{reservation.holder.kind}/{reservation.holder.name}"
         parts.append(

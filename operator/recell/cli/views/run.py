@@ -10,8 +10,11 @@ from rich.text import Text
 from recell.api import RecoveryRun
 from recell.api.meta import find_condition, fraction
 from recell.api.recovery_run import StepRecord, StepState
+from recell.cli.gates import approve_command, question
 from recell.cli.look import BAD, BUSY, QUIET, STRONG, Look, age, stack
 from recell.cli.report import CellReport, run_report
+from recell.cli.results import progress_report, result_report
+from recell.cli.views.result import progress_text, result_view, rows, target_text
 from recell.cli.views.runs import approval, lasting, standstill
 
 
@@ -53,12 +56,15 @@ def run_view(view: RunView, look: Look) -> RenderableType:
             (", DRY RUN: nothing is changed", BUSY) if run.spec.dry_run else "",
         ),
         _decision(view, look),
+        _asked(run, look),
     ]
     if status.steps:
         parts += [Text(), *_steps(view, look)]
+    if report.result:
+        parts += [Text(), result_view(report.result, view.now, look)]
     parts += standstill(report, look)
     if report.awaiting:
-        parts += approval(report.awaiting, report, view.now, look)
+        parts += [Text() if report.result else None, *approval(report.awaiting, report, view.now, look)]
     if view.cells and not run.phase.ended:
         parts += [Text(), _traffic(view, look)]
     if view.rates_note and not run.phase.ended:
@@ -80,6 +86,12 @@ def _decision(view: RunView, look: Look) -> RenderableType:
     return look.paragraph(f"{target}, {decision.strategy}: {why} (row {decision.row})")
 
 
+def _asked(run: RecoveryRun, look: Look) -> RenderableType | None:
+    """To when or from which backup a person wants the data back."""
+    target = run.spec.recovery_target
+    return look.paragraph(("restore ", QUIET), target_text(target), indent=2) if target else None
+
+
 def _steps(view: RunView, look: Look) -> list[RenderableType]:
     """What was done and is done now, a row each; what follows in one line."""
     begun = [step for step in view.run.status.steps if step.state is not StepState.PENDING]
@@ -92,7 +104,8 @@ def _steps(view: RunView, look: Look) -> list[RenderableType]:
 
 def _step(step: StepRecord, view: RunView, look: Look) -> tuple[Text | str, ...]:
     took = "" if step.started_at is None else age(step.started_at, step.finished_at or view.now)
-    words = step.message
+    awaiting = view.run.status.awaiting
+    words = "waits for an answer" if awaiting and step.message == awaiting.message else step.message
     if step.state is StepState.RUNNING and (progress := _progress(step, view)):
         words = f"{words} [{progress}]"
     return (
@@ -104,7 +117,12 @@ def _step(step: StepRecord, view: RunView, look: Look) -> tuple[Text | str, ...]
 
 
 def _progress(step: StepRecord, view: RunView) -> str:
-    """The run's own hold says how far a change of traffic has come; its reason if it is this step's change."""
+    """How far the data is; else the run's own hold says how far a change of traffic has come, with its reason if it
+    is this step's change."""
+    data = progress_report(view.run)
+    if data is not None and data.step == step.name:
+        told = progress_text(data)
+        return f"{told} customers" if told else ""
     mine = f"RecoveryRun/{view.run.metadata.name}"
     for cell in view.cells:
         for hold in cell.holds:
@@ -157,7 +175,8 @@ def changes(before: RunView | None, view: RunView) -> list[str]:
         lines.append(f"{at} decision {status.decision.strategy}: {status.decision.message}")
     known = {step.name: (step.state, step.message) for step in old.steps} if old else {}
     for step in status.steps:
-        if step.state is not StepState.PENDING and known.get(step.name) != (step.state, step.message):
+        asks = status.awaiting is not None and step.message == status.awaiting.message
+        if step.state is not StepState.PENDING and known.get(step.name) != (step.state, step.message) and not asks:
             lines.append(f"{at} step {step.name} {step.state}: {step.message}")
     shares = {cell.name: (cell.share.asked, cell.share.applied) for cell in before.cells} if before else {}
     for cell in view.cells:
@@ -168,12 +187,28 @@ def changes(before: RunView | None, view: RunView) -> list[str]:
             failed = "" if rate is None or rate.error_rate is None else f", {rate.error_rate:.1%} errors"
             lines.append(f"{at} share {cell.name} asked {now_at[0] or '-'} applied {now_at[1] or '-'}{seen}{failed}")
     lines += [f"{at} {line}" for line in _errors(before, view)]
+    lines += [f"{at} {line}" for line in _new_results(before, view)]
     if status.awaiting and (old is None or old.awaiting != status.awaiting):
-        lines.append(f"{at} waits for approval of {status.awaiting.gate}: {status.awaiting.message}")
+        lines.append(
+            f"{at} waits for approval of {status.awaiting.gate}: {question(status.awaiting.gate).asks}"
+            f" {_plain(status.awaiting.message).rstrip('.')}. Approve with:"
+            f" {approve_command(run.metadata.namespace, run.metadata.name, status.awaiting)}"
+        )
     lines += [f"{at} {_plain(line)}" for line in _new_conditions(before, view)]
     if view.trouble and (before is None or before.trouble != view.trouble):
         lines.append(f"{at} {view.trouble}")
     return lines
+
+
+def _new_results(before: RunView | None, view: RunView) -> list[str]:
+    """What is known of the result that was not before; told of both at this moment, since ages change by themselves."""
+    known = _results(before.run, view.now) if before and before.run.key == view.run.key else []
+    return [line for line in _results(view.run, view.now) if line not in known]
+
+
+def _results(run: RecoveryRun, now: datetime) -> list[str]:
+    found = result_report(run)
+    return [f"{name}: {_plain(text)}" for name, text in rows(found, now)] if found else []
 
 
 def _errors(before: RunView | None, view: RunView) -> list[str]:

@@ -5,21 +5,22 @@ from datetime import datetime
 from rich.console import RenderableType
 from rich.text import Text
 
-from recell.api.recovery_run import Awaiting
+from recell.cli.gates import approve_command
 from recell.cli.look import BAD, QUIET, STRONG, WAITING, Look, age, stack
-from recell.cli.report import RunReport
+from recell.cli.report import AwaitingReport, RunReport
+from recell.cli.views.result import progress_text, result_view
 
 
 def active_runs(runs: list[RunReport], now: datetime, look: Look, *, namespaced: bool) -> RenderableType:
     """Active runs, with what each of them does now."""
     parts: list[RenderableType] = []
     for run in runs:
-        parts.append(_headline(run, now, look, namespaced=namespaced))
+        parts.append(headline(run, now, look, namespaced=namespaced))
         parts += doing(run, now, look)
     return stack(parts)
 
 
-def _headline(run: RunReport, now: datetime, look: Look, *, namespaced: bool) -> RenderableType:
+def headline(run: RunReport, now: datetime, look: Look, *, namespaced: bool = False) -> RenderableType:
     name = f"{run.namespace}/{run.name}" if namespaced else run.name
     phase = look.run_phase(run.phase)
     return look.paragraph(
@@ -54,21 +55,44 @@ def doing(run: RunReport, now: datetime, look: Look) -> list[RenderableType]:
     """The step that runs, and what the run waits for."""
     lines: list[RenderableType] = standstill(run, look, indent=2)
     if run.step:
-        lines.append(look.paragraph(f"{run.step}{f': {run.message}' if run.message else ''}", indent=2))
+        lines.append(look.paragraph(step_line(run), indent=2))
+    if run.result:
+        lines.append(result_view(run.result, now, look, indent=2))
     if run.awaiting:
         lines += approval(run.awaiting, run, now, look)
     return lines
 
 
-def approval(awaiting: Awaiting, run: RunReport, now: datetime, look: Look) -> list[RenderableType]:
+def step_line(run: RunReport) -> str:
+    """The step that runs, and how far it is; what it asks is told by the question itself."""
+    if run.awaiting and run.awaiting.message == run.message:
+        return f"{run.step}"
+    counted = progress_text(run.progress) if run.progress else ""
+    said = f"{run.message}{f' [{counted} customers]' if counted else ''}"
+    return f"{run.step}{f': {said}' if said else ''}"
+
+
+def approval(awaiting: AwaitingReport, run: RunReport, now: datetime, look: Look) -> list[RenderableType]:
+    """What a person is asked, what follows from a yes, and what to type for yes and for no."""
     return [
         look.paragraph(
             ("waits for approval", WAITING),
-            f" of {awaiting.gate} for {age(awaiting.since, now)}: {awaiting.message}",
+            f" of {awaiting.gate} for {age(awaiting.since, now)}: ",
+            (awaiting.question, STRONG),
             indent=2,
         ),
-        look.hint(f"recell approve {run.name} -n {run.namespace}"),
+        *question(awaiting, look, indent=4),
+        look.hint(approve_command(run.namespace, run.name, awaiting)),
+        look.paragraph((f"or end the run: recell abort {run.name} -n {run.namespace}", QUIET), indent=2),
     ]
+
+
+def question(awaiting: AwaitingReport, look: Look, indent: int) -> list[RenderableType]:
+    """The run's own words, with its numbers, and what an approval means."""
+    lines = [look.paragraph(awaiting.message or "no message", indent=indent)]
+    if awaiting.approving:
+        lines.append(look.paragraph(("If approved: ", WAITING), awaiting.approving, indent=indent))
+    return lines
 
 
 def runs_table(

@@ -6,8 +6,10 @@ from datetime import datetime
 from rich.console import RenderableType
 from rich.text import Text
 
+from recell.api.cell import CellPhase
 from recell.api.failure import Evidence, Verdict
-from recell.api.meta import Condition, fraction
+from recell.api.meta import Condition, fraction, timestamp
+from recell.api.recovery_run import RunPhase
 from recell.cli.look import BAD, BUSY, QUIET, STRONG, Look, age, join, span, stack
 from recell.cli.report import (
     CellReport,
@@ -16,8 +18,16 @@ from recell.cli.report import (
     RouterReport,
     ShareReport,
     StatusReport,
+    TemplateReport,
 )
 from recell.cli.views.runs import active_runs
+
+UNFINISHED = (
+    RunPhase.PARTIALLY_SUCCEEDED,
+    RunPhase.FAILED,
+    RunPhase.MANUAL_INTERVENTION_REQUIRED,
+    RunPhase.ABORTED,
+)
 
 
 def status_view(report: StatusReport, now: datetime, look: Look, *, wide: bool = False) -> RenderableType:
@@ -27,6 +37,7 @@ def status_view(report: StatusReport, now: datetime, look: Look, *, wide: bool =
     if report.freezes:
         parts.append(Text())
     namespaces = {router.namespace for router in report.routers} | {run.namespace for run in report.runs}
+    parts += _templates(report.templates, look)
     for router in report.routers:
         parts += [*_router(router, now, look, namespaced=len(namespaces) > 1, wide=wide), Text()]
     if report.runs:
@@ -53,6 +64,26 @@ def freeze_line(freeze: FreezeReport, now: datetime, look: Look) -> RenderableTy
     )
 
 
+def _templates(templates: list[TemplateReport] | None, look: Look) -> list[RenderableType]:
+    if templates is None:
+        note = (
+            "CellTemplates are not shown: they cannot be read (grant list on celltemplates.recell.dev, or install the"
+            " CRDs of this version)"
+        )
+        return [look.paragraph((note, QUIET)), Text()]
+    parts: list[RenderableType] = []
+    for template in templates:
+        parts.append(
+            look.paragraph(
+                (f"CellTemplate {template.namespace}/{template.name} cannot be used", BAD),
+                f" ({template.reason}): {template.message}",
+            )
+        )
+        if template.cells:
+            parts.append(look.paragraph(f"cannot be replaced: {', '.join(template.cells)}", indent=2))
+    return [*parts, Text()] if parts else []
+
+
 def _router(
     router: RouterReport, now: datetime, look: Look, *, namespaced: bool, wide: bool
 ) -> Iterator[RenderableType | None]:
@@ -69,15 +100,45 @@ def _router(
     if router.cells:
         yield Text()
         yield _cells(router, now, look, wide=wide)
+    if lines := [*_made(router, look), *_retired(router, look)]:
+        yield Text()
+        yield from lines
     for cell in router.cells:
         yield from _why(cell, now, look)
+
+
+def _made(router: RouterReport, look: Look) -> Iterator[RenderableType]:
+    found = [
+        f"{cell.name} (for {cell.origin}{', home of nobody' if cell.share.home in (None, '0%') else ''})"
+        for cell in router.cells
+        if cell.origin and cell.phase != CellPhase.RETIRED
+    ]
+    if found:
+        yield look.paragraph(("Made by Recell: ", QUIET), ", ".join(found))
+
+
+def _retired(router: RouterReport, look: Look) -> Iterator[RenderableType]:
+    found = []
+    for cell in router.cells:
+        if cell.retired:
+            facts = [f"replaced by {cell.successor}" if cell.successor else ""]
+            facts.append(f"kept until {timestamp(cell.kept_until)}" if cell.kept_until else "")
+            told = join(facts)
+            found.append(f"{cell.name} ({told})" if told else cell.name)
+    if found:
+        yield look.paragraph(("Retired: ", QUIET), ", ".join(found))
+    for cell in router.cells:
+        if cell.retired:
+            yield from _remains(cell, look)
 
 
 def _router_line(router: RouterReport, look: Look, *, namespaced: bool) -> RenderableType:
     name = f"{router.namespace}/{router.name}" if namespaced else router.name
     if not router.found:
         return look.paragraph(("Router ", QUIET), (name, STRONG), ("  does not exist, but cells name it", BAD))
-    healthy = sum(cell.well for cell in router.cells)
+    working = [cell for cell in router.cells if not cell.retired]
+    healthy = sum(cell.well for cell in working)
+    retired = f", {len(router.cells) - len(working)} retired" if len(working) < len(router.cells) else ""
     policy = f"policy {router.policy.name} ({router.policy.mode})" if router.policy.name else "no policy (Observe)"
     fallback = router.placement is not None and router.placement.mode == "Fallback"
     rejected = router.placement.rejected if router.placement and router.placement.rejected != "0%" else ""
@@ -86,7 +147,7 @@ def _router_line(router: RouterReport, look: Look, *, namespaced: bool) -> Rende
         (name, STRONG),
         "  ",
         ("Ready", "green") if router.ready else ("NotReady", BAD),
-        f", {healthy} of {len(router.cells)} cells healthy, {policy}",
+        f", {healthy} of {len(working)} cells healthy{retired}, {policy}",
         (", FALLBACK ROUTING", BAD) if fallback else "",
         (f", {rejected} of the customers are turned away", BAD) if rejected else "",
     )
@@ -128,6 +189,8 @@ def _applied(share: ShareReport, look: Look) -> Text:
 
 def _why(cell: CellReport, now: datetime, look: Look) -> Iterator[RenderableType]:
     """Everything that a person has to know about a cell that is not simply well."""
+    if cell.retired:
+        return
     lines = [*_failure(cell, now, look), *_restrictions(cell, now, look)]
     if lines:
         yield Text()
@@ -183,6 +246,12 @@ def _condition(condition: Condition, now: datetime, look: Look) -> RenderableTyp
 def _restrictions(cell: CellReport, now: datetime, look: Look) -> Iterator[RenderableType]:
     for hold in cell.holds:
         yield hold_line(hold, now, look)
+    if cell.successor and not cell.active_run and cell.share.home not in (None, "0%"):
+        yield look.paragraph(
+            (f"replaced by {cell.successor}, but still the home of {cell.share.home} of the customers", BAD), indent=2
+        )
+    yield from _last_run(cell, look)
+    yield from _remains(cell, look)
     if any(hold.releasable for hold in cell.holds):
         yield look.hint(f"recell return {cell.name} -n {cell.namespace}")
     if cell.paused:
@@ -197,11 +266,32 @@ def _restrictions(cell: CellReport, now: datetime, look: Look) -> Iterator[Rende
         )
 
 
+def _last_run(cell: CellReport, look: Look) -> Iterator[RenderableType]:
+    """How the last run ended, where it did not bring the cell back and none works on it."""
+    if cell.last_phase in UNFINISHED and not cell.well and not cell.active_run:
+        phase = look.run_phase(cell.last_phase)
+        name = f" {cell.last_run}" if cell.last_run else ""
+        yield look.paragraph(
+            f"last run{name} ", (phase.plain, str(phase.style)), f": {cell.last_summary or 'no summary'}", indent=2
+        )
+
+
+def _remains(cell: CellReport, look: Look) -> Iterator[RenderableType]:
+    for text in cell.remains:
+        yield look.paragraph(("left to do: ", BUSY), text, indent=2)
+
+
 def hold_line(hold: HoldReport, now: datetime, look: Look, *, name: str = "") -> RenderableType:
     return look.paragraph(
         f"{name} " if name else "",
         ("held", BUSY),
         f" at {hold.max_percent}% ({hold.state}) by {hold.holder} for {age(hold.since, now)}: {hold.reason}",
-        (" ORPHANED: that run is over", BAD) if hold.orphaned else "",
+        _kept(hold),
         indent=2,
     )
+
+
+def _kept(hold: HoldReport) -> str | tuple[str, str]:
+    if hold.orphaned:
+        return (" ORPHANED: that run is over", BAD)
+    return " (that run is over; it stays so until a person returns the cell)" if hold.run_over else ""
