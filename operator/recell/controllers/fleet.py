@@ -9,8 +9,8 @@ who has nothing to do:
                                                 otherwise, that are held, or of which the figures tell something new
     RecoveryRun                                 its cell, its parent, and when it ends the runs that wait
     RecoveryFreeze, RecoveryPolicy              every cell and run of the namespace
-    CellTemplate                                its own controller, and the runs that may wait for it
-    objects of a made cell, data Jobs           the runs of the namespace (by the providers)
+    CellTemplate                                its own controller, the cells that name it, and the runs that may wait
+    objects of a made cell, data Jobs           the cell, and the runs of the namespace (by the providers)
     workloads, Services, probes                 the cell (by the providers)
 """
 
@@ -173,7 +173,7 @@ class Fleet:
         store.subscribe(RecoveryRun, self._run_changed)
         store.subscribe(RecoveryFreeze, self._namespace_changed, when=_said_otherwise)
         store.subscribe(RecoveryPolicy, self._namespace_changed, when=_said_otherwise)
-        store.subscribe(CellTemplate, self._work_changed, when=_said_otherwise)
+        store.subscribe(CellTemplate, self._template_changed, when=_said_otherwise)
         self._data_plane.start()
 
     async def lead(self) -> None:
@@ -271,8 +271,17 @@ class Fleet:
             self._enqueue(Cell, cell)
         self._waiting_runs(key[0])
 
-    def _work_changed(self, key: Key) -> None:
-        """Something that a run makes or waits for looks different: few runs work at a time, so all of them look."""
+    def _work_changed(self, cell: Key) -> None:
+        """Something that a run or a retirement makes or waits for looks different: few runs work at a time, so all of
+        them look."""
+        self._enqueue(Cell, cell, AFTERWARDS)
+        self._waiting_runs(cell[0])
+
+    def _template_changed(self, key: Key) -> None:
+        for cell in self._platform.store.all(Cell):
+            ref = cell.spec.template_ref
+            if ref is not None and (cell.metadata.namespace, ref.name) == key:
+                self._enqueue(Cell, cell.key, AFTERWARDS)
         self._waiting_runs(key[0])
 
     def _is_home(self, router: Key, cell: str) -> bool:
