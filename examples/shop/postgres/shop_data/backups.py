@@ -74,17 +74,14 @@ def take(server: Server, archive: Archive, cell: str, key: str) -> Backup:
         return known
     started = server.ask("SELECT to_json(clock_timestamp())")
     id = f"{times.read(started).strftime(_ID_TIME)}-{hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()[:8]}"
+    what = f"the new backup of {cell}"
     with tempfile.TemporaryDirectory(prefix="backup-") as work:
         data, packed, manifest = Path(work, "data"), Path(work, "base.tar.gz"), Path(work, "manifest.json")
         options = ["-D", str(data), "-X", "stream", "--checkpoint=fast", "--no-sync", "--no-password", "--label", id]
         server.run("pg_basebackup", *options, seconds=BACKUP_SECONDS)
-        programs.run(["pg_verifybackup", "--quiet", str(data)], f"the new backup of {cell}", BACKUP_SECONDS)
+        programs.run(["pg_verifybackup", "--quiet", str(data)], what, BACKUP_SECONDS)
         figures = server.ask(_FIGURES)
-        programs.run(
-            ["tar", "-C", str(data), "-I", "gzip -1", "-cf", str(packed), "."],
-            f"the new backup of {cell}",
-            BACKUP_SECONDS,
-        )
+        programs.run(["tar", "-C", str(data), "-I", "gzip -1", "-cf", str(packed), "."], what, BACKUP_SECONDS)
         described = {
             "id": id,
             "key": key,

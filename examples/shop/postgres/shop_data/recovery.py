@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from shop_data import programs, report, times, wal
@@ -127,7 +127,8 @@ def _target(backup: Backup, not_after: datetime | None, ends: datetime | None) -
     if ends is None or not_after >= ends:
         until = times.write(ends or backup.at)
         return "", f"the archive tells of no commit after {until}, which is before {times.write(not_after)}"
-    return f"recovery_target_time = '{times.write(not_after)}'\n", ""
+    # Names of time zones, as Z, are not known yet when this is read.
+    return f"recovery_target_time = '{not_after.astimezone(UTC)}'\n", ""
 
 
 def _wait(process: subprocess.Popen[bytes], server: Server, log: Path, backup: Backup) -> None:

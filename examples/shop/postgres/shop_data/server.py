@@ -45,7 +45,8 @@ class Server:
         self.host = host
 
     def ask(self, statements: str, seconds: float = STATEMENT_SECONDS, **values: object) -> Any:
-        """Run statements; returns the last line that they print, read as JSON. `:name` stands for a value."""
+        """Run statements; returns the last line that they print, read as JSON (None if it is empty).
+        `:name` stands for a value."""
         return _last_line(self._psql(["-f", "-"], values, seconds, text=statements))
 
     def ask_by_file(self, script: IO[bytes], seconds: float, **values: object) -> Any:
@@ -109,4 +110,4 @@ class Server:
 
 def _last_line(output: str) -> Any:
     lines = output.splitlines()
-    return json.loads(lines[-1]) if lines else None
+    return json.loads(lines[-1]) if lines and lines[-1] else None
