@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.unit.shop.cells import SLOT_COUNT, Cells, Done
-from tests.unit.shop.processes import Web, wait_until
+from tests.unit.shop.processes import Web, run_load, wait_until
+from tests.unit.shop.router import SlotRouter
 
 STOPS = "SELECT count(*) FROM shop.write_stops"
 ALL_ORDERS = "SELECT id, customer, idempotency_key, item, cents, placed_at FROM shop.orders ORDER BY id"
@@ -120,6 +124,33 @@ def test_nothing_acknowledged_is_lost_while_customers_write(cells: Cells, web_a:
     customers = int(cells.sql("cell-a", "SELECT count(*) FROM shop.customers"))
     assert counts(done) == (customers, customers, 0)
     assert cells.sql("cell-b", ALL_ORDERS) == cells.sql("cell-a", ALL_ORDERS)
+
+
+def test_customers_who_are_led_to_the_new_cell_miss_nothing(
+    cells: Cells, web_a: Web, web_b: Web, tmp_path: Path
+) -> None:
+    leads_to, orders = ["cell-a"], str(tmp_path / "orders")
+    with SlotRouter({"cell-a": web_a.port, "cell-b": web_b.port}, lambda _: leads_to[0]) as router:
+        run = f"--target {router.url} --customers 40 --rate 30 --duration 20 --json --orders-file {orders}"
+        with ThreadPoolExecutor(1) as pool:
+            load = pool.submit(run_load, *run.split())
+            wait_until(lambda: router.passed > 100, "customers come")
+            assert cells.data("Migrate", "cell-a", "cell-b").code == 0
+            leads_to[0] = "cell-b"
+            passed = router.passed
+            wait_until(lambda: router.passed > passed + 100, "customers come to the new cell")
+            leads_to[0] = "cell-a"  # by mistake: the old cell has old copies
+            records = [json.loads(line) for line in load.result().stdout.splitlines()]
+        leads_to[0] = "cell-b"
+        verified = run_load("verify", "--target", router.url, "--orders-file", orders)
+    assert verified.returncode == 0, verified.stdout
+
+    assert records[-1]["errors"].keys() == {"503"}
+    seconds = [record for record in records if record["type"] == "second"]
+    came = next(at for at, second in enumerate(seconds) if "cell-b" in second["cells"])
+    wrong = [second["wrong"] for second in seconds]
+    assert wrong[: came + 2] == [0] * (came + 2)
+    assert any(wrong)
 
 
 def test_a_write_under_way_is_waited_for(cells: Cells, web_a: Web, web_b: Web) -> None:
@@ -320,26 +351,19 @@ def test_wrong_variables_are_named(variables: dict[str, str], message: str) -> N
 
 
 def test_a_result_fits_the_termination_message() -> None:
-    import json
-
     from shop_data import report, slots
 
     names = [f"{'ß' * 150}-{number}" for number in range(100)]
+    every_second = slots.write(range(0, 1024, 2))
     result = {
-        "customers": {
-            "expected": 100,
-            "done": 0,
-            "failed": 100,
-            "names": names,
-            "slots": slots.write(range(0, 1024, 2)),
-        },
+        "customers": {"expected": 100, "done": 0, "failed": 100, "names": names, "slots": every_second},
         "conflicts": names,
         "message": "m" * 500,
     }
     text = report.fit(result)
     assert len(text.encode()) <= 4096
     kept = json.loads(text)
-    assert kept["customers"]["slots"] == slots.write(range(0, 1024, 2))
+    assert kept["customers"]["slots"] == every_second
     assert (kept["message"], len(kept["customers"]["names"]) <= 20) == ("m" * 500, True)
     assert slots.parse("5,0-2,9", 10) == [0, 1, 2, 5, 9]
     assert slots.write([9, 0, 1, 2, 5]) == "0-2,5,9"

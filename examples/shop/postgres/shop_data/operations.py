@@ -103,13 +103,13 @@ def _migrate(request: Request) -> dict[str, Any]:
     concerned = slots.of_databases(request.slots, request.slot_count)
     _ensure_schema(target, request.target)
 
+    # Noted in the target first, so that no stop is without a note.
+    target.ask(
+        "INSERT INTO shop.migrations (source, slot) SELECT :'source', unnest(:'slots'::int[]) ON CONFLICT DO NOTHING",
+        source=request.cell, slots=transfer.array(concerned),
+    )  # fmt: skip
+
     def stop_writes(chunk: Sequence[int]) -> None:
-        # First the note in the target, so that no stop is without one.
-        target.ask(
-            "INSERT INTO shop.migrations (source, slot) SELECT :'source', unnest(:'slots'::int[])"
-            " ON CONFLICT DO NOTHING",
-            source=request.cell, slots=transfer.array(chunk),
-        )  # fmt: skip
         source.ask("SELECT shop.stop_writes(:'slots', :'target')", slots=transfer.array(chunk), target=request.target)
 
     outcome = transfer.copy_customers(source, target, (request.cell, request.target), concerned, stop_writes)

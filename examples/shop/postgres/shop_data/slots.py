@@ -15,10 +15,11 @@ def parse(text: str, count: int) -> list[int]:
     """The slots in a list, sorted; ValueError if one is not from 0 to `count` - 1."""
     found: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal():
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not first.isdecimal() or not last.isdecimal():
             raise ValueError(f"{part!r} is neither a slot nor a range of slots")
-        lowest, highest = int(first), int(last or first)
+        lowest, highest = int(first), int(last)
         if not lowest <= highest < count:
             raise ValueError(f"{part!r} is not within 0-{count - 1}")
         found.update(range(lowest, highest + 1))

@@ -12,7 +12,7 @@ and counts as failed.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -20,7 +20,9 @@ from shop_data import report, slots
 from shop_data.server import Server
 
 CHUNK_SECONDS = 300
-CHUNK_SLOTS = 512
+# A chunk is one transaction. Slots: what the lock table of a database bears beside its customers' own transactions.
+_CHUNK_SLOTS = 2048
+_CHUNK_CUSTOMERS = 500
 
 # Whoever copies customers into a target, or takes them back, holds this lock there.
 TURN = 7_304_553
@@ -148,9 +150,8 @@ def copy_customers(
     """Copy the customers of some of the databases' slots. `cells` names the source's cell and the target's;
     `before_chunk` is called with slots before their customers are counted and read."""
     outcome = Outcome()
-    of = sum(_count(source, concerned).values())
-    for start in range(0, len(concerned), CHUNK_SLOTS):
-        chunk = list(concerned[start : start + CHUNK_SLOTS])
+    at_first = _count(source, concerned)
+    for chunk in _chunks(concerned, at_first):
         before_chunk(chunk)
         counted = _count(source, chunk)
         outcome.expected += sum(counted.values())
@@ -160,8 +161,20 @@ def copy_customers(
         lost = {slot: number for slot, number in counted.items() if number > 0}
         outcome.lost += sum(lost.values())
         outcome.failed_slots.update(lost)
-        report.progress(outcome.done, max(of, outcome.expected))
+        report.progress(outcome.done, max(sum(at_first.values()), outcome.expected))
     return outcome
+
+
+def _chunks(concerned: Sequence[int], customers: dict[int, int]) -> Iterator[list[int]]:
+    chunk: list[int] = []
+    size = 0
+    for slot in concerned:
+        size += customers.get(slot, 0)
+        if chunk and (len(chunk) == _CHUNK_SLOTS or size > _CHUNK_CUSTOMERS):
+            yield chunk
+            chunk, size = [], customers.get(slot, 0)
+        chunk.append(slot)
+    yield chunk
 
 
 def _count(source: Server, concerned: Sequence[int]) -> dict[int, int]:
