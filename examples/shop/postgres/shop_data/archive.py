@@ -62,8 +62,6 @@ class Archive:
                 expected = answer.headers.get("Content-Length")
         except _Absent:
             raise ArchiveFailed(f"{self.url}/{path} is not there") from None
-        except (OSError, http.client.HTTPException) as fault:
-            raise ArchiveFailed(f"{self.url}/{path} could not be read: {fault}") from fault
         if expected is not None and to.stat().st_size != int(expected):
             raise ArchiveFailed(f"{self.url}/{path} was cut off: repeat the operation")
 
@@ -94,7 +92,10 @@ class Archive:
         except (OSError, http.client.HTTPException) as fault:
             raise ArchiveFailed(f"{self.url}: {method} /{path}: {fault}; is shop-archive running?") from fault
         with answer:
-            yield answer
+            try:
+                yield answer
+            except (OSError, http.client.HTTPException) as fault:
+                raise ArchiveFailed(f"{self.url}: {method} /{path} was cut off: {fault}") from fault
 
 
 class _Absent(Exception):
