@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.shop.cells import Cells
 from tests.unit.shop.processes import SHOP, Postgres, Web
 
 # The example is no part of the product's package; its tests import it from where it lies.
-sys.path[:0] = [str(SHOP / "web"), str(SHOP / "load")]
+sys.path[:0] = [str(SHOP / "web"), str(SHOP / "load"), str(SHOP / "postgres")]
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +66,33 @@ def web(lasting_web: Web, postgres: Postgres) -> Web:
     else:
         lasting_web.start()
     return lasting_web.wait_ready()
+
+
+@pytest.fixture(scope="module")
+def lasting_cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cells, Web, Web]]:
+    cells = Cells("cell-a", "cell-b")
+    folder = tmp_path_factory.mktemp("lasting-cells")
+    webs = [Web(name, cells.web_environment(name), folder) for name in ("cell-a", "cell-b")]
+    yield cells, webs[0], webs[1]
+    for web in webs:
+        web.end()
+    cells.close()
+
+
+@pytest.fixture
+def cells(lasting_cells: tuple[Cells, Web, Web]) -> Cells:
+    """cell-a and cell-b with a database and a web process each, without data and without backups in the archive."""
+    cells, *webs = lasting_cells
+    for web in webs:
+        cells.reset(web)
+    return cells
+
+
+@pytest.fixture
+def web_a(cells: Cells, lasting_cells: tuple[Cells, Web, Web]) -> Web:
+    return lasting_cells[1]
+
+
+@pytest.fixture
+def web_b(cells: Cells, lasting_cells: tuple[Cells, Web, Web]) -> Web:
+    return lasting_cells[2]

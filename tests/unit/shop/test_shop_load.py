@@ -246,6 +246,11 @@ def test_verify_names_what_is_missing_or_altered(web: Web, postgres: Postgres, t
     assert found.returncode == 1
     assert f"missing: {lost} of {remembered[0]['customer']}" in found.stdout
     assert f"altered: {spoilt} of {remembered[1]['customer']}" in found.stdout
+    acknowledged_at = remembered[0]["at"]
+    assert f"missing: 1 orders, acknowledged from {acknowledged_at} to {acknowledged_at}" in found.stdout
+    told = records(run_load(*verify, "--json").stdout)[-1]
+    assert told["missing"] == {lost: acknowledged_at}
+    assert (told["firstMissingAt"], told["lastMissingAt"]) == (acknowledged_at, acknowledged_at)
     assert f"verified {len(remembered)} acknowledged orders of 5 customers: 1 missing, 1 altered" in found.stdout
 
 

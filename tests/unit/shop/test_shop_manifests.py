@@ -68,12 +68,14 @@ def test_services_lead_to_their_own_cell_alone(objects: Objects, cell: str) -> N
     assert secrets == [f"{cell}-db-password"] * 2
 
 
-def test_pods_meet_the_restricted_profile_with_a_read_only_root(objects: Objects) -> None:
+@pytest.mark.parametrize("folder", [".", "incell"])
+def test_pods_meet_the_restricted_profile_with_a_read_only_root(folder: str) -> None:
+    objects = {(one["kind"], one["metadata"]["name"]): one for one in build(MANIFESTS / folder)}
     assert objects["Namespace", "shop"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for (kind, name), one in objects.items():
-        if kind not in ("Deployment", "StatefulSet"):
+        if kind not in ("Deployment", "StatefulSet", "CronJob"):
             continue
-        pod = one["spec"]["template"]["spec"]
+        pod = (one["spec"]["jobTemplate"]["spec"] if kind == "CronJob" else one["spec"])["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"], name
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["automountServiceAccountToken"] is False
@@ -83,7 +85,7 @@ def test_pods_meet_the_restricted_profile_with_a_read_only_root(objects: Objects
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
-            assert re.fullmatch(r"recell/shop-(web|postgres|load):dev", container["image"])
+            assert re.fullmatch(r"recell/shop-(web|postgres|load|archive):dev", container["image"])
             assert container["imagePullPolicy"] == "IfNotPresent"
             assert container["resources"]["requests"].keys() == {"cpu", "memory"}
 
@@ -107,3 +109,70 @@ def test_the_persistent_variant_keeps_the_claim(tmp_path: Path) -> None:
     assert db["spec"]["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
     assert "data" not in {volume["name"] for volume in db["spec"]["template"]["spec"]["volumes"]}
     assert "data" in {mount["name"] for mount in db["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]}
+
+
+JOBS = ("inventory", "accessible", "migrate", "restore", "check", "backup", "abandon")
+
+
+@pytest.fixture(scope="module")
+def incell() -> Objects:
+    return {(one["kind"], one["metadata"]["name"]): one for one in build(MANIFESTS / "incell")}
+
+
+def test_the_shop_with_data_in_cells_has_an_archive_and_jobs(incell: Objects) -> None:
+    expected = {
+        ("Namespace", "shop"), ("Deployment", "load"), ("Secret", "shop-db-password"),
+        ("StatefulSet", "shop-archive"), ("Service", "shop-archive"),
+        *(("CronJob", f"shop-data-{job}") for job in JOBS),
+    }  # fmt: skip
+    for cell in CELLS:
+        expected |= {("Deployment", f"{cell}-web"), ("StatefulSet", f"{cell}-db")}
+        expected |= {("Service", name) for name in (cell, f"{cell}-admin", f"{cell}-db")}
+    assert incell.keys() == expected
+
+
+def test_the_jobs_never_start_by_themselves(incell: Objects) -> None:
+    for job in JOBS:
+        spec = incell["CronJob", f"shop-data-{job}"]["spec"]
+        assert spec["suspend"] is True
+        limits = spec["jobTemplate"]["spec"]
+        assert limits["activeDeadlineSeconds"] > 0
+        assert limits["backoffLimit"] >= 1
+        assert limits["template"]["spec"]["restartPolicy"] == "Never"
+        assert limits["template"]["spec"]["containers"][0]["command"] == ["shop-data"]
+
+
+def test_a_cell_with_its_own_data_is_made_by_naming_it(incell: Objects) -> None:
+    # What a template lists for a cell: the same objects under another name, and nothing that only one cell has.
+    def named(cell: str) -> str:
+        mine = [one for one in incell.values() if one["metadata"]["name"].startswith(cell)]
+        return yaml.safe_dump(mine, sort_keys=True).replace(cell, "$(CELL)")
+
+    assert named("cell-a") == named("cell-b") == named("cell-c")
+
+
+def test_the_databases_archive_and_the_shops_secret_is_the_jobs(incell: Objects) -> None:
+    db = incell["StatefulSet", "cell-a-db"]["spec"]["template"]["spec"]
+    web = incell["Deployment", "cell-a-web"]["spec"]["template"]["spec"]
+    job = incell["CronJob", "shop-data-migrate"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    containers = [db["containers"][0], web["containers"][0], job["containers"][0]]
+    secrets = [
+        env["valueFrom"]["secretKeyRef"]["name"]
+        for container in containers
+        for env in container["env"]
+        if "secretKeyRef" in env.get("valueFrom", {})
+    ]
+    assert secrets == ["shop-db-password"] * 3
+    service = incell["Service", "shop-archive"]
+    url = f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    for container in (*db["containers"], job["containers"][0]):
+        assert {"name": "SHOP_ARCHIVE_URL", "value": url} in container["env"]
+    assert [container["name"] for container in db["containers"]] == ["postgres", "backup"]
+
+
+def test_the_variant_with_claims_has_one_for_each_database_and_the_archive() -> None:
+    sets = [one for one in build(MANIFESTS / "incell-persistent") if one["kind"] == "StatefulSet"]
+    assert sorted(one["metadata"]["name"] for one in sets) == [*(f"{cell}-db" for cell in CELLS), "shop-archive"]
+    for one in sets:
+        assert [claim["metadata"]["name"] for claim in one["spec"]["volumeClaimTemplates"]] == ["data"]
+        assert "data" not in {volume["name"] for volume in one["spec"]["template"]["spec"].get("volumes", ())}

@@ -196,6 +196,9 @@ def _finding_lines(findings: Findings) -> list[str]:
         f"verified {findings.checked} acknowledged orders of {findings.customers} customers: "
         f"{len(findings.missing)} missing, {len(findings.altered)} altered"
     ]
+    between = findings.missing_between()
+    if between is not None:
+        lines.append(f"missing: {len(findings.missing)} orders, acknowledged from {between[0]} to {between[1]}")
     for what, orders in (("missing", findings.missing), ("altered", findings.altered)):
         lines += [
             f"{what}: {order.order} of {order.customer}, acknowledged by {order.cell} at {order.at}"

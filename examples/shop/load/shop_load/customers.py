@@ -43,7 +43,8 @@ class Seen:
 
 @dataclass(slots=True)
 class Customer:
-    """One customer. `home` answered first, `cell` the latest request; `acknowledged` counts this run's orders."""
+    """One customer. `home` answered first, `cell` the latest request; `acknowledged` counts this run's orders, `moves`
+    is the highest number of moves that an answer told."""
 
     key: str
     slot: int
@@ -51,6 +52,7 @@ class Customer:
     cell: str | None = None
     latest: int = -1
     acknowledged: int = 0
+    moves: int = 0
     seen: Seen = field(default_factory=Seen)
 
     def answered_by(self, cell: str, request: int) -> bool:

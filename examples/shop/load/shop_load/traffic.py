@@ -4,7 +4,8 @@ Promises: requests start at the asked rate until the duration is over or a stop 
 the time limit; then nothing is left under way.
 
 What counts as a *wrong cell*: an answer from a cell that was not expected (if any are named); a customer's answer
-whose data belong to another cell (`X-Customer-Home`); an answer that lacks orders which this run had acknowledged.
+whose data belong to another cell (`X-Customer-Home`); an answer from where the customer's data has left
+(`X-Customer-Moves` is lower than before); an answer that lacks orders which this run had acknowledged.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from shop_load.tally import Outcome, Tally
 CUSTOMER_HEADER = "x-customer-id"
 CELL_HEADER = "X-Cell"
 HOME_HEADER = "X-Customer-Home"
+MOVES_HEADER = "X-Customer-Moves"
 
 _TICK_SECONDS = 0.005
 
@@ -52,6 +54,7 @@ class Answer:
     home: str | None = None
     body: dict[str, object] | None = None
     error: str | None = None
+    moves: int = 0
 
 
 class Traffic:
@@ -140,7 +143,7 @@ class Traffic:
     async def _one(self, session: aiohttp.ClientSession, customer: Customer, number: int) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        acknowledged_before = customer.acknowledged
+        acknowledged_before, moves_before = customer.acknowledged, customer.moves
         dice = self._chance.random() * 100
         writes = self._plan.write_share
         if dice < writes or (customer.seen.requests == 0 and writes > 0):
@@ -153,7 +156,8 @@ class Traffic:
         if error is None and answer.cell is None:
             error = "no-cell"
         moved = answer.cell is not None and customer.answered_by(answer.cell, number)
-        wrong = answer.cell is not None and self._is_wrong(answer, acknowledged_before)
+        wrong = answer.cell is not None and self._is_wrong(answer, acknowledged_before, moves_before)
+        customer.moves = max(customer.moves, answer.moves)
         outcome = Outcome(customer.home, answer.cell, error, wrong, moved, (loop.time() - began) * 1000)
         customer.seen.add(Seen(1, error is not None, wrong, moved))
         self._second.count(outcome)
@@ -201,14 +205,15 @@ class Traffic:
             parsed = None
         if not isinstance(parsed, dict):
             return Answer(cell, home, None, "bad-answer")
-        return Answer(cell, home, parsed)
+        moves = response.headers.get(MOVES_HEADER, "")
+        return Answer(cell, home, parsed, moves=int(moves) if moves.isdecimal() else 0)
 
-    def _is_wrong(self, answer: Answer, acknowledged: int) -> bool:
+    def _is_wrong(self, answer: Answer, acknowledged: int, moves: int) -> bool:
         if self._plan.cells_expected and answer.cell not in self._plan.cells_expected:
             return True
         if answer.error is not None or answer.body is None:
             return False
-        if answer.home is not None and answer.home != answer.cell:
+        if answer.home is not None and (answer.home != answer.cell or answer.moves < moves):
             return True
         found = answer.body.get("orders")
         return isinstance(found, int) and found < acknowledged

@@ -36,13 +36,21 @@ class Findings:
     altered: list[Acknowledged] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
 
+    def missing_between(self) -> tuple[str, str] | None:
+        """When the first and the last of the missing orders were acknowledged."""
+        times = [order.at for order in self.missing]
+        return (min(times), max(times)) if times else None
+
     def described(self) -> dict[str, object]:
-        """As a JSON object."""
+        """As a JSON object. The missing orders come with when they were acknowledged."""
+        first, last = self.missing_between() or (None, None)
         return {
             "checked": self.checked,
             "customers": self.customers,
-            "missing": [order.order for order in self.missing],
+            "missing": {order.order: order.at for order in self.missing},
             "altered": [order.order for order in self.altered],
+            "firstMissingAt": first,
+            "lastMissingAt": last,
             "customersWithMissing": len({order.customer for order in self.missing}),
             "customersWithAltered": len({order.customer for order in self.altered}),
             "unreadable": self.unreadable,

@@ -11,10 +11,14 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from shop.database import DatabaseUnavailable
+from shop.database import DatabaseUnavailable, WritesStopped
 
 CELL_HEADER = "X-Cell"
 HOME_HEADER = "X-Customer-Home"
+MOVES_HEADER = "X-Customer-Moves"
+
+# A move of few customers takes seconds; whoever comes again too early is told so again.
+RETRY_SECONDS = 1
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -33,6 +37,10 @@ async def errors_as_answers(request: web.Request, handler: Handler) -> web.Strea
         return await handler(request)
     except web.HTTPException as refused:
         return error(refused.status, refused.reason, refused.text or refused.reason)
+    except WritesStopped as stopped:
+        answer = error(503, "WritesStopped", f"{stopped}; repeat the request, with the same Idempotency-Key")
+        answer.headers["Retry-After"] = str(RETRY_SECONDS)
+        return answer
     except DatabaseUnavailable as fault:
         return error(503, "DatabaseUnavailable", str(fault))
     except Exception:

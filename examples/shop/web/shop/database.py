@@ -1,7 +1,8 @@
 """The connection to the cell's PostgreSQL, and the schema in it.
 
 Promises: every call ends within its time limit; whatever goes wrong on the way to an answer of the database is a
-`DatabaseUnavailable`, so that callers need to know no driver. What a statement reported as done is committed.
+`DatabaseUnavailable`, and a write that the database refuses because the customer moves to another cell is a
+`WritesStopped`, so that callers need to know no driver. What a statement reported as done is committed.
 
 Must not: decide anything about orders or faults; their statements are in `orders`, `integrity` and `faults_store`.
 """
@@ -22,9 +23,16 @@ MAX_CONNECTIONS = 8
 # Any two processes that find an empty database agree by this lock on who makes the schema.
 _SCHEMA_LOCK = 7_304_551
 
+# The error code that the schema raises.
+_WRITES_STOPPED = "SW001"
+
 
 class DatabaseUnavailable(Exception):
     """The database did not answer, or not in time, or not as it should; the message says what it said."""
+
+
+class WritesStopped(Exception):
+    """The customer's data is on its way to another cell, where the write will be possible; the message names both."""
 
 
 class Database:
@@ -78,6 +86,8 @@ class Database:
             async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
                 yield connection
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as fault:
+            if getattr(fault, "sqlstate", None) == _WRITES_STOPPED:
+                raise WritesStopped(str(fault)) from fault
             raise DatabaseUnavailable(f"{type(fault).__name__}: {fault}".rstrip(": ")) from fault
 
 

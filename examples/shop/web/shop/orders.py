@@ -1,7 +1,7 @@
 """Customers and their orders, as the cell's database has them.
 
 Promises: `place` returns after the commit, and once for each idempotency key of a customer. What is read is what is
-committed. All of it raises `DatabaseUnavailable`.
+committed. All of it raises `DatabaseUnavailable`, and `place` also `WritesStopped`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,14 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class Home:
+    """The cell that a customer's data belongs to, and how often the data moved to get there."""
+
+    cell: str
+    moves: int
+
+
+@dataclass(frozen=True, slots=True)
 class Placed:
     """The answer to an order: the order, the cell that the customer's data belongs to, whether it is a new one."""
 
@@ -37,10 +45,10 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """What is known of a customer. `home` is the cell that the data belongs to."""
+    """What is known of a customer."""
 
     id: str
-    home: str
+    home: Home
     since: datetime
     orders: int
     cents: int
@@ -59,12 +67,12 @@ class Orders:
             "SELECT * FROM shop.place_order($1, $2, $3, $4, $5)", self._cell, customer, key, item, cents
         )
         order = Order(str(row["order_id"]), row["order_item"], row["order_cents"], row["order_placed_at"])
-        return Placed(order, row["home_cell"], row["is_new"])
+        return Placed(order, Home(row["home_cell"], row["home_moves"]), row["is_new"])
 
-    async def listed(self, customer: str, after: int, limit: int) -> tuple[str | None, list[Order]]:
+    async def listed(self, customer: str, after: int, limit: int) -> tuple[Home | None, list[Order]]:
         """The customer's home (None: unknown here) and at most `limit` orders placed after number `after`."""
         rows = await self._database.fetch(
-            "SELECT c.home, o.seq, o.id, o.item, o.cents, o.placed_at FROM shop.customers c"
+            "SELECT c.home, c.moves, o.seq, o.id, o.item, o.cents, o.placed_at FROM shop.customers c"
             " LEFT JOIN LATERAL (SELECT * FROM shop.orders WHERE customer = c.id AND seq > $2"
             " ORDER BY seq LIMIT $3) o ON true WHERE c.id = $1 ORDER BY o.seq",
             customer,
@@ -73,16 +81,18 @@ class Orders:
         )
         if not rows:
             return None, []
-        return rows[0]["home"], [_order(row) for row in rows if row["id"] is not None]
+        return Home(rows[0]["home"], rows[0]["moves"]), [_order(row) for row in rows if row["id"] is not None]
 
     async def customer(self, customer: str) -> Customer | None:
         """What the cell knows of the customer; None if nothing."""
         row = await self._database.fetch_one(
-            "SELECT c.id, c.home, c.since, count(o.id) AS orders, coalesce(sum(o.cents), 0)::bigint AS cents"
+            "SELECT c.id, c.home, c.moves, c.since, count(o.id) AS orders, coalesce(sum(o.cents), 0)::bigint AS cents"
             " FROM shop.customers c LEFT JOIN shop.orders o ON o.customer = c.id WHERE c.id = $1 GROUP BY c.id",
             customer,
         )
-        return None if row is None else Customer(**dict(row))
+        if row is None:
+            return None
+        return Customer(row["id"], Home(row["home"], row["moves"]), row["since"], row["orders"], row["cents"])
 
     async def answers(self) -> None:
         """Return if the database can serve orders."""

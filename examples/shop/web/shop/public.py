@@ -11,7 +11,8 @@
 | `GET /integrity` | 200 Intact, 503 Corrupted, 500 Unknown, each with reasons and counts |
 
 The customer is named by the header `x-customer-id`. Answers about a known customer carry `X-Customer-Home`, the cell
-that the customer's data belongs to, unless the cells share their data.
+that the customer's data belongs to, and `X-Customer-Moves`, how often it moved, unless the cells share their data.
+While a customer moves to another cell, orders are answered with 503 and `Retry-After`.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ import json
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from shop.answers import HOME_HEADER, Handler, error, errors_as_answers, name_the_cell
+from shop.answers import HOME_HEADER, MOVES_HEADER, Handler, error, errors_as_answers, name_the_cell
 from shop.faults import Faults
 from shop.integrity import Integrity
-from shop.orders import MAX_PAGE, Order, Orders
+from shop.orders import MAX_PAGE, Home, Order, Orders
 from shop.settings import Settings
 
 CUSTOMER_HEADER = "x-customer-id"
@@ -102,7 +103,7 @@ class _Handlers:
         answer = {
             "customer": name,
             "known": True,
-            "home": None if self._shared_data else customer.home,
+            "home": None if self._shared_data else customer.home.cell,
             "since": customer.since.isoformat(),
             "orders": customer.orders,
             "cents": customer.cents,
@@ -127,8 +128,10 @@ class _Handlers:
         answer = {"integrity": verdict.state, "reasons": list(verdict.reasons), **verdict.counts}
         return web.json_response(answer, status=_INTEGRITY_STATUS[verdict.state])
 
-    def _home(self, home: str | None) -> dict[str, str]:
-        return {} if home is None or self._shared_data else {HOME_HEADER: home}
+    def _home(self, home: Home | None) -> dict[str, str]:
+        if home is None or self._shared_data:
+            return {}
+        return {HOME_HEADER: home.cell, MOVES_HEADER: str(home.moves)}
 
 
 def _faults_strike(faults: Faults) -> Middleware:
