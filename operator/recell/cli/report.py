@@ -14,7 +14,6 @@ from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryRu
 from recell.api.cell import Blocked, CellPhase, Failure
 from recell.api.failure import Strategy
 from recell.api.meta import (
-    ANNOTATION_RETAINED_UNTIL,
     LABEL_MADE_BY,
     Condition,
     Model,
@@ -28,9 +27,8 @@ from recell.api.recovery_run import Awaiting, Decision, RecoveryTarget, RunPhase
 from recell.cli import gates
 from recell.cli.fleet import Fleet, Key, router_key, target_cell
 from recell.cli.results import ProgressReport, ResultReport, progress_report, result_report
-from recell.domain import provisioning
+from recell.domain import decommission, provisioning
 from recell.domain.placement import PERSON
-from recell.procedures.customers import moment
 
 EXPECTED_CONDITIONS = ("Accepted", "Ready", "Available", "Performing", "DataIntact", "ClusterReachable")
 """Conditions of a Cell that are True when all is well."""
@@ -383,9 +381,10 @@ def origin(cell: Cell) -> str | None:
 
 def _kept_until(cell: Cell) -> datetime | None:
     try:
-        return moment(cell.metadata.annotations.get(ANNOTATION_RETAINED_UNTIL))
+        retirement = decommission.retirement_of(cell)
     except ValueError:  # somebody wrote it by hand; the operator will say so
         return None
+    return retirement.until if retirement else None
 
 
 def _bad_conditions(cell: Cell) -> list[Condition]:

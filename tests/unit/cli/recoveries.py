@@ -3,6 +3,7 @@
 The router is `shop` with the customers' data in the cells; the cell is `cell-b`, the new one `cell-b-3fa92b`.
 """
 
+import json
 from typing import Any
 
 from recell.api import RecoveryRun, Router
@@ -229,8 +230,17 @@ def replaced(left: int = 0) -> list[Object]:
     )
     old = cell("cell-b", "Retired", share={"asked": "0%", "applied": "0%"}, recovery={"lastRun": RUN, "attempts": 1})
     old["metadata"]["annotations"] = {
-        "recell.dev/replaced-by": NEW,
-        "recell.dev/retained-until": "2026-12-02T03:00:00Z",
+        "recell.dev/retired": json.dumps(
+            {
+                "successor": NEW,
+                "successorUid": "uid-of-the-new-one",
+                "until": "2026-12-02T03:00:00Z",
+                "complete": True,
+                "conflicts": 0,
+                "promotedAt": "2026-11-25T03:00:00Z",
+                "by": RUN,
+            }
+        ),
     }
     placed = placement(at, "Retired", reason=f"replaced by {NEW}", left=left)
     return around(at, placed, ended, old, made(share={"asked": "33.3%", "applied": "33.3%"}))

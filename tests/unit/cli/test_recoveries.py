@@ -11,7 +11,7 @@ import yaml
 
 import recell.procedures
 from recell.api import Placement
-from recell.api.meta import ANNOTATION_RETAINED_UNTIL
+from recell.api.meta import ANNOTATION_RETIRED
 from recell.cli import gates
 from recell.domain import placement as domain
 from recell.engine.errors import Forbidden
@@ -481,8 +481,8 @@ def test_a_replaced_cell_is_nobodys_home_and_returned_only_by_force(shell: Make)
     after = placed(cluster).spec
     assert (after.holds, after.homes, after.serving) == ([], before.homes, before.serving)
     assert domain.share(after, "cell-b") == 0
-    assert ANNOTATION_RETAINED_UNTIL not in cluster.api.read("Cell", "cell-b")["metadata"]["annotations"]
-    assert "kept from now on, it was to be deleted at 2026-12-02T03:00:00Z" in forced.err
+    assert ANNOTATION_RETIRED not in cluster.api.read("Cell", "cell-b")["metadata"]["annotations"]
+    assert "kept from now on, nobody deletes it any more" in forced.err
 
 
 def test_what_a_cell_without_customers_could_still_get_is_said(shell: Make) -> None:

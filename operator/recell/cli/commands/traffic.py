@@ -9,7 +9,7 @@ import click
 from recell.api import Cell, Placement, RecoveryRun, Router
 from recell.api.meta import (
     ANNOTATION_PLACEMENT_UID,
-    ANNOTATION_RETAINED_UNTIL,
+    ANNOTATION_RETIRED,
     LABEL_CELL,
     LABEL_MADE_BY,
     percent_text,
@@ -137,11 +137,10 @@ async def _keep(session: Session, key: Key) -> None:
     """A retired cell is deleted when its time is up; one that a person returns is not."""
 
     def kept(cell: Cell) -> Object | None:
-        if ANNOTATION_RETAINED_UNTIL not in cell.metadata.annotations:
+        if ANNOTATION_RETIRED not in cell.metadata.annotations:
             return None
-        until = cell.metadata.annotations[ANNOTATION_RETAINED_UNTIL]
-        session.screen.note(f"cell {key[1]}: kept from now on, it was to be deleted at {until}")
-        return {"metadata": {"annotations": {ANNOTATION_RETAINED_UNTIL: None}}}
+        session.screen.note(f"cell {key[1]}: kept from now on, nobody deletes it any more")
+        return {"metadata": {"annotations": {ANNOTATION_RETIRED: None}}}
 
     await session.cluster.change(Cell, key, kept)
 
