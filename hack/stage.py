@@ -31,6 +31,7 @@ IMAGES = {
     "recell/shop-web:dev": ("examples/shop/Dockerfile", "examples/shop"),
     "recell/shop-load:dev": ("examples/shop/Dockerfile", "examples/shop"),
     "recell/shop-postgres:dev": ("examples/shop/postgres/Dockerfile", "examples/shop/postgres"),
+    "recell/shop-archive:dev": ("examples/shop/archive/Dockerfile", "examples/shop/archive"),
 }
 
 READ = {
@@ -122,8 +123,8 @@ class Stage:
     def install_operator(self) -> None:
         self._say("operator")
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-        for kind in ("cells", "routers", "placements", "recoveryruns", "recoverypolicies", "recoveryfreezes"):
-            self.kubectl("wait", "--for=condition=Established", f"crd/{kind}.recell.dev", "--timeout=60s")
+        for resource in OWN.values():
+            self.kubectl("wait", "--for=condition=Established", f"crd/{resource.full_name}", "--timeout=60s")
         self.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "manifests"))
         self.kubectl("-n", SYSTEM, "rollout", "status", "deployment", "--timeout=180s", within=200)
 
@@ -134,16 +135,20 @@ class Stage:
     def remove_operator(self) -> None:
         self.kubectl("delete", "-k", str(ROOT / "manifests"), "--ignore-not-found", "--timeout=120s", within=200)
 
-    def open_shop(self, policy: Object | None = None) -> None:
-        """Three cells that share a database, so that each can serve every customer; a Router; a policy."""
-        self._say("shop")
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "examples/shop/manifests/shared"))
-        for workload in ("statefulset/shop-db", *(f"deployment/{cell}-web" for cell in CELLS), "deployment/load"):
+    def open_shop(self, policy: Object | None = None, *, data: str = "shared") -> None:
+        """Three cells, a Router, a policy. `data`: shared, one database for all cells, so that each can serve every
+        customer; or incell, a database in each cell, an archive of their backups, and the Jobs that move data."""
+        self._say(f"shop ({data})")
+        manifests = str(ROOT / "examples/shop/manifests" / data)
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-k", manifests)
+        databases = [f"{cell}-db" for cell in CELLS] + ["shop-archive"] if data == "incell" else ["shop-db"]
+        workloads = [f"statefulset/{name}" for name in databases] + [f"deployment/{cell}-web" for cell in CELLS]
+        for workload in (*workloads, "deployment/load"):
             self.kubectl("-n", SHOP, "rollout", "status", workload, "--timeout=180s", within=200)
         self._say("cells, router, policy")
         if policy is not None:
             self.apply(json.dumps(policy))
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "examples/shop/recell/shared"))
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "examples/shop/recell" / data))
         self.eventually("every cell is Healthy", self.all_healthy, within=180)
         self.eventually("the Router is Ready", lambda: self.condition("router", "shop", "Ready") == "True", within=120)
 
@@ -151,6 +156,11 @@ class Stage:
         """Without a trace: finalizers are Recell's, so the operator must still run."""
         for kind in ("recoveryruns", "recoveryfreezes"):
             self.kubectl("-n", SHOP, "delete", kind, "--all", "--ignore-not-found", "--timeout=120s", within=150)
+        # A Cell stays for as long as customers are at home there, but for force.
+        for cell in self.all("cells"):
+            self.kubectl(
+                "-n", SHOP, "annotate", "cell", cell["metadata"]["name"], "recell.dev/force=true", "--overwrite"
+            )
         self.kubectl("delete", "namespace", SHOP, "--ignore-not-found", "--wait=false")
         # Nobody sends requests any more, so no pod needs the time that it would take to finish them.
         self.kubectl("-n", SHOP, "delete", "pods", "--all", "--grace-period=1", "--wait=false")
@@ -204,12 +214,13 @@ class Stage:
         self.hack_cluster("enter", "--", "python3", "-c", _SIGNAL, pod, name, within=60)
 
     @contextmanager
-    def load(self, *, rate: int = 100, customers: int = 300, seconds: int = 600) -> Iterator["Load"]:
-        """Customers, from inside the cluster, until the context ends."""
+    def load(self, *, rate: int = 100, customers: int = 300, seconds: int = 600, orders: str = "") -> Iterator["Load"]:
+        """Customers, from inside the cluster, until the context ends; `orders` is a file in the load's pod that keeps
+        every acknowledged order."""
         command = [
             "kubectl", "--kubeconfig", self.kubeconfig, "-n", SHOP, "exec", "deployment/load", "--",
             "shop-load", "--target", "http://shop", "--rate", str(rate), "--customers", str(customers),
-            "--duration", str(seconds), "--json",
+            "--duration", str(seconds), "--json", *(["--orders-file", orders] if orders else []),
         ]  # fmt: skip
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         load = Load(process)
@@ -218,6 +229,32 @@ class Stage:
         finally:
             self._in_load_pod(_STOP_LOAD)
             load.finish()
+
+    def verify(self, orders: str) -> Object:
+        """Which of the acknowledged orders in the file are missing or altered."""
+        command = ["kubectl", "--kubeconfig", self.kubeconfig, "-n", SHOP, "exec", "deployment/load", "--"]
+        command += ["shop-load", "verify", "--target", "http://shop", "--orders-file", orders, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode not in (0, 1):
+            raise StageError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr}")
+        found: Object = json.loads(done.stdout.strip().splitlines()[-1])
+        return found
+
+    def sql(self, cell: str, statement: str) -> str:
+        """Run by the cell's own database."""
+        database = ["exec", f"{cell}-db-0", "-c", "postgres", "--", "psql", "-d", "shop", "-tAc", statement]
+        return self.kubectl("-n", SHOP, *database).strip()
+
+    def keep_from_starting(self, cell: str) -> None:
+        """The pods of the cell's web app end, and new ones cannot start."""
+        gone = [{"name": "web", "image": "recell/shop-web:gone", "imagePullPolicy": "Never"}]
+        change = {"strategy": {"type": "Recreate", "rollingUpdate": None}, "template": {"spec": {"containers": gone}}}
+        self.kubectl("-n", SHOP, "patch", "deployment", f"{cell}-web", "-p", json.dumps({"spec": change}))
+
+    def lose_database(self, cell: str) -> None:
+        """The cell's database is gone at once, and its volume with it."""
+        self.kubectl("-n", SHOP, "scale", "statefulset", f"{cell}-db", "--replicas=0")
+        self.kubectl("-n", SHOP, "delete", "pod", f"{cell}-db-0", "--grace-period=0", "--force", "--ignore-not-found")
 
 
 _SIGNAL = """

@@ -94,7 +94,13 @@ def made(ctx: StepContext, step: str) -> Cell:
 
 
 async def restore(ctx: StepContext, choice: str, target: Cell) -> Outcome:
-    return await customers.restore(ctx, target, ctx.of(choice), iteration=iteration(ctx, choice))
+    """A backup that cannot be restored is followed by an older one, as one that proves corrupted."""
+    number, facts = iteration(ctx, choice), ctx.of(choice)
+    outcome = await customers.restore(ctx, target, facts, iteration=number)
+    if not isinstance(outcome, Fail) or number >= ctx.policy.replacement.restore_attempts:
+        return outcome
+    tried = [*facts.get("tried", ()), facts["backup"]]
+    return Repeat(choice, f"{outcome.message}. An older one is tried", {"iteration": number + 1, "tried": tried})
 
 
 async def check(ctx: StepContext, choice: str, target: Cell, *, earlier: bool) -> Outcome:

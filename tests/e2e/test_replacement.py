@@ -1,0 +1,245 @@
+"""Cells with a database each are replaced and their data comes back, seen from the customers' side.
+
+The shop's own archive, backups and data Jobs; real PostgreSQL; every order that was acknowledged is looked for.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from hack.stage import SHOP, Stage
+from tests.e2e.test_cell_restart import ended, step_of
+
+pytestmark = pytest.mark.xdist_group("data in the cell")
+
+ORDERS = "/tmp/orders.jsonl"
+QUICK = {
+    "apiVersion": "recell.dev/v1alpha1",
+    "kind": "RecoveryPolicy",
+    "metadata": {"name": "default", "namespace": SHOP},
+    "spec": {
+        "mode": "Observe",
+        "detection": {"failedAfter": "3s", "healthyAfter": "5s", "window": "6s", "flappingTransitions": 100},
+        "limits": {"cooldown": "0s", "maxAttempts": 100},
+        "steps": {"drainIncrements": 2, "incrementInterval": "2s", "stabilityDuration": "6s"},
+        "replacement": {"provisionTimeout": "2m"},
+        "validation": {"duration": "6s", "consistencyDuration": "8s"},
+        "objectives": {"rpo": "1h"},
+    },
+}
+"""The defaults but for waits, the loss that is accepted, and the limits that would keep one test from the next."""
+
+
+@pytest.fixture
+def stage(whole_stage: Stage) -> Any:
+    """A fresh shop: a replaced cell is not the cell that it was."""
+    whole_stage.close_shop()
+    whole_stage.open_shop(QUICK, data="incell")
+    yield whole_stage
+    whole_stage.close_shop()
+
+
+def run_of(name: str, strategy: str, **spec: Any) -> str:
+    return json.dumps(
+        {
+            "apiVersion": "recell.dev/v1alpha1",
+            "kind": "RecoveryRun",
+            "metadata": {"name": name, "namespace": SHOP},
+            "spec": {"targetRef": {"kind": "Cell", "name": "cell-b"}, "strategy": strategy, **spec},
+        }
+    )
+
+
+def phase_of(stage: Stage, name: str) -> str:
+    return str((stage.get("recoveryrun", name).get("status") or {}).get("phase", ""))
+
+
+def result_of(stage: Stage, name: str) -> dict[str, Any]:
+    status = stage.get("recoveryrun", name)["status"]
+    found: dict[str, Any] = status.get("result") or {}
+    return found
+
+
+def failed(stage: Stage) -> bool:
+    return stage.phase("cell-b") == "Failed"
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def rfc3339(at: datetime) -> str:
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def backed_up(stage: Stage) -> None:
+    """The newest order of the cell is in the archive: its WAL is sent within five seconds."""
+    stage.sql("cell-b", "SELECT pg_switch_wal()")
+    time.sleep(3)
+
+
+def to_the_end(stage: Stage, name: str, during: Callable[[], None] = lambda: None, within: float = 240) -> str:
+    """Wait for the run's end; gates on the way are opened as a person does, each once it is asked."""
+
+    def done() -> bool:
+        during()
+        if phase_of(stage, name) == "AwaitingApproval":
+            stage.recell("approve", name, "-n", SHOP, "--yes")
+        return ended(stage, name)
+
+    stage.eventually("the run ends", done, within=within, every=0.5)
+    status = stage.get("recoveryrun", name)["status"]
+    assert status["phase"] == "Succeeded", status.get("summary")
+    return str(status["summary"])
+
+
+class Killer:
+    """Kills the leading operator once in each step of a run."""
+
+    def __init__(self, stage: Stage, name: str) -> None:
+        self._stage, self._name = stage, name
+        self.killed: list[str] = []
+
+    def __call__(self) -> None:
+        step = step_of(self._stage, self._name)
+        if not step or step in self.killed:
+            return
+        leader = self._stage.leader()
+        if leader:
+            self._stage.signal_operator(leader, "SIGKILL")
+            self.killed.append(step)
+
+
+def replacement_of(stage: Stage, name: str) -> str:
+    made = result_of(stage, name)["replacement"]
+    assert stage.phase(made) == "Healthy"
+    assert stage.phase("cell-b") == "Retired"
+    assert stage.get("placement", "shop")["spec"]["successors"] == [{"cell": "cell-b", "successor": made}]
+    return str(made)
+
+
+def assert_others_unaffected(load: Any) -> None:
+    homes = load.summary["homes"]
+    for cell in ("cell-a", "cell-c"):
+        assert homes[cell]["errors"] == 0, homes
+        assert homes[cell]["requests"] > 100
+
+
+def test_pods_that_cannot_start_are_replaced_by_themselves_and_every_order_is_there(stage: Stage) -> None:
+    stage.patch("recoverypolicy", "default", {"spec": {"mode": "Automatic"}})
+    with stage.load(rate=60, customers=120, orders=ORDERS) as load:
+        time.sleep(12)
+        stage.keep_from_starting("cell-b")
+        stage.eventually("a run appears", lambda: bool(stage.runs()), within=60)
+        name = stage.runs()[0]["metadata"]["name"]
+        to_the_end(stage, name)
+        time.sleep(5)
+    run = stage.get("recoveryrun", name)
+    assert run["spec"]["trigger"] == "Automatic"
+    assert run["status"]["decision"]["strategy"] == "TrafficDrainAndReplace"
+    replacement_of(stage, name)
+    customers = result_of(stage, name)["customers"]
+    assert customers["source"] == "Migrate"
+    assert customers["moved"] == customers["affected"] > 0
+    found = stage.verify(ORDERS)
+    assert found["checked"] > 50
+    assert (found["missing"], found["altered"], found["unreadable"]) == ({}, [], {})
+    assert_others_unaffected(load)
+    assert load.seconds[-1]["errors"] == {}, "customers of the failed cell are served again"
+
+
+def test_killed_in_each_step_a_lost_database_comes_back_from_backup_and_the_loss_is_what_is_said(stage: Stage) -> None:
+    with stage.load(rate=60, customers=120, orders=ORDERS) as load:
+        time.sleep(20)
+        stage.lose_database("cell-b")
+        stage.eventually("the cell is Failed", lambda: failed(stage), within=60)
+        stage.apply(run_of("lost", "TrafficDrainAndReplace"))
+        killer = Killer(stage, "lost")
+        to_the_end(stage, "lost", killer, within=400)
+        time.sleep(5)
+    replacement_of(stage, "lost")
+    result = result_of(stage, "lost")
+    assert result["customers"]["source"] == "Restore"
+    assert result["recoveryPoint"]["backupID"]
+    found = stage.verify(ORDERS)
+    assert found["altered"] == []
+    loss = result["dataLoss"]
+    begin, end = moment(loss["from"]), moment(loss["to"])
+    for at in found["missing"].values():
+        assert begin - timedelta(seconds=1) <= moment(at) <= end, (loss, found["missing"])
+    assert end - begin < timedelta(seconds=40), "WAL is archived every five seconds"
+    assert_others_unaffected(load)
+    assert len(killer.killed) >= 5, killer.killed
+
+
+def test_killed_in_each_step_an_update_without_where_is_undone_to_the_second(stage: Stage) -> None:
+    with stage.load(rate=60, customers=120, orders=ORDERS):
+        time.sleep(20)
+    before = stage.sql("cell-b", "SELECT count(*), sum(cents) FROM shop.orders")
+    backed_up(stage)
+    good = datetime.now(UTC).replace(microsecond=0)
+    time.sleep(2)
+    stage.sql("cell-b", "UPDATE shop.orders SET cents = cents + 1")
+    backed_up(stage)
+    stage.apply(
+        run_of(
+            "undo",
+            "PointInTimeRecovery",
+            recoveryTarget={"time": rfc3339(good)},
+            startWhen="Always",
+            startBefore=rfc3339(datetime.now(UTC) + timedelta(minutes=10)),
+        )
+    )
+    killer = Killer(stage, "undo")
+    to_the_end(stage, "undo", killer, within=400)
+    made = replacement_of(stage, "undo")
+    assert stage.sql(made, "SELECT count(*), sum(cents) FROM shop.orders") == before
+    result = result_of(stage, "undo")
+    assert moment(result["recoveryPoint"]["time"]) <= good
+    found = stage.verify(ORDERS)
+    assert (found["missing"], found["altered"], found["unreadable"]) == ({}, [], {})
+    assert stage.sql("cell-b", "SELECT count(*) FROM shop.orders"), "the corrupted cell is kept for inspection"
+    assert len(killer.killed) >= 6, killer.killed
+
+
+def test_a_corrupted_backup_is_followed_by_an_older_one(stage: Stage) -> None:
+    with stage.load(rate=60, customers=120, orders=ORDERS):
+        time.sleep(20)
+    backed_up(stage)
+    stage.sql("cell-b", "UPDATE shop.orders SET cents = cents + 1")
+    stage.kubectl("-n", SHOP, "exec", "cell-b-db-0", "-c", "backup", "--", "shop-data", "backup")
+    late = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
+    stage.keep_from_starting("cell-b")
+    stage.eventually("the cell is Failed", lambda: failed(stage), within=60)
+    stage.apply(run_of("older", "IsolateAndRestoreFromBackup", recoveryTarget={"time": rfc3339(late)}))
+    to_the_end(stage, "older", within=400)
+    made = replacement_of(stage, "older")
+    steps = {step["name"]: step for step in stage.get("recoveryrun", "older")["status"]["steps"]}
+    assert steps["choose-backup"]["data"]["iteration"] == 2
+    assert stage.verify(ORDERS)["altered"] == []
+    assert stage.sql(made, "SELECT count(*) FROM shop.orders") != "0"
+
+
+def test_a_template_that_the_quota_forbids_is_said_and_nobody_is_moved(stage: Stage) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "small", "namespace": SHOP},
+        "spec": {"hard": {"count/deployments.apps": "4"}},
+    }
+    stage.apply(json.dumps(quota))
+    stage.patch("recoverypolicy", "default", {"spec": {"replacement": {"provisionTimeout": "20s"}}})
+    homes = stage.get("placement", "shop")["spec"]["homes"]
+    stage.keep_from_starting("cell-b")
+    stage.eventually("the cell is Failed", lambda: failed(stage), within=60)
+    stage.apply(run_of("small", "TrafficDrainAndReplace"))
+    stage.eventually("the run ends", lambda: ended(stage, "small"), within=200)
+    status = stage.get("recoveryrun", "small")["status"]
+    assert status["phase"] == "ManualInterventionRequired", status
+    assert "quota" in status["summary"]
+    assert stage.get("placement", "shop")["spec"]["homes"] == homes
+    assert {cell["metadata"]["name"] for cell in stage.all("cells")} == {"cell-a", "cell-b", "cell-c"}
