@@ -158,9 +158,8 @@ class Stage:
             self.kubectl("-n", SHOP, "delete", kind, "--all", "--ignore-not-found", "--timeout=120s", within=150)
         # A Cell stays for as long as customers are at home there, but for force.
         for cell in self.all("cells"):
-            self.kubectl(
-                "-n", SHOP, "annotate", "cell", cell["metadata"]["name"], "recell.dev/force=true", "--overwrite"
-            )
+            forced = ["annotate", "cell", cell["metadata"]["name"], "recell.dev/force=true", "--overwrite"]
+            self.kubectl("-n", SHOP, *forced)
         self.kubectl("delete", "namespace", SHOP, "--ignore-not-found", "--wait=false")
         # Nobody sends requests any more, so no pod needs the time that it would take to finish them.
         self.kubectl("-n", SHOP, "delete", "pods", "--all", "--grace-period=1", "--wait=false")
@@ -244,6 +243,17 @@ class Stage:
         """Run by the cell's own database."""
         database = ["exec", f"{cell}-db-0", "-c", "postgres", "--", "psql", "-d", "shop", "-tAc", statement]
         return self.kubectl("-n", SHOP, *database).strip()
+
+    def back_up(self, cell: str) -> None:
+        """A backup of the cell now, by the shop's own Job."""
+        name = f"backup-{time.time_ns()}"
+        made = ["create", "job", name, "--from=cronjob/shop-data-backup", "--dry-run=client", "-o", "json"]
+        job: Object = json.loads(self.kubectl("-n", SHOP, *made))
+        asked = {"RECELL_OPERATION": "Backup", "RECELL_KEY": name, "RECELL_CELL": cell, "RECELL_CELL_NAMESPACE": SHOP}
+        for container in job["spec"]["template"]["spec"]["containers"]:
+            container["env"] += [{"name": key, "value": value} for key, value in asked.items()]
+        self.apply(json.dumps(job))
+        self.kubectl("-n", SHOP, "wait", "--for=condition=Complete", f"job/{name}", "--timeout=120s", within=150)
 
     def keep_from_starting(self, cell: str) -> None:
         """The pods of the cell's web app end, and new ones cannot start."""

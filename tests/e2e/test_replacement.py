@@ -211,7 +211,7 @@ def test_a_corrupted_backup_is_followed_by_an_older_one(stage: Stage) -> None:
         time.sleep(20)
     backed_up(stage)
     stage.sql("cell-b", "UPDATE shop.orders SET cents = cents + 1")
-    stage.kubectl("-n", SHOP, "exec", "cell-b-db-0", "-c", "backup", "--", "shop-data", "backup")
+    stage.back_up("cell-b")
     late = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
     stage.keep_from_starting("cell-b")
     stage.eventually("the cell is Failed", lambda: failed(stage), within=60)
