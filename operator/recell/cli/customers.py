@@ -13,10 +13,10 @@ from recell.api.cell import CellPhase
 from recell.api.meta import Model, percent_text
 from recell.api.placement import READ_ONLY, PlacementSpec, decode_table
 from recell.cli.fleet import Fleet, router_key
+from recell.cli.foresight import MAKES_A_CELL
 from recell.cli.report import HoldReport, RunReport, hold_report, origin, run_report
 from recell.cli.whereabouts import Access, access_of
 from recell.domain import data, placement
-from recell.procedures.results import MOVES
 
 
 class ServedReport(Model):
@@ -98,4 +98,5 @@ def _placed(spec: PlacementSpec, name: str) -> dict[str, object]:
 
 def _moves(run: RecoveryRun) -> bool:
     """Does the run's procedure move customers at all, and not only rehearse it?"""
-    return not run.spec.dry_run and any(step.name in MOVES for step in run.status.steps)
+    decision = run.status.decision
+    return not run.spec.dry_run and decision is not None and decision.strategy in MAKES_A_CELL

@@ -88,7 +88,7 @@ class CellReport(Model):
     kept_until: datetime | None = None
     """A retired cell is deleted then, if that is proven to be safe; absent: only people delete it."""
     remains: list[str] = Field(default_factory=list)
-    """What the last run left to people."""
+    """What is left to people: by the last run, and of a retired cell what keeps it from being deleted."""
 
     @property
     def retired(self) -> bool:
@@ -365,8 +365,19 @@ def cell_report(fleet: Fleet, cell: Cell, part: tuple[str, str] | None) -> CellR
         origin=origin(cell),
         successor=fleet.successor(cell),
         kept_until=_kept_until(cell),
-        remains=list(last.status.result.remains) if last and last.status.result else [],
+        remains=_remains(cell, last),
     )
+
+
+def _remains(cell: Cell, last: RecoveryRun | None) -> list[str]:
+    """What the operator says of a retired cell by now, else what the run said at its end."""
+    deletion = find_condition(cell.status.conditions, "DeletionBlocked")
+    git = find_condition(cell.status.conditions, "RemoveFromGit")
+    if deletion is None:
+        return list(last.status.result.remains) if last and last.status.result else []
+    passing = {*decommission.PATIENT, "RemoveFromGit"}
+    found = [git, deletion if deletion.reason not in passing else None]
+    return [condition.message for condition in found if condition is not None and condition.status == "True"]
 
 
 def _last_run(fleet: Fleet, cell: Cell) -> RecoveryRun | None:

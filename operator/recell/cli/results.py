@@ -2,6 +2,8 @@
 
 Promises: pure; read from the run's record alone. A count that nobody told is absent, never 0; a recovery
 point that is only expected says so.
+
+Must not: import the procedures, which every look at a status would have to wait for.
 """
 
 from datetime import datetime
@@ -11,9 +13,7 @@ from pydantic import Field
 
 from recell.api import RecoveryRun
 from recell.api.meta import Model, duration_text
-from recell.api.recovery_run import CustomerCounts, DataLoss, RecoveryPoint, RunResult, StepRecord, StepState
-from recell.procedures.customers import moment
-from recell.procedures.results import CHOICES, DRAINS, MOVES
+from recell.api.recovery_run import CustomerCounts, DataLoss, RecoveryPoint, RunResult, StepState
 
 
 class PointReport(RecoveryPoint):
@@ -27,12 +27,10 @@ class LossReport(DataLoss):
 
 
 class ProgressReport(Model):
-    """The step that moves or restores customers, while it runs."""
+    """How far a step has come with the customers, as their data's provider tells while it runs."""
 
     step: str
-    started_at: datetime | None = None
-    message: str = ""
-    done: int | None = None
+    done: int
     of: int | None = None
 
 
@@ -52,7 +50,7 @@ def result_report(run: RecoveryRun) -> ResultReport | None:
     point, loss = known.recovery_point, known.data_loss
     reached = PointReport.model_validate(point.model_dump()) if point else _expected(run)
     if loss is None and reached is not None and reached.expected:
-        loss = _loss(reached.time, _fact(run, DRAINS, "stoppedAt"))
+        loss = _loss(reached.time, _moment(_fact(run, "stoppedAt")))
     report = ResultReport(
         replacement=known.replacement,
         emergency_cells=known.emergency_cells,
@@ -66,47 +64,39 @@ def result_report(run: RecoveryRun) -> ResultReport | None:
 
 
 def progress_report(run: RecoveryRun) -> ProgressReport | None:
-    """None while no step moves or restores customers."""
-    step = next((s for s in run.status.steps if s.name in MOVES and s.state is StepState.RUNNING), None)
-    if step is None:
+    """None while nobody tells."""
+    step = next((s for s in run.status.steps if s.state is StepState.RUNNING), None)
+    done, of = ((step.data or {}).get(name) for name in ("done", "of")) if step else (None, None)
+    if step is None or not isinstance(done, int):
         return None
-    return ProgressReport(
-        step=step.name,
-        started_at=step.started_at,
-        message=step.message,
-        done=_count(step, "done"),
-        of=_count(step, "of"),
-    )
+    return ProgressReport(step=step.name, done=done, of=of if isinstance(of, int) else None)
 
 
 def failed_slots(run: RecoveryRun) -> str:
     """Slots with a customer that could not be moved, as ranges; empty where there is none."""
-    return str(_fact(run, MOVES, "failedSlots") or "")
+    return str(_fact(run, "failedSlots") or "")
 
 
 def _expected(run: RecoveryRun) -> PointReport | None:
     """What was chosen to restore from, until something is restored."""
-    backup = _fact(run, (*CHOICES, *MOVES), "backup")
+    backup = _fact(run, "backup")
     if run.phase.ended or backup is None:
         return None
-    time = moment(_fact(run, (*CHOICES, *MOVES), "expectedPoint"))
-    return PointReport(time=time, backup_id=str(backup), expected=True)
+    return PointReport(time=_moment(_fact(run, "expectedPoint")), backup_id=str(backup), expected=True)
 
 
-def _loss(point: datetime | None, stopped: object) -> DataLoss | None:
-    until = moment(stopped)
-    return DataLoss(from_=point, to=until) if point and until and point < until else None
+def _loss(point: datetime | None, stopped: datetime | None) -> DataLoss | None:
+    return DataLoss(from_=point, to=stopped) if point and stopped and point < stopped else None
 
 
 def _length(loss: DataLoss) -> str:
     return duration_text((loss.to - loss.from_).total_seconds())
 
 
-def _fact(run: RecoveryRun, steps: tuple[str, ...], name: str) -> Any:
-    """What one of these steps remembers under this name; None where none does."""
-    return next((s.data[name] for s in run.status.steps if s.name in steps and s.data and name in s.data), None)
+def _fact(run: RecoveryRun, name: str) -> Any:
+    """What a step of the run remembers under this name; None where none does."""
+    return next((step.data[name] for step in run.status.steps if step.data and name in step.data), None)
 
 
-def _count(step: StepRecord, name: str) -> int | None:
-    value = (step.data or {}).get(name)
-    return value if isinstance(value, int) else None
+def _moment(text: object) -> datetime | None:
+    return datetime.fromisoformat(str(text)) if text else None

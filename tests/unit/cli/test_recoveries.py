@@ -171,7 +171,7 @@ def test_counts_are_those_that_were_told_with_who_told_them(shell: Make) -> None
     running = told(shell(recoveries.moving()), "customers", "cell-b")["run"]
     assert (running["progress"]["done"], running["progress"]["of"]) == (40, 120)
     silent = shell(recoveries.moving(None, None))
-    assert "done" not in told(silent, "customers", "cell-b")["run"]["progress"]
+    assert "progress" not in told(silent, "customers", "cell-b")["run"]
     assert "unknown: nobody told" in silent("customers", "cell-b").out
     assert "40 of an unknown number" in shell(recoveries.moving(40, None))("customers", "cell-b").out
     ended = told(shell(recoveries.replaced(2)), "customers", "cell-b")["run"]["result"]["customers"]
@@ -422,6 +422,37 @@ def test_a_retired_cell_is_as_it_should_be_unless_customers_are_left(shell: Make
     left = shell(recoveries.replaced(2))
     assert left("status", "--check").code == 1
     assert "still the home of 0.2% of the customers" in left("status").out
+
+
+def test_what_keeps_a_retired_cell_is_as_the_operator_says_by_now(shell: Make) -> None:
+    def said(deletion: str, git: str) -> Callable[[Object], None]:
+        def change(cell: Object) -> None:
+            cell["status"]["conditions"] = [
+                {"type": "DeletionBlocked", "status": "True", "reason": deletion, "message": f"{deletion} it is"},
+                {"type": "RemoveFromGit", "status": git, "reason": "OwnedByGit", "message": "Remove it from Git"},
+            ]
+
+        return change
+
+    def left(deletion: str, git: str) -> list[str]:
+        cluster = shell(changed(recoveries.replaced(), "Cell", "cell-b", said(deletion, git)))
+        cell = next(c for c in told(cluster, "status")["routers"][0]["cells"] if c["name"] == "cell-b")
+        for text in cell["remains"]:
+            assert f"left to do: {text}" in cluster("status").out
+        return list(cell["remains"])
+
+    assert left("Retained", "False") == []
+    assert left("Retained", "True") == ["Remove it from Git"]
+    assert left("RemoveFromGit", "True") == ["Remove it from Git"]
+    assert left("NoBackup", "False") == ["NoBackup it is"]
+
+
+def test_with_shared_data_nobody_has_to_be_moved(shell: Make) -> None:
+    def shared(router: Object) -> None:
+        router["spec"]["customerData"] = "Shared"
+
+    shown = shell(changed(recoveries.moving(None, None), "Router", "shop", shared))("customers", "cell-b").out
+    assert "nobody has to be moved: the cells share their data" in shown
 
 
 def test_the_hold_of_an_isolated_cell_outlives_its_run_and_is_no_orphan(shell: Make) -> None:

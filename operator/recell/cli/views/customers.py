@@ -5,10 +5,11 @@ from datetime import datetime
 from rich.console import RenderableType
 from rich.text import Text
 
+from recell.api.router import CustomerData
 from recell.cli.customers import CustomersReport, ServedReport
 from recell.cli.look import BAD, BUSY, QUIET, STRONG, Look, stack
 from recell.cli.report import RunReport
-from recell.cli.views.result import progress_text, result_view
+from recell.cli.views.result import result_view
 from recell.cli.views.runs import approval, headline, step_line
 from recell.cli.views.status import hold_line
 from recell.cli.whereabouts import Access
@@ -71,7 +72,7 @@ def _run(run: RunReport, report: CustomersReport, now: datetime, look: Look) -> 
     lines: list[RenderableType] = [headline(run, now, look)]
     if run.step and not run.phase.ended:
         lines.append(look.paragraph(step_line(run), indent=2))
-    if unknown := _unknown(run):
+    if unknown := _unknown(run, report.customer_data):
         lines.append(look.paragraph(("customers  ", QUIET), unknown, indent=2))
     if run.result:
         lines.append(result_view(run.result, now, look, indent=2))
@@ -80,8 +81,10 @@ def _run(run: RunReport, report: CustomersReport, now: datetime, look: Look) -> 
     return lines
 
 
-def _unknown(run: RunReport) -> str:
-    """Nobody told a number: neither the result, nor the step that runs, nor its question."""
-    counted = run.result is not None and run.result.customers is not None
-    counting = run.progress is not None and bool(progress_text(run.progress))
-    return "" if counted or counting or run.awaiting else "unknown: nobody told how many"
+def _unknown(run: RunReport, customer_data: str | None) -> str:
+    """Why no number is shown: neither the result has one, nor the step that runs, nor its question."""
+    if (run.result and run.result.customers) or run.progress or run.awaiting:
+        return ""
+    if customer_data == CustomerData.SHARED:
+        return "nobody has to be moved: the cells share their data"
+    return "unknown: nobody told how many"

@@ -75,8 +75,4 @@ def target_text(target: RecoveryTarget) -> str:
 
 
 def progress_text(progress: ProgressReport) -> str:
-    """How far the data step is; empty where nobody told."""
-    if progress.done is None:
-        return ""
-    of = "an unknown number" if progress.of is None else progress.of
-    return f"{progress.done} of {of}"
+    return f"{progress.done} of {'an unknown number' if progress.of is None else progress.of}"

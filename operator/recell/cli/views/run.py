@@ -121,8 +121,7 @@ def _progress(step: StepRecord, view: RunView) -> str:
     is this step's change."""
     data = progress_report(view.run)
     if data is not None and data.step == step.name:
-        told = progress_text(data)
-        return f"{told} customers" if told else ""
+        return f"{progress_text(data)} customers"
     mine = f"RecoveryRun/{view.run.metadata.name}"
     for cell in view.cells:
         for hold in cell.holds:

@@ -67,8 +67,8 @@ def step_line(run: RunReport) -> str:
     """The step that runs, and how far it is; what it asks is told by the question itself."""
     if run.awaiting and run.awaiting.message == run.message:
         return f"{run.step}"
-    counted = progress_text(run.progress) if run.progress else ""
-    said = f"{run.message}{f' [{counted} customers]' if counted else ''}"
+    counted = f" [{progress_text(run.progress)} customers]" if run.progress else ""
+    said = f"{run.message}{counted}"
     return f"{run.step}{f': {said}' if said else ''}"
 
 
