@@ -561,18 +561,20 @@ class FakeWorkloads:
             ref=workload.ref,
             phase=phase,
             message="2 of 2 pods ready" if up else "1 of 2 pods ready",
-            desired=2,
-            ready=2 if up else 1,
+            desired=0 if workload.stop_token else 2,
+            ready=0 if workload.stop_token else 2 if up else 1,
             updated=up,
             restart_token=workload.token,
             stop_token=workload.stop_token,
             pods=self._pods(workload),
         )
 
-    def _pods(self, workload: FakeWorkload) -> int:
-        """A stopped one's pods take ten seconds to end."""
+    def _pods(self, workload: FakeWorkload) -> int | None:
+        """A stopped one's pods take ten seconds to end; those of one that runs are not watched."""
         since = workload.stopped_at
-        return 0 if since and (self.world.clock.now() - since).total_seconds() >= 10 else 2
+        if since is None:
+            return None
+        return 0 if (self.world.clock.now() - since).total_seconds() >= 10 else 2
 
     async def scale_to_zero(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
         self.world.guard()

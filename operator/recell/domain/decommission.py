@@ -282,7 +282,9 @@ def _running(s: Situation) -> Blocked | None:
             return _blocked("WorkloadsUnknown", f"{state.ref} cannot be seen: {state.message}")
         if state.phase is WorkloadPhase.NOT_FOUND or state.ref.kind is WorkloadKind.DAEMON_SET:
             continue
-        if state.desired != 0 or state.ready or state.pods:
+        # Who stopped it watches its pods go; of one that a person stopped only the counts are known.
+        gone = state.pods == 0 or (state.pods is None and state.stop_token is None)
+        if state.desired != 0 or state.ready or not gone:
             told = f"{state.ref} has not been scaled to zero ({state.message}): scale it down if nobody uses it"
             return _blocked("StillRunning", told)
     return None

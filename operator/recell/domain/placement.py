@@ -625,9 +625,9 @@ def _striped(quotas: Mapping[int, int]) -> list[int]:
 def _rebalanced(spec: PlacementSpec, routing: Routing) -> PlacementSpec:
     """Shared: homes by weight with the fewest moves. Else, or when every weight is 0, as they are.
 
-    A cell that was isolated or retired gets none.
+    A retired cell gets none: another one has taken its place.
     """
-    out = {h.cell for h in spec.holds if h.state in REMEMBERED}
+    out = {h.cell for h in spec.holds if h.state == HoldState.RETIRED}
     weights = {cell.index: 0 if cell.name in out else cell.weight for cell in spec.cells}
     if not routing.shared or not sum(weights.values()):
         return spec

@@ -20,8 +20,9 @@ from recell.domain import data, placement
 from recell.domain.decommission import Retirement
 from recell.domain.gate import GateResult, health_gate
 from recell.domain.health import assess
+from recell.domain.observation import WorkloadPhase
 from recell.domain.runs import effect_token
-from recell.engine.errors import BadInput
+from recell.engine.errors import BadInput, NotFound
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
 from recell.procedures.customers import moment
@@ -44,20 +45,22 @@ async def fence(ctx: StepContext) -> Outcome | None:
     if UNFENCED in ctx.approved:
         return None
     token = effect_token(ctx.run.metadata.uid, "fence", 1)
-    left = []
-    for state in ctx.ports.workloads.states(ctx.cell):
+    for ref in ctx.cell.spec.workloads:
         try:
-            await ctx.ports.workloads.scale_to_zero(ctx.cell, state.ref, token)
+            await ctx.ports.workloads.scale_to_zero(ctx.cell, ref, token)
+        except NotFound:
+            continue  # what does not exist cannot write
         except BadInput as error:
             return Ask(
                 UNFENCED,
-                f"{state.ref} of cell {name} cannot be stopped ({error}), so it may still write. Stop it by hand, or"
-                " approve to go on",
+                f"{ref} of cell {name} cannot be stopped ({error}), so it may still write. Stop it by hand, or approve"
+                " to go on",
             )
-        if state.pods:
-            left.append(f"{state.ref} has {state.pods} pods left")
+    states = ctx.ports.workloads.states(ctx.cell)
+    left = [s for s in states if s.phase is not WorkloadPhase.NOT_FOUND and not s.at_zero]
     if left:
-        return Wait(LOOK_AGAIN, f"Stopping cell {name}: {', '.join(left)}")
+        told = ", ".join(f"{s.ref} ({'pods are not known' if s.pods is None else f'{s.pods} pods left'})" for s in left)
+        return Wait(LOOK_AGAIN, f"Stopping cell {name}: {told}")
     return None
 
 

@@ -1,7 +1,7 @@
 """Keeping a cell whose data is in doubt from everything: its traffic, and every connection to its pods.
 
-Verified by trying to connect (rule 29). Where the network lets connections through all the same, the workloads are
-stopped instead: either way nobody reads or writes there any more.
+Verified by trying to connect (rule 29). Where that proves nothing, since connections still come about, another policy
+allows them, or there is nothing to try, the workloads are stopped instead: either way nobody reads or writes there.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from recell.engine.procedure import LOOK_AGAIN, StepContext
 from recell.procedures import customers, handover
 
 BELIEVED_AFTER = 10.0
-"""Seconds until a connection that still succeeds counts: a network plugin takes a moment to enforce a policy."""
+"""Seconds until it counts that nothing is proven: a network plugin takes a moment to enforce a policy."""
 
 
 def time_to_isolate(policy: RecoveryPolicySpec) -> float:
@@ -46,14 +46,14 @@ async def isolate(ctx: StepContext) -> Outcome:
             )
         return Wait(1.0, "Waiting for the router's pods to apply the change")
     tried = await ctx.ports.isolation.tried(ctx.cell)
-    if tried.verdict is not Verdict.FAILED:
-        ctx.forget("reached")
+    if tried.verdict is Verdict.PASSED:
+        ctx.forget("unproven")
         return Done(f"Cell {name} gets no traffic and no connections: {tried.message}")
-    if ctx.elapsed("reached") < BELIEVED_AFTER:
-        return Wait(LOOK_AGAIN, f"The network does not enforce the isolation yet: {tried.message}")
+    if ctx.elapsed("unproven") < BELIEVED_AFTER:
+        return Wait(LOOK_AGAIN, f"The isolation is not proven yet: {tried.message}")
     if waiting := await handover.fence(ctx):
         return waiting
-    return Done(f"Cell {name} gets no traffic and was stopped: NetworkPolicies are not enforced here ({tried.message})")
+    return Done(f"Cell {name} gets no traffic and was stopped, for its isolation could not be proven: {tried.message}")
 
 
 async def _hold(ctx: StepContext) -> None:
