@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -221,13 +222,18 @@ class Stage:
             "shop-load", "--target", "http://shop", "--rate", str(rate), "--customers", str(customers),
             "--duration", str(seconds), "--json", *(["--orders-file", orders] if orders else []),
         ]  # fmt: skip
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        told = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed when the load has ended
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told, text=True)
         load = Load(process)
         try:
             yield load
         finally:
             self._in_load_pod(_STOP_LOAD)
             load.finish()
+            told.seek(0)
+            with told:
+                if not load.seconds:
+                    raise StageError(f"there was no load: {told.read().strip()}")
 
     def verify(self, orders: str) -> Object:
         """Which of the acknowledged orders in the file are missing or altered."""

@@ -16,7 +16,7 @@ from tests.e2e.test_cell_restart import ended, step_of
 
 pytestmark = pytest.mark.xdist_group("data in the cell")
 
-ORDERS = "/tmp/orders.jsonl"
+ORDERS = "/orders/orders.jsonl"
 QUICK = {
     "apiVersion": "recell.dev/v1alpha1",
     "kind": "RecoveryPolicy",
@@ -54,10 +54,6 @@ def run_of(name: str, strategy: str, **spec: Any) -> str:
     )
 
 
-def phase_of(stage: Stage, name: str) -> str:
-    return str((stage.get("recoveryrun", name).get("status") or {}).get("phase", ""))
-
-
 def result_of(stage: Stage, name: str) -> dict[str, Any]:
     status = stage.get("recoveryrun", name)["status"]
     found: dict[str, Any] = status.get("result") or {}
@@ -82,13 +78,17 @@ def backed_up(stage: Stage) -> None:
     time.sleep(3)
 
 
-def to_the_end(stage: Stage, name: str, during: Callable[[], None] = lambda: None, within: float = 240) -> str:
-    """Wait for the run's end; gates on the way are opened as a person does, each once it is asked."""
+def to_the_end(
+    stage: Stage, name: str, during: Callable[[], None] = lambda: None, *, gate: str = "", within: float = 240
+) -> str:
+    """Wait for the run's end; a person opens this gate when it is asked, and no other is asked."""
 
     def done() -> bool:
         during()
-        if phase_of(stage, name) == "AwaitingApproval":
-            stage.recell("approve", name, "-n", SHOP, "--yes")
+        status = stage.get("recoveryrun", name).get("status") or {}
+        if awaiting := status.get("awaiting"):
+            assert awaiting["gate"] == gate, awaiting["message"]
+            stage.recell("approve", name, "-n", SHOP, "--gate", gate, "--yes")
         return ended(stage, name)
 
     stage.eventually("the run ends", done, within=within, every=0.5)
@@ -195,7 +195,7 @@ def test_killed_in_each_step_an_update_without_where_is_undone_to_the_second(sta
         )
     )
     killer = Killer(stage, "undo")
-    to_the_end(stage, "undo", killer, within=400)
+    to_the_end(stage, "undo", killer, gate="promote", within=400)
     made = replacement_of(stage, "undo")
     assert stage.sql(made, "SELECT count(*), sum(cents) FROM shop.orders") == before
     result = result_of(stage, "undo")
