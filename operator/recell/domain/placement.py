@@ -374,6 +374,14 @@ def slots_of(spec: PlacementSpec, cell: str) -> tuple[int, ...]:
     return tuple(slot for slot, home in enumerate(decode_table(spec.homes)) if home == index)
 
 
+def data_slots_of(spec: PlacementSpec, routing: Routing, cells: Iterable[str]) -> tuple[int, ...]:
+    """The slots of all customers whose data is in these cells: home slots, and the slots of customers pinned there."""
+    names = set(cells)
+    slots = {slot for name in names for slot in slots_of(spec, name)}
+    slots |= {slot_of(customer, spec.slots) for customer, cell in routing.pins if successor(spec, cell) in names}
+    return tuple(sorted(slots))
+
+
 def share(spec: PlacementSpec, cell: str) -> float:
     """Part of all slots that the cell serves now, for reading and writing."""
     return _tally(spec.serving)[index_of(spec, cell)] / spec.slots

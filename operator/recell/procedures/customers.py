@@ -40,9 +40,10 @@ def request(
     name = ctx.cell.metadata.name
     moving = operation in (data.Operation.MIGRATE, data.Operation.RESTORE, data.Operation.ABANDON)
     spec = ctx.placement.spec
-    slots: tuple[int, ...] = placement.slots_of(spec, name) if moving else ()
-    if moving and target is not None and operation is not data.Operation.ABANDON:
-        slots = tuple(sorted({*slots, *placement.slots_of(spec, target.metadata.name)}))
+    slots: tuple[int, ...] = ()
+    if moving and target is not None:
+        cells = {name} if operation is data.Operation.ABANDON else {name, target.metadata.name}
+        slots = placement.data_slots_of(spec, ctx.routing, cells)
     return data.Request(
         operation=operation,
         key=effect_token(ctx.run.metadata.uid, operation.lower(), iteration),
@@ -55,9 +56,15 @@ def request(
     )
 
 
-def progress(answer: data.Answer, doing: str) -> Wait:
-    counted = f"{answer.done} of {answer.of}" if answer.done is not None and answer.of else ""
-    return Wait(LOOK_AGAIN, ": ".join(part for part in (doing, counted, answer.message) if part))
+def progress(ctx: StepContext, answer: data.Answer, doing: str) -> Wait:
+    """Counts go into the record at each tenth of the way: often enough for people, seldom enough for the API server."""
+    counted, facts = "", None
+    if answer.done is not None and answer.of:
+        counted = f"{answer.done} of {answer.of}"
+        tenth = 10 * answer.done // answer.of
+        if tenth != 10 * int(ctx.data.get("done", -1)) // answer.of:
+            facts = {"done": answer.done, "of": answer.of}
+    return Wait(LOOK_AGAIN, ": ".join(part for part in (doing, counted, answer.message) if part), data=facts)
 
 
 def remember_stop(ctx: StepContext) -> dict[str, Any]:
@@ -90,7 +97,7 @@ async def move(ctx: StepContext, target: Cell, stopped: datetime | None) -> Outc
         return await restore_newest(ctx, target, stopped)
     answer = await ctx.ports.data.ensure(request(ctx, data.Operation.MIGRATE, target=target))
     if answer.progress is data.Progress.RUNNING:
-        return progress(answer, f"Moving the customers of {name} to {target.metadata.name}")
+        return progress(ctx, answer, f"Moving the customers of {name} to {target.metadata.name}")
     if answer.progress is not data.Progress.DONE:
         return Fail(
             "MigrationFailed",
@@ -104,7 +111,7 @@ async def _choose_path(ctx: StepContext) -> Outcome:
     name = ctx.cell.metadata.name
     answer = await ctx.ports.data.ensure(request(ctx, data.Operation.ACCESSIBLE))
     if answer.progress is data.Progress.RUNNING:
-        return progress(answer, f"Looking whether the data of {name} can be read")
+        return progress(ctx, answer, f"Looking whether the data of {name} can be read")
     if answer.progress is data.Progress.UNSUPPORTED:
         return Fail("NoDataProvider", f"The customers of {name} cannot be moved: {answer.message}")
     if answer.progress is data.Progress.DONE and answer.accessible:
@@ -152,7 +159,7 @@ async def choose(
     name = ctx.cell.metadata.name
     answer = await ctx.ports.data.ensure(request(ctx, data.Operation.INVENTORY, iteration=iteration))
     if answer.progress is data.Progress.RUNNING:
-        return progress(answer, f"Looking for backups of {name}")
+        return progress(ctx, answer, f"Looking for backups of {name}")
     if answer.progress is not data.Progress.DONE:
         return Fail("NoInventory", f"The backups of {name} could not be listed: {answer.message}")
     wanted = ctx.run.spec.recovery_target
@@ -192,7 +199,7 @@ async def restore(ctx: StepContext, target: Cell, choice: Any, *, iteration: int
     )
     answer = await ctx.ports.data.ensure(asked)
     if answer.progress is data.Progress.RUNNING:
-        return progress(answer, f"Restoring the customers of {name} to {target.metadata.name}")
+        return progress(ctx, answer, f"Restoring the customers of {name} to {target.metadata.name}")
     if answer.progress is not data.Progress.DONE:
         return Fail(
             "RestoreFailed",
@@ -205,7 +212,7 @@ async def restore(ctx: StepContext, target: Cell, choice: Any, *, iteration: int
 def counted(ctx: StepContext, answer: data.Answer, how: str) -> Outcome:
     """Complete goes on; partial or unproven needs the policy or a person."""
     customers = answer.customers
-    facts: dict[str, Any] = {how: customers.done or 0, "failed": customers.failed}
+    facts: dict[str, Any] = {how: customers.done, "failed": customers.failed}
     if customers.expected is not None:
         facts["expected"] = customers.expected
     if customers.failed:
@@ -223,6 +230,8 @@ def counted(ctx: StepContext, answer: data.Answer, how: str) -> Outcome:
         told = f"{told}, {customers.failed} failed ({listed(customers.names)})"
         if ctx.policy.replacement.partial_success is PartialSuccess.ROUTE or PARTIAL in ctx.approved:
             return Done(told, data=facts)
+        if not facts.items() <= ctx.data.items():
+            return Wait(0.0, told, data=facts)  # who decides sees the counts and names in the record
         return Ask(PARTIAL, f"{told}. Approve to route those that were {how}; the others stay where they are")
     if UNVERIFIED in ctx.approved:
         return Done(f"{told}; accepted by a person without a proof", data=facts)
@@ -251,7 +260,7 @@ async def abandon(ctx: StepContext, target_name: str) -> Outcome:
     answer = await ctx.ports.data.ensure(request(ctx, data.Operation.ABANDON, target=target))
     name = ctx.cell.metadata.name
     if answer.progress is data.Progress.RUNNING:
-        return progress(answer, f"Undoing the migration of {name}")
+        return progress(ctx, answer, f"Undoing the migration of {name}")
     if answer.progress is data.Progress.DONE:
         return Done(f"The migration was undone for customers that are at home at {name}: they can write there again")
     told = f"customers of {name} that were copied cannot write: {answer.message}"
@@ -265,7 +274,7 @@ async def integrity(ctx: StepContext, target: Cell, *, iteration: int) -> DataIn
     """Whether restored data is intact: by the provider's check, else by the cell's own."""
     answer = await ctx.ports.data.ensure(request(ctx, data.Operation.CHECK, cell=target, iteration=iteration))
     if answer.progress is data.Progress.RUNNING:
-        return progress(answer, f"Checking the data of {target.metadata.name}")
+        return progress(ctx, answer, f"Checking the data of {target.metadata.name}")
     if answer.progress is data.Progress.UNSUPPORTED:
         return ctx.ports.observer.integrity(target)
     if answer.progress is data.Progress.DONE and answer.intact is not None:

@@ -23,7 +23,9 @@ def result_of(status: RecoveryRunStatus) -> RunResult | None:
         replacement=made,
         emergency_cells=facts.get("check-capacity", {}).get("emergencyCells", []),
         customers=_customers(moved),
-        recovery_point=RecoveryPoint(time=point, backup_id=choice.get("backup")) if "restored" in moved else None,
+        recovery_point=RecoveryPoint(time=point, backup_id=choice.get("backup"))
+        if "restored" in moved or point
+        else None,
         data_loss=DataLoss(from_=point, to=stopped) if point and stopped and point < stopped else None,
         conflicts=moved.get("conflicts", []),
         remains=remains[:20],
@@ -40,7 +42,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _customers(moved: dict[str, Any]) -> CustomerCounts | None:
-    how = next((name for name in ("moved", "restored") if name in moved), None)
+    how = next((name for name in ("moved", "restored") if moved.get(name) is not None), None)
     if how is None:
         return None
     return CustomerCounts(

@@ -120,6 +120,31 @@ async def test_with_data_in_the_cell_every_customer_moves_before_the_first_slot(
     assert world.data.write("b", next(iter(world.data.cells["b"].customers))) is False, "nobody writes there any more"
 
 
+async def test_a_customer_who_is_pinned_to_the_cell_moves_too() -> None:
+    key_of = {"customerKey": {"type": "Header", "name": "x-customer-id"}, "initialCells": ["a", "b", "c"]}
+    world = fleet(**IN_CELL, haproxy={**key_of, "pins": [{"customer": "globex", "cell": "b"}]})
+    assert placement.slot_of("globex", 1024) not in placement.slots_of(spec_of(world), "b")
+    world.data.cells["b"].customers["globex"] = [world.clock.now()]
+    key = replace(world)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.to_dict()
+    assert "globex" in world.data.cells[made(world)].customers
+    spec = spec_of(world)
+    assert [pin.serving for pin in spec.pins] == [placement.index_of(spec, made(world))]
+
+
+async def test_how_far_a_move_is_stands_in_the_record() -> None:
+    world = fleet(**IN_CELL)
+    key = replace(world)
+    await play(world, key, until="move-customers")
+    engine, seen = Engine(world.ports(), PROCEDURES), set()
+    while world.runs[key].status.step == "move-customers":
+        world.tick(await engine.advance(key) or 1.0)
+        seen |= {(s.data or {}).get("done") for s in world.runs[key].status.steps if s.name == "move-customers"}
+    assert len(seen - {None}) > 3
+    assert max(seen - {None}) <= CUSTOMERS
+
+
 async def test_unreadable_data_is_restored_and_its_loss_accepted_by_a_person() -> None:
     world = World()
     world.fleet("a", "b", "c", router=IN_CELL, policy=QUICK)
