@@ -9,13 +9,19 @@ SPREAD := -n 3 --dist loadfile
 # Two processes run the end-to-end tests, each on a cluster of its own.
 E2E_CLUSTERS := recell-e2e-0 recell-e2e-1
 
-.PHONY: help demo test beside venv packages check stage unit cluster-tests e2e generate bench images clean
+.PHONY: help demo demo-replace demo-pitr test beside venv packages check stage unit cluster-tests e2e generate bench images clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: venv ## A real recovery on a real cluster, all set-up included
 	$(BIN)/python hack/demo
+
+demo-replace: venv ## A cell that cannot start is replaced, and its customers move with their orders
+	$(BIN)/python hack/demo replace
+
+demo-pitr: venv ## A cell's data is brought back to the second before it was corrupted
+	$(BIN)/python hack/demo pitr
 
 test: venv packages check stage ## Everything that must pass
 	+$(MAKE) --no-print-directory --jobs 2 --output-sync=target beside e2e
