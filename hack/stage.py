@@ -213,6 +213,12 @@ class Stage:
         """Send a signal to a pod's operator process, from outside of its container: not even SIGKILL can be missed."""
         self.hack_cluster("enter", "--", "python3", "-c", _SIGNAL, pod, name, within=60)
 
+    def kill_operator(self, pod: str) -> None:
+        """The process is gone with no chance to end in order, and so is its pod: another one need not wait out the
+        kubelet's growing pause between restarts."""
+        self.signal_operator(pod, "SIGKILL")
+        self.kubectl("-n", SYSTEM, "delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
+
     @contextmanager
     def load(self, *, rate: int = 100, customers: int = 300, seconds: int = 600, orders: str = "") -> Iterator["Load"]:
         """Customers, from inside the cluster, until the context ends; `orders` is a file in the load's pod that keeps

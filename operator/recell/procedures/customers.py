@@ -206,6 +206,13 @@ async def restore(ctx: StepContext, target: Cell, choice: Any, *, iteration: int
             f"The customers of {name} could not be restored from {choice['backup']} to {target.metadata.name}:"
             f" {answer.message}. Nothing was promoted",
         )
+    counts = answer.customers
+    if counts.failed and not counts.done:
+        return Fail(
+            "RestoreFailed",
+            f"None of the {counts.failed} customers of {name} could be restored from {choice['backup']}"
+            f" ({answer.message or listed(counts.names)}). Nothing was promoted",
+        )
     return counted(ctx, answer, "restored")
 
 

@@ -33,15 +33,17 @@ async def approve(session: Session, *, run: str, gate: str | None, yes: bool) ->
         _show(session, found, awaiting)
     session.screen.confirm(f"Approve {awaiting.gate}?", yes=yes)
 
-    def opened(found: RecoveryRun) -> Object:
+    def opened(found: RecoveryRun) -> Object | None:
         now_at = _awaiting(found, gate)
         if now_at.decision_id != awaiting.decision_id:
             raise CommandError(
                 f"run {key[1]} asks something else by now (gate {now_at.gate}): nothing was approved, look again",
                 Exit.NEGATIVE,
             )
-        given = [*(_control(found).approvals or []), Approval(gate=now_at.gate, decisionID=now_at.decision_id)]
-        return {"spec": {"control": {"approvals": [approval.to_dict() for approval in given]}}}
+        given, mine = _control(found).approvals or [], Approval(gate=now_at.gate, decisionID=now_at.decision_id)
+        if mine in given:
+            return None  # the operator has not seen it yet
+        return {"spec": {"control": {"approvals": [approval.to_dict() for approval in (*given, mine)]}}}
 
     await session.cluster.change(RecoveryRun, key, opened)
     session.screen.line(f"run {key[1]}: gate {awaiting.gate} approved")
