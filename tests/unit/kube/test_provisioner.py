@@ -9,7 +9,7 @@ import pytest
 from recell.api import Cell, CellTemplate
 from recell.api.meta import ANNOTATION_CONTENT, LABEL_CELL, LABEL_MADE_BY
 from recell.domain.provisioning import Order, Progress, Provisioned
-from recell.engine.errors import BadInput, Conflict, Forbidden, RecellError, Retryable
+from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, RecellError, Retryable
 from recell.engine.ports import Key
 from recell.providers.kube import made
 from recell.providers.kube.api import Api, Object
@@ -368,6 +368,24 @@ class TestRefusals:
         world.api.refused.clear()
         await world.provisioner.ensure(world.order(CONFIG, WEB, SERVICE))
         assert world.writes() == [f"apply deployments/{NAME}-web", f"apply services/{NAME}", f"apply cells/{NAME}"]
+
+    async def test_a_namespace_that_is_not_there_is_named(self, world: World) -> None:
+        world.api.refused["apply /api/v1/namespaces/gone"] = NotFound('patch configmaps: namespaces "gone" not found')
+        order = world.order(obj(CONFIG_MAPS, metadata={"namespace": "gone"}))
+        with pytest.raises(BadInput, match=r"spec\.objects\[0\]: namespace gone does not exist: create it"):
+            await world.provisioner.ensure(order)
+
+    async def test_a_kind_that_goes_meanwhile_is_looked_for_anew(self, world: World) -> None:
+        world.install(DATABASES)
+        order = world.order(obj(DATABASES))
+        await world.provisioner.ensure(order)
+        world.api.refused["apply /apis/acme"] = NotFound("the server could not find the requested resource")
+        changed = world.order(obj(DATABASES, spec={"size": 2}))
+        with pytest.raises(Retryable, match="could not find the requested resource"):
+            await world.provisioner.ensure(changed)
+        del world.server.objects["/apis/acme.example.com/v1"]
+        with pytest.raises(BadInput, match="no kind Database"):
+            await world.provisioner.ensure(changed)
 
     async def test_what_cannot_be_watched_is_said(self, world: World) -> None:
         order = world.order(CONFIG)

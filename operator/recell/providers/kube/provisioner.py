@@ -173,8 +173,10 @@ class KubeProvisioner:
         try:
             answer = await self._api.apply(item.path, item.body, force=live is not None)
         except NotFound as error:
-            self._discovery.forget(item.body["apiVersion"])
-            raise BadInput(f"{item.where}: {error} (does namespace {item.place.namespace} exist?)") from error
+            if f'namespaces "{item.place.namespace}"' in str(error):
+                raise BadInput(f"{item.where}: namespace {item.place.namespace} does not exist: create it") from error
+            self._discovery.forget(item.body["apiVersion"])  # the kind came or went just now
+            raise Retryable(f"{item.where}: {error}") from error
         except RecellError as error:
             raise _explained(error, item.where) from error
         logger.info("applied %s", item)
