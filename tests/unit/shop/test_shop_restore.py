@@ -223,17 +223,22 @@ def test_a_restore_that_was_cut_off_is_taken_up_again(cells: Cells, web_a: Web) 
     assert cells.data("CheckIntegrity", "cell-b").result == {"intact": True}
 
 
-def test_a_restore_is_abandoned_though_its_source_is_gone(cells: Cells, web_a: Web, web_b: Web) -> None:
+@pytest.mark.parametrize("source", ["down", "made anew"])
+def test_a_restore_is_abandoned_though_its_source_is_gone(cells: Cells, web_a: Web, web_b: Web, source: str) -> None:
     fill(web_a, 0, 3)
     fill(web_b, 100, 101)
     cells.data("Backup")
-    cells.stop("cell-a")
+    web_a.end()
+    cells.lose_volume("cell-a")
+    if source == "made anew":
+        cells.start("cell-a")
     try:
         assert counts(cells.data("Restore", "cell-a", "cell-b")) == (3, 3, 0)
         abandoned = cells.data("Abandon", "cell-a", "cell-b")
         assert (abandoned.code, abandoned.result) == (0, {}), abandoned.output
     finally:
-        cells.start("cell-a")
+        if source == "down":
+            cells.start("cell-a")
     assert cells.sql("cell-b", "SELECT string_agg(id, ' ') FROM shop.customers") == "customer-100"
     assert cells.data("CheckIntegrity", "cell-b").result == {"intact": True}
 

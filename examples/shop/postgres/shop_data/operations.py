@@ -147,10 +147,11 @@ def _abandon(request: Request) -> dict[str, Any]:
             f" they belong there. Nothing was changed; migrate them from {request.target} instead"
         )
     try:
-        source.ask(
-            "DELETE FROM shop.write_stops WHERE slot = ANY (:'slots') AND moved_to = :'target'",
-            slots=concerned, target=request.target,
-        )  # fmt: skip
+        if _has_schema(source):
+            source.ask(
+                "DELETE FROM shop.write_stops WHERE slot = ANY (:'slots') AND moved_to = :'target'",
+                slots=concerned, target=request.target,
+            )  # fmt: skip
     except ServerUnreachable as why:
         if known is None or known["migrations"]:
             raise OperationFailed(
@@ -184,8 +185,12 @@ COMMIT;
 """
 
 
+def _has_schema(server: Server) -> bool:
+    return bool(server.ask("SELECT to_json(to_regclass('shop.arrivals') IS NOT NULL)"))
+
+
 def _ensure_schema(target: Server, cell: str) -> None:
-    if not target.ask("SELECT to_json(to_regclass('shop.arrivals') IS NOT NULL)"):
+    if not _has_schema(target):
         raise OperationFailed(f"{target.name} is empty: start the web app of {cell}, which makes the tables")
 
 
