@@ -35,7 +35,6 @@ def whole_stage() -> Iterator[Stage]:
     stage.up()
     stage.build_images()
     stage.install_operator()
-    stage.open_shop(QUICK)
     yield stage
     stage.close_shop()
     stage.remove_operator()
@@ -43,7 +42,10 @@ def whole_stage() -> Iterator[Stage]:
 
 @pytest.fixture
 def stage(whole_stage: Stage) -> Iterator[Stage]:
-    """The shop as it should be: no runs, no freezes, every cell Healthy and whole."""
+    """The shop with a shared database as it should be: no runs, no freezes, every cell Healthy and whole."""
+    if not any(found["metadata"]["name"] == "shop-db-0" for found in whole_stage.all("pods")):
+        whole_stage.close_shop()
+        whole_stage.open_shop(QUICK)
     _reset(whole_stage)
     yield whole_stage
     _reset(whole_stage)
