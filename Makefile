@@ -59,7 +59,7 @@ cluster-tests: venv ## Against a real API server
 	$(BIN)/pytest $(SPREAD) tests/cluster
 
 e2e: venv ## Real pods, a real router, real load
-	$(BIN)/pytest -n 2 --dist worksteal tests/e2e
+	$(BIN)/pytest -n 2 --dist loadgroup tests/e2e
 
 generate: venv ## CRDs, API reference, chart's CRDs, manifests
 	$(BIN)/python -m recell.api.crd crds/ --docs docs/api.md

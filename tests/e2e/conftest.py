@@ -26,6 +26,11 @@ QUICK = {
 """The defaults but for waits and the limits that would keep one test from the next."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups first: one process has all of a group, so nothing long is left for the end."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 @pytest.fixture(scope="session")
 def whole_stage() -> Iterator[Stage]:
     """On a cluster which goes on running: nobody else's operator, and nobody else's load."""
