@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from recell import __version__
 from recell.cli.later import Later
 from recell.cli.target import options
 
@@ -41,6 +42,7 @@ class InOrder(click.Group):
 @click.group(
     cls=InOrder, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}
 )
+@click.version_option(__version__, message="recell %(version)s")
 @options
 def cli(**_: str | None) -> None:
     """Bring failed cells back.
