@@ -126,6 +126,13 @@ def test_without_a_kubeconfig_the_place_is_named(shell: Make) -> None:
     assert "no kubeconfig at /nowhere/config" in result.err
 
 
+def test_what_stands_after_the_command_wins(shell: Make) -> None:
+    cluster = shell(objects.well())
+    assert "not found in namespace shop" in cluster("watch", "gone").err
+    assert "not found in namespace bank" in cluster("watch", "gone", "-n", "bank").err
+    assert "not found in namespace bank" in cluster("placement", "init", "gone", "-n", "bank").err
+
+
 # --- plan
 
 
