@@ -476,6 +476,22 @@ def test_acknowledge_names_the_run_that_was_seen(shell: Make) -> None:
     assert shell(objects.well())("acknowledge", "cell-b").code == 1
 
 
+def test_what_ends_in_another_way_cannot_be_acknowledged(shell: Make) -> None:
+    until = {"lastRun": "cell-b-old", "nextAllowedAt": "2026-11-25T04:00:00Z"}
+    cooldown = {**until, "blocked": {"reason": "Cooldown", "message": "a run of yours at once: recell recover cell-b"}}
+    cluster = shell([objects.cell("cell-b", "Failed", recovery=cooldown)])
+    result = cluster("acknowledge", "cell-b")
+    assert result.code == 1
+    assert result.err == (
+        "error: cell cell-b is blocked by Cooldown, which cannot be acknowledged; it ends by itself at"
+        " 2026-11-25T04:00:00Z: a run of yours at once: recell recover cell-b\n"
+    )
+    paused = {"lastRun": "cell-b-old", "blocked": {"reason": "Paused", "message": "set spec.paused to false"}}
+    cluster.api.put(objects.cell("cell-b", "Failed", recovery=paused))
+    assert "blocked by Paused, which cannot be acknowledged: set spec.paused" in cluster("acknowledge", "cell-b").err
+    assert cluster.api.writes == []
+
+
 # --- freeze
 
 
