@@ -1,8 +1,7 @@
-"""How a command runs: options that all share, one connection, one exit code.
+"""How a command runs: one connection, one exit code.
 
 Promises: whatever goes wrong ends as one line on standard error and the documented exit code;
-Ctrl-C says what goes on without us. The options may stand before or after the command's name, as
-kubectl's do.
+Ctrl-C says what goes on without us.
 """
 
 import asyncio
@@ -10,7 +9,7 @@ import functools
 import getpass
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,22 +19,9 @@ from recell.cli import kubeconfig
 from recell.cli.cluster import Cluster
 from recell.cli.exits import CommandError, Exit
 from recell.cli.screen import Screen
+from recell.cli.target import Target, options
 from recell.engine.errors import BadInput, RecellError
 from recell.providers.kube.api import Api
-
-
-@dataclass(frozen=True)
-class Target:
-    """Which cluster and namespace; None: not said."""
-
-    kubeconfig: str | None = None
-    context: str | None = None
-    namespace: str | None = None
-
-    def over(self, outer: "Target") -> "Target":
-        return Target(
-            self.kubeconfig or outer.kubeconfig, self.context or outer.context, self.namespace or outer.namespace
-        )
 
 
 @dataclass(frozen=True)
@@ -48,7 +34,6 @@ class Environment:
     screen: Callable[[], Screen] = Screen.standard
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     person: Callable[[], str] = getpass.getuser
-    target: Target = Target()
 
 
 @dataclass
@@ -73,40 +58,17 @@ class Session:
         return (self.namespace, name.rpartition("/")[2])
 
 
-def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option("-n", "--namespace", metavar="NAME", help="Fleet namespace; default: the context's."),
-        click.option("--context", metavar="NAME", help="Context of the kubeconfig."),
-        click.option("--kubeconfig", metavar="FILE", help="Kubeconfig; default: $KUBECONFIG, then ~/.kube/config."),
-    ):
-        function = option(function)
-    return function
-
-
-def with_target(function: Callable[..., None]) -> Callable[..., None]:
-    """For the group: its options are the commands' defaults."""
-
-    @functools.wraps(function)
-    def outer(kubeconfig: str | None, context: str | None, namespace: str | None, **rest: Any) -> None:
-        here = click.get_current_context()
-        environment: Environment = here.obj or Environment()
-        here.obj = replace(environment, target=Target(kubeconfig, context, namespace))
-        function(**rest)
-
-    return _options(outer)
-
-
 def command(function: Callable[..., Awaitable[Exit]]) -> Callable[..., None]:
     """For a command: connects, runs it, ends with its code."""
 
     @functools.wraps(function)
     def outer(kubeconfig: str | None, context: str | None, namespace: str | None, **rest: Any) -> None:
         here = click.get_current_context()
-        environment: Environment = here.obj
-        target = Target(kubeconfig, context, namespace).over(environment.target)
+        environment: Environment = here.obj or Environment()
+        target = Target(kubeconfig, context, namespace).over(Target(**here.find_root().params))
         here.exit(_run(environment, target, function, rest))
 
-    return _options(outer)
+    return options(outer)
 
 
 def _run(

@@ -22,6 +22,10 @@ from recell.domain import placement
 from recell.domain.health import STEADY, HealthState, Level, flapping
 from recell.domain.wording import clipped, listed
 
+ACKNOWLEDGEABLE = frozenset({"AbortedByPerson", "ManualIntervention"})
+"""Reasons that a person lifts by acknowledging the run that ended last. Every other one ends in another way, as its
+message says."""
+
 
 @dataclass(frozen=True)
 class Allowance:

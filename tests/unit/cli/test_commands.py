@@ -126,6 +126,13 @@ def test_without_a_kubeconfig_the_place_is_named(shell: Make) -> None:
     assert "no kubeconfig at /nowhere/config" in result.err
 
 
+def test_what_stands_after_the_command_wins(shell: Make) -> None:
+    cluster = shell(objects.well())
+    assert "not found in namespace shop" in cluster("watch", "gone").err
+    assert "not found in namespace bank" in cluster("watch", "gone", "-n", "bank").err
+    assert "not found in namespace bank" in cluster("placement", "init", "gone", "-n", "bank").err
+
+
 # --- plan
 
 
@@ -467,6 +474,22 @@ def test_acknowledge_names_the_run_that_was_seen(shell: Make) -> None:
     cell = cluster.api.read("Cell", "cell-b")
     assert cell["metadata"]["annotations"] == {ANNOTATION_ACKNOWLEDGE: "cell-b-old"}
     assert shell(objects.well())("acknowledge", "cell-b").code == 1
+
+
+def test_what_ends_in_another_way_cannot_be_acknowledged(shell: Make) -> None:
+    until = {"lastRun": "cell-b-old", "nextAllowedAt": "2026-11-25T04:00:00Z"}
+    cooldown = {**until, "blocked": {"reason": "Cooldown", "message": "a run of yours at once: recell recover cell-b"}}
+    cluster = shell([objects.cell("cell-b", "Failed", recovery=cooldown)])
+    result = cluster("acknowledge", "cell-b")
+    assert result.code == 1
+    assert result.err == (
+        "error: cell cell-b is blocked by Cooldown, which cannot be acknowledged; it ends by itself at"
+        " 2026-11-25T04:00:00Z: a run of yours at once: recell recover cell-b\n"
+    )
+    paused = {"lastRun": "cell-b-old", "blocked": {"reason": "Paused", "message": "set spec.paused to false"}}
+    cluster.api.put(objects.cell("cell-b", "Failed", recovery=paused))
+    assert "blocked by Paused, which cannot be acknowledged: set spec.paused" in cluster("acknowledge", "cell-b").err
+    assert cluster.api.writes == []
 
 
 # --- freeze

@@ -13,7 +13,7 @@ from recell.api.placement import HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import placement
 from recell.domain.health import Level
-from recell.domain.limits import Allowance, blocked, frozen, frozen_message
+from recell.domain.limits import ACKNOWLEDGEABLE, Allowance, blocked, frozen, frozen_message
 from tests.unit.domain.builders import (
     ANNA,
     NOW,
@@ -172,6 +172,7 @@ LEFT = ended("run-7", "ManualInterventionRequired", later(60))
 def test_what_was_left_to_a_person_is_not_tried_again() -> None:
     found = ask(lineage=[LEFT], policy=RESTLESS, state=FAILED, now=later(61))
     assert why(found) == ("ManualIntervention", None)
+    assert "ManualIntervention" in ACKNOWLEDGEABLE
     assert "run run-7" in message(found)
     assert "kubectl recell acknowledge cell-a" in message(found)
     told = cell(metadata={"annotations": {"recell.dev/acknowledge": "run-7"}})
@@ -296,6 +297,7 @@ def test_the_reason_that_a_person_has_to_know_first_is_told() -> None:
     while (found := ask(target, **everything)).blocked is not None:
         reason = found.blocked.reason
         order.append(reason)
+        assert ("recell acknowledge" in message(found)) is (reason in ACKNOWLEDGEABLE)
         match reason:
             case "UnknownProvenance":
                 target = cell(paused=True)

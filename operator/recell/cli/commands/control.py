@@ -3,7 +3,7 @@
 import click
 
 from recell.api import Cell, RecoveryRun
-from recell.api.meta import ANNOTATION_ACKNOWLEDGE
+from recell.api.meta import ANNOTATION_ACKNOWLEDGE, timestamp
 from recell.api.recovery_run import Approval, Awaiting, Control
 from recell.cli.arguments import YES, YES_UNASKED
 from recell.cli.exits import CommandError, Exit
@@ -13,6 +13,7 @@ from recell.cli.results import result_report
 from recell.cli.session import Session, command
 from recell.cli.views.result import result_view
 from recell.cli.views.runs import question
+from recell.domain.limits import ACKNOWLEDGEABLE
 from recell.providers.kube.api import Object
 
 
@@ -145,10 +146,15 @@ async def acknowledge(session: Session, *, cell: str) -> Exit:
 
     def seen(found: Cell) -> Object | None:
         recovery = found.status.recovery
-        blocked = recovery.blocked if recovery else None
-        last = recovery.last_run if recovery else None
-        if blocked is None:
+        if recovery is None or recovery.blocked is None:
             raise CommandError(f"cell {key[1]} is not blocked: there is nothing to acknowledge", Exit.NEGATIVE)
+        blocked, last, over = recovery.blocked, recovery.last_run, recovery.next_allowed_at
+        if blocked.reason not in ACKNOWLEDGEABLE:
+            ends = f"; it ends by itself at {timestamp(over)}" if over else ""
+            raise CommandError(
+                f"cell {key[1]} is blocked by {blocked.reason}, which cannot be acknowledged{ends}: {blocked.message}",
+                Exit.NEGATIVE,
+            )
         if last is None:
             raise CommandError(
                 f"cell {key[1]} is blocked ({blocked.reason}) but no run of it has ended: {blocked.message}",
