@@ -162,6 +162,10 @@ async def retire(ctx: StepContext, successor: str) -> None:
     )
 
     def change(spec: PlacementSpec) -> PlacementSpec:
+        # What the run that escalated to this one still held is taken over: nothing of it may stay behind.
+        for left in placement.orphaned(spec, ctx.living):
+            if left.cell == hold.cell:
+                spec = placement.release(spec, ctx.routing, holder=left.holder, cell=left.cell)
         return placement.hold(placement.unreserve(spec, ctx.holder), ctx.routing, hold)
 
     await ctx.ports.switchboard.change(ctx.router_key, change)

@@ -53,9 +53,7 @@ async def validate_replacement(ctx: StepContext) -> Outcome:
     duration = seconds(ctx.policy.validation.duration)
     outcome = await validating.watch(ctx, _target(ctx), duration, reject_on_failure=True)
     if isinstance(outcome, Done):
-        weighed = await provisioning.make(
-            ctx, Purpose.REPLACEMENT, restoring.iteration(ctx, CHOICE), weight=ctx.cell.spec.weight
-        )
+        weighed = await provisioning.weigh(ctx, Purpose.REPLACEMENT, restoring.iteration(ctx, CHOICE))
         if not isinstance(weighed, Done):
             return weighed
     return outcome

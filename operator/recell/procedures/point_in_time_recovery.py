@@ -91,8 +91,7 @@ async def restore_traffic(ctx: StepContext) -> Outcome:
             return Fail("ReplacementFailed", f"{target.metadata.name} fails: {gate.message}. Its customers stay there")
         return Wait(LOOK_AGAIN, gate.message, reason="ReplacementFails")
     ctx.forget("failing")
-    number = restoring.iteration(ctx, CHOICE)
-    weighed = await provisioning.make(ctx, Purpose.RECOVERY, number, weight=ctx.cell.spec.weight)
+    weighed = await provisioning.weigh(ctx, Purpose.RECOVERY, restoring.iteration(ctx, CHOICE))
     if not isinstance(weighed, Done):
         return weighed
     retired = await handover.decommission(ctx, target, ctx.of(RESTORED))

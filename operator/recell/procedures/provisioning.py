@@ -42,9 +42,18 @@ def order_for(ctx: StepContext, purpose: Purpose, number: int = 1, *, weight: in
     )
 
 
-async def make(ctx: StepContext, purpose: Purpose, number: int = 1, *, weight: int = 0) -> Outcome:
+async def weigh(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome:
+    """The made cell gets the weight of the one that it was made for."""
+    order = order_for(ctx, purpose, number, weight=ctx.cell.spec.weight)
+    if isinstance(order, Fail):
+        return order
+    await ctx.ports.provisioner.ensure(order)
+    return Done(f"Cell {order.name} has weight {order.weight}")
+
+
+async def make(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome:
     """One cell, until it is Healthy and listed in Placement; what could not be made is taken away again."""
-    order = order_for(ctx, purpose, number, weight=weight)
+    order = order_for(ctx, purpose, number)
     if isinstance(order, Fail):
         return order
     if cause := ctx.data.get("broken"):

@@ -50,6 +50,10 @@ def _remove_made(purpose: Purpose, choice: str = "") -> StepFunction:
     """Takes away the cell that the run made, of the present try where there are several."""
 
     async def remove(ctx: StepContext) -> Outcome:
+        for number in range(1, ctx.policy.replacement.emergency_cells + 1):
+            emergency = await provisioning.remove(ctx, Purpose.EMERGENCY, number)
+            if not isinstance(emergency, Done):
+                return emergency
         if _routed(ctx):
             return Done("The new cell has customers and stays")
         return await provisioning.remove(ctx, purpose, int(ctx.of(choice).get("iteration", 1)))

@@ -124,7 +124,7 @@ async def check_capacity(ctx: StepContext) -> Outcome:
     if bearing.verdict is Verdict.FAILED and ctx.routing.shared and not made:
         return await _make_emergency_cells(ctx, bearing.message)
     for number in range(1, len(made) + 1):
-        weighed = await provisioning.make(ctx, Purpose.EMERGENCY, number, weight=ctx.cell.spec.weight)
+        weighed = await provisioning.weigh(ctx, Purpose.EMERGENCY, number)
         if not isinstance(weighed, Done):
             return weighed
     if made and not ctx.applied():
@@ -193,7 +193,7 @@ async def validate_replacement(ctx: StepContext) -> Outcome:
     duration = seconds(ctx.policy.validation.duration)
     outcome = await validating.watch(ctx, replacement(ctx), duration, reject_on_failure=True)
     if isinstance(outcome, Done):
-        weighed = await provisioning.make(ctx, Purpose.REPLACEMENT, weight=ctx.cell.spec.weight)
+        weighed = await provisioning.weigh(ctx, Purpose.REPLACEMENT)
         if not isinstance(weighed, Done):
             return weighed
     return outcome

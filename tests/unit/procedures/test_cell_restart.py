@@ -8,6 +8,7 @@ import pytest
 from recell.api import RecoveryFreeze
 from recell.api.cell import Capacity
 from recell.api.meta import ObjectMeta
+from recell.api.placement import HoldState
 from recell.api.recovery_run import RunPhase, StepState
 from recell.domain import placement
 from recell.domain.observation import RouterTraffic
@@ -145,6 +146,21 @@ async def test_one_odd_reading_stops_nothing(monkeypatch: pytest.MonkeyPatch) ->
     misread(world, monkeypatch, looks=1)
     run = world.runs[await run_restart(world)]
     assert run.phase is RunPhase.SUCCEEDED
+
+
+async def test_a_restart_that_does_not_help_ends_in_a_replacement_and_nothing_is_left_behind() -> None:
+    world = failing_fleet()
+    world.template("small")
+    world.workloads["b"][0].broken = True
+    key = await run_restart(world)
+    child = world.runs[NAMESPACE, "r1-next"]
+    await play(world, child.key)
+    assert world.runs[child.key].phase is RunPhase.SUCCEEDED, world.runs[child.key].status.to_dict()
+    await play_once(world, key)
+    conditions = {c.type: c.status for c in world.runs[key].status.conditions}
+    assert conditions["Succeeded"] == "True", "who waits for the first run is told how the second ended"
+    holds = world.placements[NAMESPACE, "shop"].spec.holds
+    assert [(h.cell, h.state, h.holder.name) for h in holds] == [("b", HoldState.RETIRED, "r1-next")]
 
 
 async def test_workloads_that_do_not_come_up_escalate() -> None:

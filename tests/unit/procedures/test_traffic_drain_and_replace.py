@@ -320,7 +320,8 @@ async def test_a_replacement_that_does_not_validate_is_kept_and_with_shared_data
     assert placement.served_share(spec_of(world)) == 1.0, "the others serve everybody"
 
 
-async def test_what_the_others_cannot_bear_waits_for_emergency_cells() -> None:
+def overloaded() -> World:
+    """The other two cells cannot bear the third's load."""
     world = World()
     world.fleet("a", "b", "c", policy=QUICK)
     for key, cell in world.cells.items():
@@ -331,6 +332,11 @@ async def test_what_the_others_cannot_bear_waits_for_emergency_cells() -> None:
     world.tick(60)
     world.traffic.cells["b"].error_rate = 0.9
     world.tick(30)
+    return world
+
+
+async def test_what_the_others_cannot_bear_waits_for_emergency_cells() -> None:
+    world = overloaded()
     key = replace(world)
     await play(world, key, until="provision-replacement")
     result = world.runs[key].status.result
@@ -341,6 +347,18 @@ async def test_what_the_others_cannot_bear_waits_for_emergency_cells() -> None:
     assert placement.limit(spec_of(world), "b") == 0
     await play(world, key)
     assert world.runs[key].phase is RunPhase.SUCCEEDED
+
+
+async def test_emergency_cells_that_serve_nobody_yet_go_when_the_run_is_aborted() -> None:
+    world = overloaded()
+    key = replace(world)
+    engine = Engine(world.ports(), PROCEDURES)
+    while not world.provisioner.made:
+        world.tick(await engine.advance(key) or 1.0)
+    world.control(key, abort=True)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.ABORTED
+    assert [name for (_, name) in world.cells] == ["a", "b", "c"]
 
 
 async def test_killed_after_every_single_write_it_does_everything_once() -> None:
