@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from recell.api import Cell, Placement, RecoveryFreeze, RecoveryRun, Router
+from recell.api import Cell, Placement, RecoveryFreeze, RecoveryRun, Resource, Router
 from recell.api.cell import WorkloadRef
 from recell.api.meta import ANNOTATION_RETIRED, FINALIZER, LABEL_CELL, LABEL_FLEET, LABEL_MADE_BY, timestamp
 from recell.api.placement import Hold, Holder, HoldState, PlacementSpec
@@ -27,6 +27,7 @@ from recell.domain.placement import Candidate, Routing
 from recell.engine.errors import Conflict, Fenced, Forbidden, NotFound
 from recell.providers.kube import kstatus
 from recell.providers.kube.ownership import owner_of
+from recell.providers.kube.paths import OWN
 from recell.providers.kube.remains import CellRemains
 from tests.unit.controllers.server import Object, Server, Surroundings
 
@@ -48,7 +49,25 @@ class Mortal(Server):
         super().__init__()
         self.crash_after: int | None = None
         self.fenced = False
+        self.memory: dict[tuple[str, str, str], Object] | None = None
         self.after_write: Callable[[int], None] = lambda number: None
+
+    # Its copy in memory, where that is behind
+
+    def fall_behind(self) -> None:
+        self.memory = copy.deepcopy(self.objects)
+
+    def raw(self, kind: type[Resource], key: tuple[str, str]) -> Object | None:
+        if self.memory is None:
+            return super().raw(kind, key)
+        return copy.deepcopy(self.memory.get((OWN[kind].plural, *key)))
+
+    def put(self, kind: type[Resource], obj: Object) -> None:
+        if self.memory is not None:
+            meta = obj["metadata"]
+            self.memory[OWN[kind].plural, meta["namespace"], meta["name"]] = copy.deepcopy(obj)
+
+    # Writing
 
     async def _then(self, answer: Object) -> Object:
         self.after_write(len(self.writes))
@@ -83,9 +102,11 @@ class Provider:
     lists: dict[str, list[Backup]] = field(default_factory=dict)
     answers: dict[tuple[Operation, str], Answer] = field(default_factory=dict)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
+    calls: int = 0
     refuses: Exception | None = None
 
     async def ensure(self, request: data.Request) -> Answer:
+        self.calls += 1
         if self.refuses is not None:
             raise self.refuses
         slot = (request.operation.value, request.cell.metadata.name, request.key)
@@ -585,6 +606,15 @@ async def test_a_backup_that_fails_is_asked_for_again_under_the_same_name() -> N
     assert scene.deleted == IN_ORDER
 
 
+async def test_a_provider_that_fails_is_not_asked_at_every_look() -> None:
+    scene = Scene()
+    answering(Operation.BACKUP, "b2", Progress.FAILED)(scene)
+    answering(Operation.INVENTORY, "b2", Progress.FAILED)(scene)
+    await scene.go(looks=30)
+    assert scene.server.clock.now() - scene.promoted - RETAINED < timedelta(hours=1)
+    assert scene.provider.calls == 4  # each begun, and asked how it ended
+
+
 async def test_the_successors_backups_are_listed_before_the_cells_own() -> None:
     scene = Scene()
     await scene.go()
@@ -614,6 +644,19 @@ async def test_killed_after_each_write_it_goes_on_and_deletes_each_thing_once() 
         await scene.go(looks=60)
         assert scene.deleted == IN_ORDER, f"killed after {write}"
         assert kept(scene.server.objects) == before - set(IN_ORDER), f"killed after {write}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["home slots", "a pin", "another run's hold", "a successor made anew", "no successor", "conflicts", "paused"],
+)
+async def test_what_memory_has_not_heard_of_yet_is_read_before_the_first_deletion(name: str) -> None:
+    _, change = MISSING[name]
+    scene = Scene()
+    scene.mortal.fall_behind()
+    change(scene)
+    await scene.go()
+    assert scene.deleted == []
 
 
 @pytest.mark.parametrize("name", ["frozen", "a sick successor", "home slots", "no successor", "a run on it", "paused"])
@@ -681,6 +724,17 @@ async def test_a_workload_that_changed_since_it_was_looked_at_is_looked_at_again
     await scene.go(looks=30)
     assert scene.deleted == []
     assert scene.condition("DeletionBlocked").reason == "StillRunning"
+
+
+async def test_volumes_stay_as_long_as_a_pod_of_their_workload_may_be_there() -> None:
+    scene = Scene()
+    stateful_set = scene.server.objects["statefulsets", "fleet", "b"]
+    stateful_set["metadata"]["finalizers"] = ["foregroundDeletion"]
+    await scene.go(looks=10)
+    assert scene.deleted == ["statefulsets/b", "deployments/b-cache"]
+    del scene.server.objects["statefulsets", "fleet", "b"]
+    await scene.go()
+    assert scene.deleted == IN_ORDER
 
 
 # Git
