@@ -16,7 +16,7 @@ from recell.domain.runs import effect_token
 from recell.domain.wording import listed
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Recovered, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
-from recell.procedures.provisioning import healthy_again
+from recell.procedures.provisioning import well_by_itself
 
 ACCEPT_LOSS = "accept-data-loss"
 PARTIAL = "partial-move"
@@ -90,7 +90,7 @@ async def move(ctx: StepContext, target: Cell, stopped: datetime | None) -> Outc
         return Done("The cells share their data: no customer has to be moved", data={"path": "Shared"})
     path = ctx.data.get("path")
     if path is None:
-        if healthy_again(ctx):
+        if well_by_itself(ctx):
             return Recovered(f"Cell {name} is healthy again by itself; no customer was moved")
         return await _choose_path(ctx)
     if path == "Restore":

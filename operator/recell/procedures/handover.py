@@ -166,6 +166,7 @@ async def retire(ctx: StepContext, successor: str) -> None:
         for left in placement.orphaned(spec, ctx.living):
             if left.cell == hold.cell:
                 spec = placement.release(spec, ctx.routing, holder=left.holder, cell=left.cell)
+        spec = placement.rehome(spec, ctx.routing, hold.cell, successor, ())  # a cell may have pins and no slots
         return placement.hold(placement.unreserve(spec, ctx.holder), ctx.routing, hold)
 
     await ctx.ports.switchboard.change(ctx.router_key, change)

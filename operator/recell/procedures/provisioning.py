@@ -6,6 +6,7 @@ Its name follows from the run, so that a run killed here goes on with the same c
 
 from recell.api.meta import LABEL_INCIDENT, LABEL_MADE_BY, duration_text, seconds
 from recell.api.recovery_policy import RecoveryPolicySpec
+from recell.api.recovery_run import StartWhen
 from recell.domain import placement
 from recell.domain.health import Level
 from recell.domain.provisioning import Order, Progress, Purpose, name_of
@@ -23,6 +24,11 @@ REMOVAL = 600.0
 def healthy_again(ctx: StepContext) -> bool:
     state = ctx.ports.observer.health(ctx.cell.key)
     return state is not None and state.level is Level.HEALTHY
+
+
+def well_by_itself(ctx: StepContext) -> bool:
+    """The run has nothing left to do (rule 4); one that is meant for a healthy cell has."""
+    return ctx.run.spec.start_when is StartWhen.TARGET_UNHEALTHY and healthy_again(ctx)
 
 
 def order_for(ctx: StepContext, purpose: Purpose, number: int = 1, *, weight: int = 0) -> Order | Fail:

@@ -117,7 +117,7 @@ async def _at_once(ctx: StepContext, percent: int) -> Outcome:
 
 async def check_capacity(ctx: StepContext) -> Outcome:
     """What the others could not bear leaves once there are emergency cells that can."""
-    if provisioning.healthy_again(ctx):
+    if provisioning.well_by_itself(ctx):
         return Recovered(f"Cell {ctx.cell.metadata.name} is healthy again by itself; nothing was moved")
     bearing = increments.bearing(ctx, ctx.placement.spec, 0)
     made = list(ctx.data.get("emergencyCells", ()))
@@ -159,7 +159,7 @@ async def _make_emergency_cells(ctx: StepContext, cause: str) -> Outcome:
 
 async def provision_replacement(ctx: StepContext) -> Outcome:
     if not ctx.data.get("broken"):
-        if provisioning.healthy_again(ctx):
+        if provisioning.well_by_itself(ctx):
             return Recovered(f"Cell {ctx.cell.metadata.name} is healthy again by itself; nothing was moved")
         if failed := _corrupted(ctx):
             return failed

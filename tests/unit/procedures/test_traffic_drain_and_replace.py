@@ -133,6 +133,17 @@ async def test_a_customer_who_is_pinned_to_the_cell_moves_too() -> None:
     assert [pin.serving for pin in spec.pins] == [placement.index_of(spec, made(world))]
 
 
+async def test_a_cell_that_is_well_is_replaced_if_the_run_says_so() -> None:
+    world = fleet(**IN_CELL)
+    world.traffic.cells["b"].down = False
+    world.tick(60)
+    before = world.clock.now().isoformat()
+    key = replace(world, startWhen="Always", startBefore=before.replace("03:", "09:"))
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.to_dict()
+    assert placement.successor(spec_of(world), "b") == made(world)
+
+
 async def test_how_far_a_move_is_stands_in_the_record() -> None:
     world = fleet(**IN_CELL)
     key = replace(world)
