@@ -287,7 +287,7 @@ class Fleet:
     def _is_home(self, router: Key, cell: str) -> bool:
         """Whether customers are at home in the cell; while nobody can say, they are."""
         placed = self._switchboard.current(router)
-        return placed is None or placement.home_share(placed.spec, cell) > 0
+        return placed is None or placement.has_customers(placed.spec, cell)
 
     def _waiting_runs(self, namespace: str) -> None:
         for run in self._platform.store.open_runs(namespace):

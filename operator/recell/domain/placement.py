@@ -283,8 +283,7 @@ def unreserve(spec: PlacementSpec, holder: Holder) -> PlacementSpec:
 def rehome(spec: PlacementSpec, routing: Routing, source: str, target: str, slots: Iterable[int]) -> PlacementSpec:
     """These home slots of the source become the target's; slots that are not the source's are left alone.
 
-    The target is listed from then on as the source's successor: the source's pins follow it. Raises ValueError
-    for a target that is not listed: nobody is sent to a cell that was not admitted.
+    Raises ValueError for a target that is not listed: nobody is sent to a cell that was not admitted.
     """
     there, here = _find(spec, target), _find(spec, source)
     if there is None:
@@ -294,11 +293,21 @@ def rehome(spec: PlacementSpec, routing: Routing, source: str, target: str, slot
         there.index if here is not None and home == here.index and slot in moved else home
         for slot, home in enumerate(decode_table(spec.homes))
     ]
-    successors = [s for s in spec.successors if s.cell not in (source, target)]
-    return reroute(
-        _with(spec, homes=encode_table(homes), successors=[*successors, Successor(cell=source, successor=target)]),
-        routing,
-    )
+    return reroute(_with(spec, homes=encode_table(homes)), routing)
+
+
+def succeed(spec: PlacementSpec, routing: Routing, source: str, target: str) -> PlacementSpec:
+    """The target is the source's successor: the source's pins follow it, all at once. Raises as `rehome`."""
+    if _find(spec, target) is None:
+        raise ValueError(f"Cell {target} was not admitted to the Placement yet")
+    others = [s for s in spec.successors if s.cell not in (source, target)]
+    return reroute(_with(spec, successors=[*others, Successor(cell=source, successor=target)]), routing)
+
+
+def has_customers(spec: PlacementSpec, cell: str) -> bool:
+    """Whether anybody is at home there, by slot or by pin."""
+    index = index_of(spec, cell)
+    return bool(_tally(spec.homes)[index]) or any(pin.home == index for pin in spec.pins)
 
 
 def successor(spec: PlacementSpec, cell: str) -> str:

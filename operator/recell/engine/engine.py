@@ -420,6 +420,10 @@ class Engine:
         now = self._ports.clock.now()
         self._dwell.drop((run.metadata.uid, step.name))
         status = record.finish_step(run.status, step.name, StepState.FAILED, outcome.message, now)
+        if run.status.abort_requested:  # what else can be undone is
+            if record.current_step(status) is None:
+                return await self._finish(run.model_copy(update={"status": status}), base=run)
+            return await self._save(run, status)
         skipped = [
             s.model_copy(update={"state": StepState.SKIPPED, "message": f"{step.name} failed"})
             if s.state is StepState.PENDING
@@ -427,8 +431,6 @@ class Engine:
             for s in status.steps
         ]
         status = status.model_copy(update={"steps": skipped})
-        if run.status.abort_requested:
-            return await self._end(run, status, RunPhase.ABORTED, "AbortIncomplete", outcome.message)
         if outcome.escalate_to is None or run.spec.dry_run:
             return await self._end(
                 run,
@@ -470,8 +472,11 @@ class Engine:
     async def _finish(self, run: RecoveryRun, base: RecoveryRun | None = None) -> RecoveryRun:
         target = run.spec.target_ref.name
         if run.status.abort_requested:
-            last = run.status.steps[-1].message if run.status.steps else ""
-            return await self._end(base or run, run.status, RunPhase.ABORTED, "Aborted", f"Aborted. {last}")
+            undone = [s for s in run.status.steps if s.phase is RunPhase.ABORTING]
+            failed = [f"{s.name}: {s.message}" for s in undone if s.state is StepState.FAILED]
+            last = "; ".join(failed) or (undone[-1].message if undone else "")
+            reason = "AbortIncomplete" if failed else "Aborted"
+            return await self._end(base or run, run.status, RunPhase.ABORTED, reason, f"Aborted. {last}")
         if run.spec.dry_run:
             return await self._end(
                 base or run, run.status, RunPhase.SUCCEEDED, "DryRun", "Dry run: nothing was changed; see the steps"

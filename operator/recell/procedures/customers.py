@@ -8,14 +8,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from recell.api import Cell
-from recell.api.failure import DataIntegrity
+from recell.api.failure import DataIntegrity, Verdict
 from recell.api.meta import duration_text, seconds, timestamp
 from recell.api.recovery_policy import PartialSuccess
 from recell.domain import data, placement
+from recell.domain.health import ROUTER_CHECK
 from recell.domain.runs import effect_token
 from recell.domain.wording import listed
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Recovered, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
+from recell.procedures.fencing import fence
 from recell.procedures.provisioning import well_by_itself
 
 ACCEPT_LOSS = "accept-data-loss"
@@ -67,12 +69,35 @@ def progress(ctx: StepContext, answer: data.Answer, doing: str) -> Wait:
     return Wait(LOOK_AGAIN, ": ".join(part for part in (doing, counted, answer.message) if part), data=facts)
 
 
-def remember_stop(ctx: StepContext) -> dict[str, Any]:
-    """When the cell stopped serving well: what was committed after a recovery point until then is lost."""
+def remember_failure(ctx: StepContext) -> dict[str, Any]:
+    """What is known of the data now, for it may not be seen any more once the cell is isolated or stopped."""
     known = ctx.ports.observer.failure(ctx.cell.key)
-    stopped = known.since if known else ctx.run.status.started_at or ctx.now
+    decided = ctx.run.status.decision.inputs if ctx.run.status.decision else None
     intact = ctx.ports.observer.last_intact(ctx.cell)
-    return {"stoppedAt": timestamp(stopped), **({"lastIntact": timestamp(intact)} if intact else {})}
+    bad = DataIntegrity.CORRUPTED in (
+        ctx.ports.observer.integrity(ctx.cell),
+        decided.data_integrity if decided else None,
+    )
+    return {
+        "firstEvidence": timestamp(known.since if known else ctx.run.status.started_at or ctx.now),
+        **({"lastIntact": timestamp(intact)} if intact else {}),
+        **({"corrupted": True} if bad else {}),
+    }
+
+
+def known_corrupted(ctx: StepContext) -> bool:
+    """By the check now, or by what was known when the run began, unless a check says by now that it is intact."""
+    now = ctx.ports.observer.integrity(ctx.cell)
+    if now is not DataIntegrity.UNKNOWN:
+        return now is DataIntegrity.CORRUPTED
+    return any((step.data or {}).get("corrupted") for step in ctx.run.status.steps)
+
+
+def down_since(ctx: StepContext) -> dict[str, Any]:
+    """Since when the router has sent the cell nothing: no write was acknowledged after that."""
+    evidence = ctx.evidence()
+    down = [e.since for e in evidence if e.check == ROUTER_CHECK and e.verdict is Verdict.FAILED and e.since]
+    return {"stoppedAt": timestamp(max(down))} if down else {}
 
 
 def moment(text: object) -> datetime | None:
@@ -83,27 +108,27 @@ def moment(text: object) -> datetime | None:
 # From the cell itself, or from a backup --------------------------------------------------------------
 
 
-async def move(ctx: StepContext, target: Cell, stopped: datetime | None) -> Outcome:
+async def move(ctx: StepContext, target: Cell) -> Outcome:
     """Migrate while the cell's data can be read, else restore from the newest backup."""
     name = ctx.cell.metadata.name
     if ctx.routing.shared:
         return Done("The cells share their data: no customer has to be moved", data={"path": "Shared"})
     path = ctx.data.get("path")
+    limit = seconds(ctx.policy.replacement.data_timeout)
+    if ctx.elapsed("moving") >= limit:
+        return Fail("DeadlineExceeded", f"The customers of {name} were not moved within {duration_text(limit)}")
     if path is None:
         if well_by_itself(ctx):
             return Recovered(f"Cell {name} is healthy again by itself; no customer was moved")
         return await _choose_path(ctx)
     if path == "Restore":
-        return await restore_newest(ctx, target, stopped)
+        return await _restore_newest(ctx, target)
     answer = await ctx.ports.data.ensure(request(ctx, data.Operation.MIGRATE, target=target))
     if answer.progress is data.Progress.RUNNING:
         return progress(ctx, answer, f"Moving the customers of {name} to {target.metadata.name}")
     if answer.progress is not data.Progress.DONE:
-        return Fail(
-            "MigrationFailed",
-            f"The customers of {name} could not be moved to {target.metadata.name}: {answer.message}. Nobody was routed"
-            f" there; those that were copied already take no writes at {name} until the run is aborted",
-        )
+        told = f"The customers of {name} could not be moved to {target.metadata.name}: {answer.message}"
+        return Fail("MigrationFailed", f"{told}. Nobody was routed there")
     return counted(ctx, answer, "moved")
 
 
@@ -128,10 +153,24 @@ async def _choose_path(ctx: StepContext) -> Outcome:
     )
 
 
-async def restore_newest(ctx: StepContext, target: Cell, stopped: datetime | None) -> Outcome:
-    """From the newest backup there is, as late as it reaches; more loss than is accepted waits for a person."""
+async def _restore_newest(ctx: StepContext, target: Cell) -> Outcome:
+    """From the newest backup there is, as late as it reaches; more loss than is accepted waits for a person.
+
+    The source is stopped first: what it took meanwhile would be in no backup. One that is well again is not restored
+    over (rule 4).
+    """
+    if "stopping" not in ctx.data:
+        if well_by_itself(ctx):
+            return Recovered(f"Cell {ctx.cell.metadata.name} is healthy again by itself; no customer was moved")
+        return Wait(
+            0.0, "Stopping the failed cell before its data is restored", data={"stopping": True, **down_since(ctx)}
+        )
+    if waiting := await fence(ctx):
+        return waiting
+    if "stoppedAt" not in ctx.data:
+        return Wait(0.0, "The failed cell takes no writes any more", data={"stoppedAt": timestamp(ctx.now)})
     if "backup" not in ctx.data:
-        found = await choose(ctx, not_after=None, stopped=stopped)
+        found = await choose(ctx, not_after=None, stopped=moment(ctx.data["stoppedAt"]))
         if not isinstance(found, data.Chosen):
             return found
         return Wait(0.0, f"Restoring from backup {found.backup.id}", data=chosen(found))
@@ -258,9 +297,10 @@ def failed_slots(facts: Any) -> frozenset[int]:
 async def abandon(ctx: StepContext, target_name: str) -> Outcome:
     """A migration is undone for those who were not routed: their writes go on at the cell. The others stay moved."""
     target = ctx.sibling(target_name)
-    if ctx.of("move-customers").get("path") != "Migrate" or target is None:
+    facts = ctx.data if ctx.step == "move-customers" else ctx.of("move-customers")
+    if facts.get("path") != "Migrate" or target is None:
         return Done("No migration was begun")
-    if not placement.home_share(ctx.placement.spec, ctx.cell.metadata.name):
+    if not placement.has_customers(ctx.placement.spec, ctx.cell.metadata.name):
         return Done(f"All customers are at home at {target_name} already and stay there")
     if not await ctx.ports.data.cancel(request(ctx, data.Operation.MIGRATE, target=target)):
         return Wait(LOOK_AGAIN, "Stopping the migration")

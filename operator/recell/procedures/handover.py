@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from recell.api import Cell
-from recell.api.failure import DataIntegrity, Verdict
+from recell.api.failure import Verdict
 from recell.api.meta import duration_text, seconds, timestamp
 from recell.api.placement import Hold, HoldState, PlacementSpec
 from recell.api.recovery_policy import DecommissionMode, RecoveryPolicySpec
@@ -20,62 +20,17 @@ from recell.domain import data, placement
 from recell.domain.decommission import Retirement
 from recell.domain.gate import GateResult, health_gate
 from recell.domain.health import assess
-from recell.domain.observation import WorkloadPhase
-from recell.domain.runs import effect_token
-from recell.engine.errors import BadInput, NotFound
-from recell.engine.outcome import Ask, Done, Fail, Outcome, Wait
+from recell.engine.outcome import Done, Fail, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
+from recell.procedures import increments
 from recell.procedures.customers import moment
-
-UNFENCED = "unfenced-source"
+from recell.procedures.fencing import fence
 
 
 def health_of(ctx: StepContext, cell: Cell, label: str) -> GateResult:
     """The gate of another cell than the target, on figures since `label`."""
     seen = ctx.ports.observer.observe(cell, not_before=ctx.since(label))
     return health_gate(assess(cell, seen, ctx.policy, ctx.now))
-
-
-# Fencing ---------------------------------------------------------------------------------------------
-
-
-async def fence(ctx: StepContext) -> Outcome | None:
-    """None once the source cannot write any more (rule 5); what cannot be fenced needs a person."""
-    name = ctx.cell.metadata.name
-    if UNFENCED in ctx.approved:
-        return None
-    token = effect_token(ctx.run.metadata.uid, "fence", 1)
-    for ref in ctx.cell.spec.workloads:
-        try:
-            await ctx.ports.workloads.scale_to_zero(ctx.cell, ref, token)
-        except NotFound:
-            continue  # what does not exist cannot write
-        except BadInput as error:
-            return Ask(
-                UNFENCED,
-                f"{ref} of cell {name} cannot be stopped ({error}), so it may still write. Stop it by hand, or approve"
-                " to go on",
-            )
-    states = ctx.ports.workloads.states(ctx.cell)
-    left = [s for s in states if s.phase is not WorkloadPhase.NOT_FOUND and not s.at_zero]
-    if left:
-        told = ", ".join(f"{s.ref} ({'pods are not known' if s.pods is None else f'{s.pods} pods left'})" for s in left)
-        return Wait(LOOK_AGAIN, f"Stopping cell {name}: {told}")
-    return None
-
-
-async def unfence(ctx: StepContext) -> Outcome:
-    """The source's workloads are what they were, for the customers who are still at home there."""
-    name = ctx.cell.metadata.name
-    if not placement.home_share(ctx.placement.spec, name):
-        return Done(f"Nobody is at home at {name} any more: it stays as it is")
-    if ctx.ports.observer.integrity(ctx.cell) is DataIntegrity.CORRUPTED:
-        return Done(f"The data of {name} is corrupted: it stays as it is")
-    token = effect_token(ctx.run.metadata.uid, "fence", 1)
-    begun = [s for s in ctx.ports.workloads.states(ctx.cell) if s.stop_token == token]
-    for state in begun:
-        await ctx.ports.workloads.scale_back(ctx.cell, state.ref, token)
-    return Done(f"Started again: {', '.join(str(s.ref) for s in begun)}" if begun else "Nothing had been stopped")
 
 
 # Routing ---------------------------------------------------------------------------------------------
@@ -99,9 +54,12 @@ async def route(ctx: StepContext, target: Cell, left_out: frozenset[int]) -> Out
     name, there = ctx.cell.metadata.name, target.metadata.name
     if waiting := await fence(ctx):
         return waiting
-    left = [s for s in placement.slots_of(ctx.placement.spec, name) if s not in left_out]
+    home = placement.slots_of(ctx.placement.spec, name)
+    left = [s for s in home if s not in left_out]
     total = int(ctx.data["slots"])
     routed = total - len(left)
+    if home and not total:
+        return Fail("NothingToRoute", f"Each of the {len(home)} slots of {name} has a customer who could not be moved")
     label = f"routed-{routed}"
     if routed and (waiting := _settled(ctx, label, total, routed)):
         return waiting
@@ -117,8 +75,13 @@ async def route(ctx: StepContext, target: Cell, left_out: frozenset[int]) -> Out
             )
         return Wait(LOOK_AGAIN, f"{there} fails, no more slots for now: {gate.message}", reason="ReplacementFails")
     ctx.forget("failing")
+    if gate.verdict is Verdict.INCONCLUSIVE:
+        unseen = increments.inconclusive(ctx, "unverified-replacement", gate.message)
+        if not isinstance(unseen, Done):
+            return unseen
+    ctx.forget("inconclusive")
     if not left:
-        await retire(ctx, there)
+        await retire(ctx, there, left_out)
         return Done(f"{total} slots of {name} have their home at {there}")
     count = 1 if ctx.run.spec.urgency is Urgency.IMMEDIATE else ctx.policy.steps.drain_increments
     batch = left[: math.ceil(total / count)]
@@ -150,8 +113,11 @@ def _settled(ctx: StepContext, label: str, total: int, routed: int) -> Outcome |
     return None
 
 
-async def retire(ctx: StepContext, successor: str) -> None:
-    """The source is out of service for good: a hold that outlives the run, nothing reserved any more."""
+async def retire(ctx: StepContext, successor: str, left_out: frozenset[int]) -> None:
+    """The source is out of service for good: a hold that outlives the run, nothing reserved any more.
+
+    Its pins follow the successor, unless one of them is of a customer who could not be moved.
+    """
     hold = Hold(
         cell=ctx.cell.metadata.name,
         max_percent=0,
@@ -166,7 +132,9 @@ async def retire(ctx: StepContext, successor: str) -> None:
         for left in placement.orphaned(spec, ctx.living):
             if left.cell == hold.cell:
                 spec = placement.release(spec, ctx.routing, holder=left.holder, cell=left.cell)
-        spec = placement.rehome(spec, ctx.routing, hold.cell, successor, ())  # a cell may have pins and no slots
+        pinned = {placement.slot_of(c, spec.slots) for c, cell in ctx.routing.pins if cell == hold.cell}
+        if not pinned & left_out:
+            spec = placement.succeed(spec, ctx.routing, hold.cell, successor)
         return placement.hold(placement.unreserve(spec, ctx.holder), ctx.routing, hold)
 
     await ctx.ports.switchboard.change(ctx.router_key, change)

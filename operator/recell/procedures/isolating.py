@@ -6,14 +6,14 @@ allows them, or there is nothing to try, the workloads are stopped instead: eith
 
 from typing import Any
 
-from recell.api.failure import DataIntegrity, Verdict
-from recell.api.meta import duration_text, seconds
+from recell.api.failure import Verdict
+from recell.api.meta import duration_text, seconds, timestamp
 from recell.api.placement import Hold, HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import placement
 from recell.engine.outcome import Done, Fail, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
-from recell.procedures import customers, handover
+from recell.procedures import customers, fencing
 
 BELIEVED_AFTER = 10.0
 """Seconds until it counts that nothing is proven: a network plugin takes a moment to enforce a policy."""
@@ -24,8 +24,14 @@ def time_to_isolate(policy: RecoveryPolicySpec) -> float:
     return seconds(policy.steps.apply_timeout) + seconds(policy.steps.restart_timeout)
 
 
-def remember_stop(ctx: StepContext) -> dict[str, Any]:
-    return customers.remember_stop(ctx)
+def remember_failure(ctx: StepContext) -> dict[str, Any]:
+    """What is known before the cell is isolated, and since when it serves nobody, if it does not."""
+    return {**customers.remember_failure(ctx), **customers.down_since(ctx)}
+
+
+def _stopped(ctx: StepContext) -> dict[str, Any]:
+    """Nothing is acknowledged there after this moment."""
+    return {} if "stoppedAt" in ctx.data else {"stoppedAt": timestamp(ctx.now)}
 
 
 async def isolate(ctx: StepContext) -> Outcome:
@@ -48,12 +54,13 @@ async def isolate(ctx: StepContext) -> Outcome:
     tried = await ctx.ports.isolation.tried(ctx.cell)
     if tried.verdict is Verdict.PASSED:
         ctx.forget("unproven")
-        return Done(f"Cell {name} gets no traffic and no connections: {tried.message}")
+        return Done(f"Cell {name} gets no traffic and no connections: {tried.message}", data=_stopped(ctx))
     if ctx.elapsed("unproven") < BELIEVED_AFTER:
         return Wait(LOOK_AGAIN, f"The isolation is not proven yet: {tried.message}")
-    if waiting := await handover.fence(ctx):
+    if waiting := await fencing.fence(ctx):
         return waiting
-    return Done(f"Cell {name} gets no traffic and was stopped, for its isolation could not be proven: {tried.message}")
+    told = f"Cell {name} gets no traffic and was stopped, for its isolation could not be proven: {tried.message}"
+    return Done(told, data=_stopped(ctx))
 
 
 async def _hold(ctx: StepContext) -> None:
@@ -77,7 +84,7 @@ async def lift(ctx: StepContext) -> Outcome:
     name = ctx.cell.metadata.name
     if placement.successor(ctx.placement.spec, name) != name:
         return Done(f"Cell {name} was replaced and stays isolated")
-    if ctx.ports.observer.integrity(ctx.cell) is DataIntegrity.CORRUPTED:
+    if customers.known_corrupted(ctx):
         told = f"Cell {name} stays isolated: its data is corrupted. Return it with: recell return {name}"
         return Done(told, data={"remains": told})
     await ctx.ports.isolation.lift(ctx.cell)

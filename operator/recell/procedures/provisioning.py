@@ -62,8 +62,8 @@ async def make(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome:
     order = order_for(ctx, purpose, number)
     if isinstance(order, Fail):
         return order
-    if cause := ctx.data.get("broken"):
-        return await _give_up(ctx, order, cause)
+    if ctx.data.get("brokenCell") == order.name:
+        return await _give_up(ctx, order, str(ctx.data.get("broken")))
     if refusal := _too_many(ctx, order):
         return Fail("TooManyMadeCells", refusal)
     limit = seconds(ctx.policy.replacement.provision_timeout)
@@ -74,15 +74,15 @@ async def make(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome:
         raise
     except RecellError as error:
         if isinstance(error, BadInput) or spent >= limit:
-            return _broken(str(error))
+            return _broken(order, str(error))
         return Wait(LOOK_AGAIN, str(error), reason=error.reason)
     if made.progress is Progress.FAILED:
         if spent >= limit or ctx.elapsed(f"failed-{order.name}") >= FAILED_FOR:
-            return _broken(made.message)
+            return _broken(order, made.message)
         return Wait(LOOK_AGAIN, made.message, reason="ProvisioningFails")
     ctx.forget(f"failed-{order.name}")
     if spent >= limit:
-        return _broken(f"not ready within {duration_text(limit)}: {made.message}")
+        return _broken(order, f"not ready within {duration_text(limit)}: {made.message}")
     if made.progress is not Progress.READY:
         return Wait(LOOK_AGAIN, made.message)
     spec = ctx.placement.spec
@@ -95,9 +95,9 @@ async def make(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome:
     return Done(f"Cell {order.name} is ready and serves nobody yet", data={"cell": order.name})
 
 
-def _broken(cause: str) -> Wait:
+def _broken(order: Order, cause: str) -> Wait:
     """Recorded before anything is taken away, so that a crash does not begin anew."""
-    return Wait(0.0, cause, reason="ProvisioningFailed", data={"broken": cause[:512]})
+    return Wait(0.0, cause, reason="ProvisioningFailed", data={"broken": cause[:512], "brokenCell": order.name})
 
 
 async def _give_up(ctx: StepContext, order: Order, cause: str) -> Outcome:
@@ -116,7 +116,7 @@ def _too_many(ctx: StepContext, order: Order) -> str | None:
         for name, cell in ctx.ports.store.cells_of(ctx.router_key).items()
         if cell.metadata.labels.get(LABEL_MADE_BY) == "recell"
         and name != order.name
-        and not placement.home_share(spec, name)
+        and not placement.has_customers(spec, name)
     ]
     most = ctx.policy.limits.max_made_cells
     if len(idle) < most:
@@ -132,7 +132,7 @@ async def remove(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome
     order = order_for(ctx, purpose, number)
     if isinstance(order, Fail):
         return Done("Nothing was made")
-    if placement.home_share(ctx.placement.spec, order.name):
+    if placement.has_customers(ctx.placement.spec, order.name):
         return Done(f"Cell {order.name} is the home of customers and stays")
     left = await ctx.ports.provisioner.remove(order)
     if not left:

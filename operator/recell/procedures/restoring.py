@@ -3,6 +3,7 @@
 Each try is an iteration with names of its own, recorded before anything is done, in a cell of its own (rule 24).
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -45,9 +46,9 @@ def safe_until(ctx: StepContext, drain: str) -> datetime | None:
     """The latest moment that is not known to be corrupted; None: data is intact, as late as possible."""
     target, facts = ctx.run.spec.recovery_target, ctx.of(drain)
     asked = target.time if target else None
-    if asked is None and ctx.ports.observer.integrity(ctx.cell) is not DataIntegrity.CORRUPTED:
+    if asked is None and not customers.known_corrupted(ctx):
         return None
-    intact, evidence = (customers.moment(facts.get(name)) for name in ("lastIntact", "stoppedAt"))
+    intact, evidence = (customers.moment(facts.get(name)) for name in ("lastIntact", "firstEvidence"))
     return data.latest_safe(asked, intact, evidence, SKEW)
 
 
@@ -99,8 +100,16 @@ async def restore(ctx: StepContext, choice: str, target: Cell) -> Outcome:
     outcome = await customers.restore(ctx, target, facts, iteration=number)
     if not isinstance(outcome, Fail) or number >= ctx.policy.replacement.restore_attempts:
         return outcome
-    tried = [*facts.get("tried", ()), facts["backup"]]
-    return Repeat(choice, f"{outcome.message}. An older one is tried", {"iteration": number + 1, "tried": tried})
+    return Repeat(choice, f"{outcome.message}. An older one is tried", _next(facts, number))
+
+
+def _next(facts: Mapping[str, Any], number: int, *, limit: datetime | None = None) -> dict[str, Any]:
+    """What the following try has to know: every limit and every backup that was tried before stay."""
+    found: dict[str, Any] = {"iteration": number + 1, "tried": list(facts.get("tried", ()))}
+    if limit is None:
+        found["tried"].append(facts["backup"])
+        limit = customers.moment(facts.get("limit"))
+    return found if limit is None else {**found, "limit": timestamp(limit)}
 
 
 async def check(ctx: StepContext, choice: str, target: Cell, *, earlier: bool) -> Outcome:
@@ -126,12 +135,9 @@ async def check(ctx: StepContext, choice: str, target: Cell, *, earlier: bool) -
             "IntegrityFailed",
             f"{told}; {number} of at most {most} were tried (replacement.restoreAttempts). Nothing was promoted",
         )
-    if earlier:
-        point = customers.moment(facts.get("expectedPoint"))
-        following: dict[str, Any] = {"limit": timestamp(point - EARLIER)} if point else {"tried": [facts["backup"]]}
-    else:
-        following = {"tried": [*facts.get("tried", ()), facts["backup"]]}
-    return Repeat(choice, f"{told}: an older one is tried", {"iteration": number + 1, **following})
+    point = customers.moment(facts.get("expectedPoint")) if earlier else None
+    following = _next(facts, number, limit=point - EARLIER if point else None)
+    return Repeat(choice, f"{told}: an older one is tried", following)
 
 
 def time_for_data(policy: RecoveryPolicySpec) -> float:

@@ -17,7 +17,7 @@ def result_of(status: RecoveryRunStatus) -> RunResult | None:
     choice = {**_first(facts, CHOICES), **moved}
     made = facts.get("provision-replacement", facts.get("create-recovery-environment", {})).get("cell")
     remains = [text for data in facts.values() for text in _texts(data.get("remains"))]
-    stopped = moment(_first(facts, DRAINS).get("stoppedAt"))
+    stopped = moment(moved.get("stoppedAt") or _first(facts, DRAINS).get("stoppedAt"))
     point = moment(moved.get("point"))
     found = RunResult(
         replacement=made,

@@ -11,12 +11,16 @@ from recell.domain import placement, ramp
 from recell.domain.provisioning import Purpose
 from recell.engine.outcome import Done, Outcome
 from recell.engine.procedure import Step, StepContext, StepFunction, within
-from recell.procedures import customers, handover, increments, isolating, provisioning
+from recell.procedures import customers, fencing, increments, isolating, provisioning
+
+MAKES = ("provision-replacement", "create-recovery-environment")
 
 
 def _routed(ctx: StepContext) -> bool:
-    name = ctx.cell.metadata.name
-    return placement.successor(ctx.placement.spec, name) != name
+    """Somebody is at home at the cell that the run made."""
+    spec, name = ctx.placement.spec, ctx.cell.metadata.name
+    made = next((str(ctx.of(step)["cell"]) for step in MAKES if "cell" in ctx.of(step)), "")
+    return placement.has_customers(spec, made) or placement.successor(spec, name) != name
 
 
 async def undo_move(ctx: StepContext) -> Outcome:
@@ -24,7 +28,7 @@ async def undo_move(ctx: StepContext) -> Outcome:
 
 
 async def restart_source(ctx: StepContext) -> Outcome:
-    return await handover.unfence(ctx)
+    return await fencing.unfence(ctx, corrupted=customers.known_corrupted(ctx))
 
 
 async def return_traffic(ctx: StepContext) -> Outcome:
@@ -32,13 +36,13 @@ async def return_traffic(ctx: StepContext) -> Outcome:
     hold, name, spec = ctx.own_hold, ctx.cell.metadata.name, ctx.placement.spec
     if _routed(ctx):
         await increments.let_go(ctx, keep_hold=True)
-        left, successor = len(placement.slots_of(spec, name)), placement.successor(spec, name)
-        told = f"Customers have their home at {successor} now and stay there; {left} slots are still at home at {name}"
+        left = len(placement.slots_of(spec, name))
+        told = f"Customers who were routed to the new cell stay there; {left} slots are still at home at {name}"
         return Done(told, data={"remains": told})
     if hold is None:
         await increments.let_go(ctx)
         return Done("Nothing to undo: no traffic was taken away")
-    if not provisioning.healthy_again(ctx):
+    if not provisioning.healthy_again(ctx) or customers.known_corrupted(ctx):
         await increments.let_go(ctx, keep_hold=True)
         told = f"Cell {name} is not healthy and stays at {hold.max_percent} %; return it with: recell return {name}"
         return Done(told, data={"remains": told})
@@ -71,23 +75,21 @@ _UNDO_MOVE = (
         rehearse=lambda ctx: "Would undo a migration that was not routed",
     ),
 )
-_SOURCE = (
-    Step(
-        "restart-source",
-        RunPhase.ABORTING,
-        "Start the cell's workloads again, if they were stopped and nobody was routed away",
-        restart_source,
-        within("restart_timeout"),
-        rehearse=lambda ctx: "Would start what was stopped",
-    ),
-    Step(
-        "return-traffic",
-        RunPhase.ABORTING,
-        "Give the traffic back if the cell is healthy",
-        return_traffic,
-        increments.time_for_all,
-        rehearse=lambda ctx: "Would give the traffic back if the cell is healthy",
-    ),
+_SOURCE = Step(
+    "restart-source",
+    RunPhase.ABORTING,
+    "Start the cell's workloads again, if they were stopped and customers are at home there",
+    restart_source,
+    within("restart_timeout"),
+    rehearse=lambda ctx: "Would start what was stopped",
+)
+_TRAFFIC = Step(
+    "return-traffic",
+    RunPhase.ABORTING,
+    "Give the traffic back if the cell is healthy",
+    return_traffic,
+    increments.time_for_all,
+    rehearse=lambda ctx: "Would give the traffic back if the cell is healthy",
 )
 
 
@@ -102,8 +104,8 @@ def _removal(purpose: Purpose, choice: str = "") -> Step:
     )
 
 
-WAY_BACK = (*_UNDO_MOVE, *_SOURCE, _removal(Purpose.REPLACEMENT))
-"""Of a replacement."""
+WAY_BACK = (_SOURCE, *_UNDO_MOVE, _TRAFFIC, _removal(Purpose.REPLACEMENT))
+"""Of a replacement: a migration can be undone only where the source runs."""
 
 
 def way_back_from_isolation(purpose: Purpose, choice: str) -> tuple[Step, ...]:
@@ -116,4 +118,4 @@ def way_back_from_isolation(purpose: Purpose, choice: str) -> tuple[Step, ...]:
         within("apply_timeout"),
         rehearse=lambda ctx: "Would let connections to the cell come again",
     )
-    return (lift, *_SOURCE, _removal(purpose, choice))
+    return (lift, _SOURCE, _TRAFFIC, _removal(purpose, choice))

@@ -5,6 +5,7 @@ Nothing is routed before the customers' data is proven to be there, nothing is r
 serves, nothing is deleted here.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from recell.api import Cell
@@ -19,7 +20,7 @@ from recell.domain.wording import listed
 from recell.engine.errors import Retryable
 from recell.engine.outcome import Done, Fail, Outcome, Recovered, Wait
 from recell.engine.procedure import LOOK_AGAIN, Procedure, Step, StepContext, within
-from recell.procedures import customers, handover, increments, provisioning, returning, validating
+from recell.procedures import customers, fencing, handover, increments, provisioning, returning, validating
 from recell.procedures.results import result_of
 
 TRIED = tuple(range(0, 100, 10))
@@ -63,7 +64,7 @@ def remember_base(ctx: StepContext) -> dict[str, Any]:
         "limit": min(least, base),
         "expectedBefore": placement.expected_share(spec, name),
         **({"notServed": lost} if lost is not None else {}),
-        **customers.remember_stop(ctx),
+        **customers.remember_failure(ctx),
     }
 
 
@@ -169,10 +170,33 @@ async def provision_replacement(ctx: StepContext) -> Outcome:
 # 4 move-customers ------------------------------------------------------------------------------------
 
 
+def _give_up(reason: str, cause: str, escalate_to: Strategy | None = None) -> Wait:
+    """Recorded first: then the source and its writes go on, and the new cell goes, before the step fails."""
+    facts = {"gaveUp": reason, "cause": cause[:512], **({"escalateTo": escalate_to.value} if escalate_to else {})}
+    return Wait(0.0, cause, reason=reason, data=facts)
+
+
 async def move_customers(ctx: StepContext) -> Outcome:
+    if "gaveUp" in ctx.data:
+        made = str(ctx.of("provision-replacement").get("cell"))
+        undoing: tuple[Callable[[], Awaitable[Outcome]], ...] = (
+            lambda: fencing.unfence(ctx, corrupted=customers.known_corrupted(ctx)),
+            lambda: customers.abandon(ctx, made),
+            lambda: provisioning.remove(ctx, Purpose.REPLACEMENT),
+        )
+        for undo in undoing:
+            undone = await undo()
+            if not isinstance(undone, Done):
+                return undone
+        return Fail(
+            str(ctx.data["gaveUp"]),
+            str(ctx.data["cause"]),
+            escalate_to=Strategy(ctx.data["escalateTo"]) if "escalateTo" in ctx.data else None,
+        )
     if failed := _corrupted(ctx):
-        return failed
-    return await customers.move(ctx, replacement(ctx), customers.moment(ctx.of("drain-traffic-now").get("stoppedAt")))
+        return _give_up(failed.reason, failed.message, CORRUPTED)
+    outcome = await customers.move(ctx, replacement(ctx))
+    return _give_up(outcome.reason, outcome.message, outcome.escalate_to) if isinstance(outcome, Fail) else outcome
 
 
 # 5 route-replacement ---------------------------------------------------------------------------------
@@ -183,6 +207,10 @@ def remember_slots(ctx: StepContext) -> dict[str, Any]:
 
 
 async def route_replacement(ctx: StepContext) -> Outcome:
+    moved = ctx.of("move-customers").get("path") == "Migrate"
+    nobody_yet = not placement.has_customers(ctx.placement.spec, replacement(ctx).metadata.name)
+    if moved and nobody_yet and (failed := _corrupted(ctx)):
+        return failed
     return await handover.route(ctx, replacement(ctx), customers.failed_slots(ctx.of("move-customers")))
 
 
@@ -255,7 +283,7 @@ TRAFFIC_DRAIN_AND_REPLACE = Procedure(
             RunPhase.RESTORING,
             "Move the customers to the new cell, from the failed one or from a backup",
             move_customers,
-            within("data_timeout", "replacement"),
+            lambda policy: 2 * seconds(policy.replacement.data_timeout),
             rehearse=rehearse_move,
         ),
         Step(

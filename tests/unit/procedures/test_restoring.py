@@ -253,3 +253,36 @@ async def test_aborted_in_each_step_a_corrupted_cell_gets_nobody_and_routed_cust
     if step != "isolate-cell":
         assert placement.share(spec_of(world), "b") == 0
     assert world.runs[NAMESPACE, "r1"].status.abort_requested
+
+
+async def test_what_a_corrupted_cell_took_until_it_was_isolated_counts_as_lost() -> None:
+    world = fleet(objectives={"rpo": "10m"})
+    world.data.cells["b"].archiving = True
+    corrupt(world)
+    world.tick(3600)
+    key = start(world, PITR)
+    run = await asked(world, key, "accept-data-loss")
+    assert run.status.awaiting is not None
+    assert "1h" in run.status.awaiting.message, "an hour was served after the corruption"
+
+
+async def test_known_corruption_is_not_forgotten_when_the_check_cannot_be_asked_any_more() -> None:
+    world = fleet(objectives={"rpo": "24h"})
+    corrupt(world, down=True)
+    world.data.back_up("b", "after")
+    key = start(world, ISOLATE)
+    await play_until_written(world, key, "choose-backup")
+    world.data.cells["b"].corrupted_at = None
+    world.integrities["b"] = None
+    await play(world, key)
+    assert restored(world) == ["newer"]
+
+
+async def test_each_try_keeps_what_the_tries_before_it_found() -> None:
+    world = fleet(replacement={"restoreAttempts": 4, "promotionApproval": "NotRequired"})
+    world.data.backups = [b.__class__(**{**vars(b), "corrupted": True}) for b in world.data.backups]
+    corrupt(world)
+    key = start(world, PITR)
+    await play(world, key)
+    tried = restored(world)
+    assert len(tried) == len(set(tried)), tried

@@ -11,7 +11,7 @@ from recell.engine.engine import Engine
 from recell.engine.errors import Forbidden
 from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
-from tests.fakes.world import NAMESPACE, World
+from tests.fakes.world import NAMESPACE, FakeWorkload, World
 from tests.unit.procedures.play import play, play_until_written
 
 STEPS = [step.name for step in PROCEDURES["TrafficDrainAndReplace"].steps]
@@ -441,3 +441,61 @@ async def test_the_operations_that_a_replacement_asks_for() -> None:
     await play(world, replace(world))
     asked_for = [effect.split()[1] for effect in world.effects() if effect.startswith("data")]
     assert asked_for == [data.Operation.ACCESSIBLE, data.Operation.MIGRATE]
+
+
+async def test_a_move_that_fails_is_undone_before_the_run_ends() -> None:
+    world = fleet(**IN_CELL)
+    world.data.fails[data.Operation.MIGRATE] = "the disk of the target is full"
+    key = replace(world)
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    assert "disk of the target" in (run.status.summary or "")
+    assert world.data.cells["b"].stopped == set(), "customers can write at the source"
+    assert [name for (_, name) in world.cells] == ["a", "b", "c"]
+
+
+async def test_a_source_that_still_serves_is_stopped_before_it_is_restored_over() -> None:
+    world = fleet(**IN_CELL)
+    world.data.cells["b"].accessible = False
+    world.data.cells["b"].archiving = True
+    world.traffic.cells["b"].down = False
+    world.traffic.cells["b"].error_rate = 0.9
+    world.data.back_up("b", "nightly")
+    world.tick(30)
+    await play(world, replace(world))
+    effects = [effect.partition(" fleet")[0] for effect in world.effects()]
+    restored = next(number for number, effect in enumerate(effects) if effect.startswith("data Restore"))
+    assert any(effect.startswith("stop ") for effect in effects[:restored]), effects
+
+
+async def test_one_workload_that_cannot_be_stopped_keeps_no_other_from_it() -> None:
+    world = fleet(**IN_CELL)
+    cell = world.cells[NAMESPACE, "b"]
+    agent = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "b-agent"}
+    spec = {**cell.spec.to_dict(), "workloads": [agent, *cell.spec.to_dict()["workloads"]]}
+    world.cells[cell.key] = cell.model_validate({"metadata": cell.metadata, "spec": spec})
+    first, second = world.cells[cell.key].spec.workloads
+    world.workloads["b"] = [FakeWorkload(first, stoppable=False), FakeWorkload(second)]
+    key = replace(world)
+    await asked(world, key, "unfenced-source")
+    assert world.workloads["b"][1].stop_token
+    approve(world, key)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED
+
+
+async def test_pins_stay_where_a_pinned_customer_could_not_be_moved() -> None:
+    key_of = {"customerKey": {"type": "Header", "name": "x-customer-id"}, "initialCells": ["a", "b", "c"]}
+    world = fleet(
+        policy={"replacement": {"partialSuccess": "Route"}},
+        **IN_CELL,
+        haproxy={**key_of, "pins": [{"customer": "globex", "cell": "b"}]},
+    )
+    world.data.cells["b"].customers["globex"] = [world.clock.now()]
+    world.data.failing.add("globex")
+    key = replace(world)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.PARTIALLY_SUCCEEDED
+    (pin,) = spec_of(world).pins
+    assert pin.home == placement.index_of(spec_of(world), "b"), "the new cell does not have globex's data"
