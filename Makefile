@@ -6,10 +6,8 @@ BIN := $(VENV)/bin
 CLUSTER := hack/cluster
 # More processes than cores, since most tests wait most of the time; one file stays in one process, for its fixtures.
 SPREAD := -n 3 --dist loadfile
-# Two processes run the end-to-end tests, each on a cluster of its own.
-E2E_CLUSTERS := recell-e2e-0 recell-e2e-1
 
-.PHONY: help demo demo-replace demo-pitr test beside venv packages check stage unit cluster-tests e2e generate bench images clean
+.PHONY: help demo demo-replace demo-pitr test beside venv packages check stage unit cluster-tests e2e e2e-data generate bench images clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,8 +23,10 @@ demo-pitr: venv ## A cell's data is brought back to the second before it was cor
 
 test: venv packages check stage ## Everything that must pass
 	+$(MAKE) --no-print-directory --jobs 2 --output-sync=target beside e2e
+	+$(MAKE) --no-print-directory e2e-data
 
 # The end-to-end tests mostly wait, and are about what customers feel: the others get what they leave of the machine.
+# Those with a database in each cell need all of a small machine.
 beside:
 	+nice -n 19 $(MAKE) --no-print-directory unit cluster-tests
 
@@ -50,7 +50,7 @@ check: venv ## Lint, format, types, layers, generated files, chart
 
 stage: venv ## The clusters, images and tools of the tests; compiled once, then cached outside of the tree
 	hack/tools helm kubeconform >/dev/null
-	$(BIN)/python -m hack.stage recell-test $(E2E_CLUSTERS)
+	$(BIN)/python -m hack.stage recell-test recell-e2e
 
 unit: venv ## Pure tests, and tests against processes on this machine
 	$(BIN)/pytest $(SPREAD) tests/unit tests/contract tests/router
@@ -59,7 +59,10 @@ cluster-tests: venv ## Against a real API server
 	$(BIN)/pytest $(SPREAD) tests/cluster
 
 e2e: venv ## Real pods, a real router, real load
-	$(BIN)/pytest -n 2 --dist loadgroup tests/e2e
+	$(BIN)/pytest tests/e2e --ignore tests/e2e/test_replacement.py
+
+e2e-data: venv ## The same with data in the cells: replacement, restores
+	$(BIN)/pytest tests/e2e/test_replacement.py
 
 generate: venv ## CRDs, API reference, chart's CRDs, manifests
 	$(BIN)/python -m recell.api.crd crds/ --docs docs/api.md
@@ -70,6 +73,6 @@ bench: venv ## The table of numbers
 
 clean: ## Clusters, environment, caches of this checkout
 	-$(CLUSTER) down --name recell-test
-	-for name in $(E2E_CLUSTERS); do $(CLUSTER) down --name $$name; done
+	-$(CLUSTER) down --name recell-e2e
 	-$(CLUSTER) down --name recell
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

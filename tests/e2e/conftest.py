@@ -1,7 +1,4 @@
-"""A stage for end-to-end tests: the shop on a real cluster, with the operator installed as a user does.
-
-Each test process has a cluster of its own, since tests stop leaders and API servers.
-"""
+"""A stage for end-to-end tests: the shop on a real cluster, with the operator installed as a user does."""
 
 import json
 import os
@@ -26,16 +23,10 @@ QUICK = {
 """The defaults but for waits and the limits that would keep one test from the next."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups first: one process has all of a group, so nothing long is left for the end."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
-
-
 @pytest.fixture(scope="session")
 def whole_stage() -> Iterator[Stage]:
-    """On a cluster which goes on running: nobody else's operator, and nobody else's load."""
-    process = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    cluster = os.environ.get("RECELL_E2E_CLUSTER", f"recell-e2e-{process}")
+    """On a cluster of its own, which goes on running: nobody else's operator, and nobody else's load."""
+    cluster = os.environ.get("RECELL_E2E_CLUSTER", "recell-e2e")
     stage = Stage(cluster, say=lambda what: print(f"stage: {what}", file=sys.__stderr__))
     stage.up()
     stage.build_images()

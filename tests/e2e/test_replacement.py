@@ -14,8 +14,6 @@ import pytest
 from hack.stage import SHOP, Stage, StageError
 from tests.e2e.test_cell_restart import ended, step_of
 
-pytestmark = pytest.mark.xdist_group("data in the cell")
-
 ORDERS = "/orders/orders.jsonl"
 QUICK = {
     "apiVersion": "recell.dev/v1alpha1",
