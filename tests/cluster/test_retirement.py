@@ -166,6 +166,7 @@ class Fleet:
         candidates = [Candidate(name, cell.metadata.uid, "10.0.0.1", 80, 100) for name, cell in cells.items()]
         spec = placement.initial(routing, candidates, epoch=1)
         spec = placement.rehome(spec, routing, "b", "b2", placement.slots_of(spec, "b"))
+        spec = placement.succeed(spec, routing, "b", "b2")
         hold = Hold(
             cell="b", max_percent=0, state=HoldState.RETIRED, reason="replaced by b2",
             holder=Holder(kind="RecoveryRun", name="r1", uid="r1"), since=now,

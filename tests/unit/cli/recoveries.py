@@ -56,6 +56,7 @@ def placement(
     if left is not None:
         slots = domain.slots_of(spec, "cell-b")
         spec = domain.rehome(spec, routing, "cell-b", NEW, slots[left:])
+        spec = domain.succeed(spec, routing, "cell-b", NEW)
     return objects.item("Placement", "shop", spec.to_dict(), generation=21)
 
 

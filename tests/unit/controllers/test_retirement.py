@@ -201,6 +201,7 @@ class Scene(Surroundings):
         candidates = [Candidate(n, f"uid-{n}", "10.0.0.1", 80, 100) for n in ("a", "b", "b2")]
         spec = placement.initial(routing, candidates, epoch=1)
         spec = placement.rehome(spec, routing, "b", "b2", placement.slots_of(spec, "b")[slots_left:])
+        spec = placement.succeed(spec, routing, "b", "b2")
         if retired:
             holder = HOLDER.model_copy(update={"name": run})
             hold = Hold(

@@ -45,6 +45,7 @@ def replaced(*, slots_left: int = 0) -> PlacementSpec:
     spec = placement.initial(IN_CELL, [candidate(name) for name in ("a", "b", "b2")], epoch=1)
     moved = placement.slots_of(spec, "b")[slots_left:]
     spec = placement.rehome(spec, IN_CELL, "b", "b2", moved)
+    spec = placement.succeed(spec, IN_CELL, "b", "b2")
     return placement.hold(spec, IN_CELL, held("b", 0, HoldState.RETIRED))
 
 
