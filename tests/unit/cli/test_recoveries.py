@@ -15,7 +15,7 @@ from recell.api.meta import ANNOTATION_RETIRED
 from recell.cli import gates
 from recell.domain import placement as domain
 from recell.engine.errors import Forbidden
-from recell.procedures import customers, handover, point_in_time_recovery, restoring
+from recell.procedures import customers, fencing, point_in_time_recovery, restoring
 from tests.unit.cli import objects, recoveries
 from tests.unit.cli.conftest import Shell
 from tests.unit.cli.objects import Object
@@ -324,7 +324,7 @@ def test_what_is_asked_for_is_never_left_out_silently(
 def test_every_gate_of_the_procedures_has_a_question() -> None:
     sources = [path.read_text() for path in Path(recell.procedures.__file__).parent.glob("*.py")]
     literal = {gate for text in sources for gate in re.findall(r'(?:Ask\(|inconclusive\()[^")]*"([a-z-]+)"', text)}
-    named = {customers.ACCEPT_LOSS, customers.PARTIAL, customers.UNVERIFIED, restoring.UNVERIFIED, handover.UNFENCED}
+    named = {customers.ACCEPT_LOSS, customers.PARTIAL, customers.UNVERIFIED, restoring.UNVERIFIED, fencing.UNFENCED}
     every = literal | named | {point_in_time_recovery.PROMOTE, "start"}
     assert {"data-not-readable", "unknown-capacity", "unverified-replacement"} <= literal
     assert {gate for gate in every if not gates.question(gate).approving} == set()
