@@ -23,10 +23,8 @@ demo-pitr: venv ## A cell's data is brought back to the second before it was cor
 
 test: venv packages check stage ## Everything that must pass
 	+$(MAKE) --no-print-directory --jobs 2 --output-sync=target beside e2e
-	+$(MAKE) --no-print-directory e2e-data
 
 # The end-to-end tests mostly wait, and are about what customers feel: the others get what they leave of the machine.
-# Those with a database in each cell need all of a small machine.
 beside:
 	+nice -n 19 $(MAKE) --no-print-directory unit cluster-tests
 
@@ -61,6 +59,7 @@ cluster-tests: venv ## Against a real API server
 e2e: venv ## Real pods, a real router, real load
 	$(BIN)/pytest tests/e2e --ignore tests/e2e/test_replacement.py
 
+# Apart from `test`: they need all of a small machine for a quarter of an hour.
 e2e-data: venv ## The same with data in the cells: replacement, restores
 	$(BIN)/pytest tests/e2e/test_replacement.py
 
