@@ -229,7 +229,7 @@ def test_the_operator_may(cluster: Cluster, operator: str, namespaces: Namespace
         ("delete", "routers.recell.dev"),
         ("patch", "celltemplates.recell.dev"),
         ("create", "recoveryfreezes.recell.dev"),
-        ("delete", "daemonsets.apps"),
+        ("create", "daemonsets.apps"),
         ("create", "ingresses.networking.k8s.io"),
         ("delete", "persistentvolumes"),
         ("list", "roles.rbac.authorization.k8s.io"),

@@ -270,6 +270,7 @@ DEFAULTS: dict[str, tuple[Object, Object]] = {
                 "attemptsWindow": "24h",
                 "capacityHeadroom": "20%",
                 "requireCapacity": False,
+                "maxMadeCells": 4,
                 "approvalExpires": "1h",
                 "successfulRunsKept": 20,
                 "failedRunsKept": 20,
