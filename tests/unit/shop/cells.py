@@ -116,7 +116,9 @@ class Cells:
         return {"PGHOST": str(self.folder / cell), "PGUSER": "shop", "PGDATABASE": "shop"}
 
     def reset(self, web: Web) -> None:
-        """Empty the cell, and forget its backups; the web app makes the schema again."""
+        """Empty the cell (start its database if it is down), forget its backups; the web app makes the schema."""
+        if self._processes[web.cell].poll() is not None:
+            self.start(web.cell)
         self.sql(web.cell, "DROP SCHEMA IF EXISTS shop CASCADE")
         shutil.rmtree(self.archived(web.cell), ignore_errors=True)
         web.restart()
