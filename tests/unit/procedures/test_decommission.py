@@ -10,6 +10,7 @@ from recell.api.recovery_run import RunPhase
 from recell.domain import data
 from recell.domain.decommission import Retirement, retirement_of
 from recell.procedures.customers import moment
+from tests.fakes.data import FakeStore
 from tests.fakes.world import NAMESPACE, World
 from tests.unit.procedures.play import play
 
@@ -23,6 +24,8 @@ class Moved:
     """A data provider that moves customers at once, and says this about it."""
 
     def __init__(self, customers: data.Customers, conflicts: tuple[str, ...] = ()) -> None:
+        self.cells: dict[str, FakeStore] = {}
+        """No cell's data is corrupted."""
         self._answers = {
             data.Operation.ACCESSIBLE: data.Answer(data.Progress.DONE, accessible=True),
             data.Operation.MIGRATE: data.Answer(data.Progress.DONE, customers=customers, conflicts=conflicts),
