@@ -48,11 +48,13 @@ def stage(whole_stage: Stage) -> Iterator[Stage]:
 
 
 def _reset(stage: Stage) -> None:
+    # No run may begin between the deletion of the others and the moment at which every cell is seen to be well.
+    stage.patch("recoverypolicy", "default", {"spec": {"mode": "Observe"}})
     for cell in ("cell-a", "cell-b", "cell-c"):
         stage.heal(cell)
-    stage.apply(json.dumps(QUICK))
     for kind in ("recoveryfreezes", "recoveryruns"):
         stage.kubectl("-n", SHOP, "delete", kind, "--all", "--timeout=120s", within=150)
     for hold in stage.get("placement", "shop")["spec"].get("holds", ()):
         stage.recell("return", hold["cell"], "-n", SHOP, "--yes")
     stage.eventually("every cell is Healthy", stage.all_healthy, within=120)
+    stage.apply(json.dumps(QUICK))
