@@ -21,12 +21,12 @@ demo-replace: venv ## A cell that cannot start is replaced, and its customers mo
 demo-pitr: venv ## A cell's data is brought back to the second before it was corrupted
 	$(BIN)/python hack/demo pitr
 
-test: venv packages check stage ## Everything that must pass
+test: venv packages stage ## Everything that must pass
 	+$(MAKE) --no-print-directory --jobs 2 --output-sync=target beside e2e
 
 # The end-to-end tests mostly wait, and are about what customers feel: the others get what they leave of the machine.
 beside:
-	+nice -n 19 $(MAKE) --no-print-directory unit cluster-tests
+	+nice -n 19 $(MAKE) --no-print-directory check unit cluster-tests
 
 venv: $(VENV)/.installed ## The Python environment, from the lock file
 
@@ -59,8 +59,8 @@ cluster-tests: venv ## Against a real API server
 e2e: venv ## Real pods, a real router, real load
 	$(BIN)/pytest tests/e2e --ignore tests/e2e/test_replacement.py
 
-# Apart from `test`: they need all of a small machine for a quarter of an hour.
-e2e-data: venv ## The same with data in the cells: replacement, restores
+# Apart from `test`, and after it in CI: they need all of a small machine for a quarter of an hour.
+e2e-data: stage ## The same with data in the cells: replacement, restores
 	$(BIN)/pytest tests/e2e/test_replacement.py
 
 generate: venv ## CRDs, API reference, chart's CRDs, manifests

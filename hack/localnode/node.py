@@ -122,11 +122,16 @@ class LocalNode:
             self._namespaces.kill("kube-apiserver")
 
     def start_api_server(self) -> None:
-        """Start or thaw the API server; return when it is ready."""
+        """Start or thaw the API server; return when it is ready, and with it the rest of the control plane."""
         with self._locked():
-            api_server = self._components(self.addresses(), Path("kube-router")).api_server()
+            parts = self._components(self.addresses(), Path("kube-router"))
             self._namespaces.signal("kube-apiserver", signal.SIGCONT)
-            self._ensure(api_server)
+            if not self._namespaces.processes("kube-apiserver"):
+                # They would look for it again only after up to half a minute, by a backoff of their own.
+                for name in ("kube-controller-manager", "kube-scheduler"):
+                    self._stop(name)
+            for component in parts.control_plane():
+                self._ensure(component)
 
     def audit_log(self) -> Path:
         """Where the API server writes its audit log."""

@@ -125,7 +125,7 @@ def assert_others_unaffected(load: Any) -> None:
     homes = load.summary["homes"]
     for cell in ("cell-a", "cell-c"):
         bad = [second for second in load.seconds if second["homes"].get(cell, {}).get("errors")]
-        assert homes[cell]["errors"] == 0, bad
+        assert homes[cell]["errors"] == 0, json.dumps(bad)
         assert homes[cell]["requests"] > 100
 
 
