@@ -12,7 +12,7 @@ import yaml
 
 from recell.api import Cell
 from recell.domain.data import Answer, Customers, Operation, Progress, Request
-from recell.engine.errors import BadInput, Conflict, Forbidden
+from recell.engine.errors import BadInput, Forbidden
 from recell.engine.ports import Key
 from recell.providers.data import jobs as provider
 from recell.providers.data.job_template import FIELDS
@@ -197,7 +197,7 @@ async def test_another_process_goes_on_with_the_same_job(world: World) -> None:
     await other.ensure(request)
     assert (await world.answered(request)).progress is Progress.DONE
     assert (await other.ensure(request)).progress is Progress.DONE
-    with pytest.raises(Conflict, match="is not the one of this request"):
+    with pytest.raises(BadInput, match="is not the one of this request"):
         await other.ensure(replace(request, slots=(2,)))
     assert (await world.job(request))["metadata"]["uid"] == uid
     await other.stop()

@@ -13,7 +13,7 @@ from recell.api import Cell
 from recell.api.cell import DataType
 from recell.domain.data import Answer, Backup, Operation, Progress, Request, from_ranges, ranges
 from recell.domain.placement import slot_of
-from recell.engine.errors import Conflict
+from recell.engine.errors import BadInput
 from recell.engine.ports import Data
 from recell.providers.data.by_type import DataByType
 from recell.providers.data.job_template import FIELDS
@@ -239,10 +239,10 @@ async def test_what_the_status_of_a_cell_says_makes_no_other_request(rig: Rig) -
 )
 async def test_another_request_under_the_same_key_is_refused(rig: Rig, other: Request) -> None:
     await rig.port.ensure(migrate())
-    with pytest.raises(Conflict, match="another request"):
+    with pytest.raises(BadInput, match="another request"):
         await rig.port.ensure(other)
     await rig.done(migrate())
-    with pytest.raises(Conflict, match="another request"):
+    with pytest.raises(BadInput, match="another request"):
         await rig.port.ensure(other)
     assert rig.begun == ["Migrate cell-a to cell-b"]
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from recell.domain.data import Answer, Backup, Customers, Operation, Progress, Request
 from recell.domain.placement import slot_of
-from recell.engine.errors import Conflict
+from recell.engine.errors import BadInput
 
 LOOK, MOVE = 2.0, 60.0
 """Seconds that an effect takes, unless a test says otherwise."""
@@ -165,7 +165,7 @@ class FakeData:
             self._wrote("data", _described(request))
             self.settle()
         if effect.asked != _asked(request):
-            raise Conflict(f"{request.key} is another request: {_described(effect.request)}")
+            raise BadInput(f"{request.key} is another request: {_described(effect.request)}")
         if effect.answer is not None:
             return effect.answer
         done, of = (effect.handled, len(effect.names)) if effect.names else (None, None)

@@ -574,16 +574,20 @@ def test_unknown_data_of_a_cell_that_a_run_isolated_is_said_and_returned(shell: 
     assert "nothing says whether its data is intact" in result.err
 
 
-def test_network_policies_that_stay_are_named_with_the_way_to_take_them_away(shell: Make) -> None:
-    policy = {"kind": "NetworkPolicy", "metadata": {"namespace": "shop", "name": "recell-cell-b-web"}}
+def test_a_cell_that_is_returned_can_be_reached_again(shell: Make) -> None:
+    policy = {"kind": "NetworkPolicy", "metadata": {"namespace": "shop", "name": "recell-cell-b-web", "uid": "p"}}
     cluster = shell([*recoveries.isolated("Intact"), policy])
     result = cluster("return", "cell-b", "--yes")
     assert result.code == 0
-    assert "NetworkPolicy recell-cell-b-web still keeps every connection" in result.err
-    assert "kubectl delete networkpolicy -n shop -l recell.dev/made-by=recell,recell.dev/cell=cell-b" in result.err
+    assert "NetworkPolicy recell-cell-b-web is deleted: its pods can be reached again" in result.err
+    assert [write for write in cluster.api.writes if "networkpolicies" in write] == [
+        "delete networkpolicies.networking.k8s.io shop/recell-cell-b-web"
+    ]
     hidden = shell([*recoveries.isolated("Intact"), policy])
     hidden.api.fails = lambda verb, path: Forbidden("no") if "networkpolicies" in path else None
-    assert hidden("return", "cell-b", "--yes").code == 0
+    result = hidden("return", "cell-b", "--yes")
+    assert result.code == 0
+    assert "kubectl delete networkpolicy -n shop -l recell.dev/made-by=recell,recell.dev/cell=cell-b" in result.err
 
 
 def test_placement_show_tells_who_took_whose_place(shell: Make) -> None:

@@ -156,7 +156,7 @@ async def test_somebody_elses_job_of_that_name_is_left_alone(world: World) -> No
     foreign = {"metadata": {"name": MIGRATE.key, "namespace": "fleet"}, "spec": {"template": {}}}
     world.cluster.server.put(JOB, foreign)
     for _ in range(2):
-        with pytest.raises(Conflict, match=f"Job fleet/{MIGRATE.key} is not the one of this request"):
+        with pytest.raises(BadInput, match=f"Job fleet/{MIGRATE.key} is not the one of this request"):
             await world.data.ensure(MIGRATE)
         await world.settled()
     assert await world.data.cancel(MIGRATE)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import click
@@ -27,7 +28,7 @@ from recell.cli.session import Session, command
 from recell.cli.views.placement import placement_view
 from recell.domain import placement
 from recell.domain.placement import PERSON, Routing
-from recell.engine.errors import Forbidden
+from recell.engine.errors import Forbidden, NotFound
 from recell.providers.kube.api import Object
 from recell.providers.kube.paths import NETWORK_POLICIES
 
@@ -113,11 +114,11 @@ async def return_(session: Session, *, cell: str, force: bool, yes: bool) -> Exi
     session.screen.confirm(f"Return cell {key[1]} in {key[0]}?", yes=yes)
     if any(hold.state is HoldState.RETIRED for hold in mine):
         await _keep(session, key)
+    await _let_in(session, found)
     done = await _change(session, router.key, released)
     session.screen.line(f"cell {key[1]}: returned from generation {done.metadata.generation} on")
     for hold in others:
         session.screen.note(f"note: still at most {hold.max_percent}% by {hold.holder.kind} {hold.holder.name}")
-    await _say_what_isolates(session, found)
     return Exit.DONE
 
 
@@ -145,17 +146,18 @@ async def _keep(session: Session, key: Key) -> None:
     await session.cluster.change(Cell, key, kept)
 
 
-async def _say_what_isolates(session: Session, cell: Cell) -> None:
-    """NetworkPolicies that a run put around the cell's pods let no customer in, whatever the router does."""
-    labels = f"{LABEL_MADE_BY}=recell,{LABEL_CELL}={cell.metadata.name}"
+async def _let_in(session: Session, cell: Cell) -> None:
+    """The NetworkPolicies that a run put around the cell's pods go, for they let no customer in."""
+    api, labels = session.cluster.api, f"{LABEL_MADE_BY}=recell,{LABEL_CELL}={cell.metadata.name}"
     try:
-        listing = await session.cluster.api.list(NETWORK_POLICIES.collection(cell.workload_namespace), labels=labels)
-    except Forbidden:
-        return
-    if listing.items:
-        names = ", ".join(sorted(item["metadata"]["name"] for item in listing.items))
+        for item in (await api.list(NETWORK_POLICIES.collection(cell.workload_namespace), labels=labels)).items:
+            name, uid = item["metadata"]["name"], item["metadata"]["uid"]
+            with suppress(NotFound):
+                await api.delete(NETWORK_POLICIES.path(cell.workload_namespace, name), uid=uid)
+            session.screen.note(f"NetworkPolicy {name} is deleted: its pods can be reached again")
+    except Forbidden as error:
         session.screen.note(
-            f"note: NetworkPolicy {names} still keeps every connection from its pods; take it away with: kubectl delete"
+            f"note: if a run isolated its pods, they stay so ({error}); take that away with: kubectl delete"
             f" networkpolicy -n {cell.workload_namespace} -l {labels}"
         )
 

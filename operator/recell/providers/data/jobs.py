@@ -85,7 +85,7 @@ class JobsData:
     # The port
 
     async def ensure(self, request: Request) -> Answer:
-        """Raises Conflict when its name belongs to another Job, beside what the port says."""
+        """Raises BadInput when its name belongs to another Job, beside what the port says."""
         cron_job = job_template.cron_job_of(request)
         if cron_job is None:
             field, cell = job_template.field_of(request), "/".join(request.cell.key)
@@ -95,9 +95,9 @@ class JobsData:
         if job is None:
             job = await self._begin(request, cron_job)
         if (job["metadata"].get("annotations") or {}).get(ANNOTATION_REQUEST) != job_template.digest(request):
-            raise Conflict(
+            raise BadInput(
                 f"Job {place[0]}/{place[1]} is not the one of this request ({request.operation} of cell"
-                f" {request.cell.metadata.name}): another request, or somebody else, has taken its name"
+                f" {request.cell.metadata.name}): another request, or somebody else, has taken its name; delete it"
             )
         return await self._answer(request, job)
 
