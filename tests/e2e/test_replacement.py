@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 
 from hack.stage import SHOP, Stage, StageError
+from recell.api.placement import PlacementSpec
+from recell.domain.placement import slots_of
+from tests.e2e.audit import Audit
 from tests.e2e.test_cell_restart import ended, step_of
 
 ORDERS = "/orders/orders.jsonl"
+OPERATOR = "system:serviceaccount:recell-system:recell"
 QUICK = {
     "apiVersion": "recell.dev/v1alpha1",
     "kind": "RecoveryPolicy",
@@ -121,6 +125,29 @@ def replacement_of(stage: Stage, name: str) -> str:
     return str(made)
 
 
+def assert_everything_once(audit: Audit, made: str) -> None:
+    """One cell, each data Job once, and no slot goes back: as the API server recorded it."""
+    entries = list(audit.entries())
+    created = [
+        (entry["objectRef"]["resource"], entry["objectRef"].get("name") or entry["responseObject"]["metadata"]["name"])
+        for entry in entries
+        if entry["user"]["username"] == OPERATOR and entry["responseStatus"]["code"] == 201
+    ]
+    assert [name for resource, name in created if resource == "cells"] == [made]
+    jobs = [name for resource, name in created if resource == "jobs"]
+    assert jobs, "data is moved by Jobs"
+    assert len(jobs) == len({name.rsplit("-", 2)[0] for name in jobs}), jobs
+    homes = [
+        PlacementSpec.model_validate(entry["requestObject"]["spec"])
+        for entry in entries
+        if (entry["objectRef"].get("resource"), entry["objectRef"].get("subresource")) == ("placements", None)
+        and entry["verb"] in ("update", "patch")
+    ]
+    left = [len(slots_of(spec, "cell-b")) for spec in homes]
+    assert left == sorted(left, reverse=True), left
+    assert not left[-1]
+
+
 def assert_others_unaffected(load: Any) -> None:
     homes = load.summary["homes"]
     for cell in ("cell-a", "cell-c"):
@@ -129,19 +156,22 @@ def assert_others_unaffected(load: Any) -> None:
         assert homes[cell]["requests"] > 100
 
 
-def test_pods_that_cannot_start_are_replaced_by_themselves_and_every_order_is_there(stage: Stage) -> None:
+def test_killed_in_each_step_pods_that_cannot_start_are_replaced_and_every_order_is_there(stage: Stage) -> None:
     stage.patch("recoverypolicy", "default", {"spec": {"mode": "Automatic"}})
+    audit = Audit(stage)
     with stage.load(rate=60, customers=120, orders=ORDERS) as load:
         time.sleep(12)
         stage.keep_from_starting("cell-b")
         stage.eventually("a run appears", lambda: bool(stage.runs()), within=60)
         name = stage.runs()[0]["metadata"]["name"]
-        to_the_end(stage, name)
+        killer = Killer(stage, name)
+        to_the_end(stage, name, killer, within=400)
         time.sleep(5)
     run = stage.get("recoveryrun", name)
     assert run["spec"]["trigger"] == "Automatic"
     assert run["status"]["decision"]["strategy"] == "TrafficDrainAndReplace"
-    replacement_of(stage, name)
+    assert len(killer.killed) >= 5, killer.killed
+    assert_everything_once(audit, replacement_of(stage, name))
     customers = result_of(stage, name)["customers"]
     assert customers["source"] == "Migrate"
     assert customers["moved"] == customers["affected"] > 0
@@ -153,6 +183,7 @@ def test_pods_that_cannot_start_are_replaced_by_themselves_and_every_order_is_th
 
 
 def test_killed_in_each_step_a_lost_database_comes_back_from_backup_and_the_loss_is_what_is_said(stage: Stage) -> None:
+    audit = Audit(stage)
     with stage.load(rate=60, customers=120, orders=ORDERS) as load:
         time.sleep(20)
         stage.lose_database("cell-b")
@@ -161,7 +192,7 @@ def test_killed_in_each_step_a_lost_database_comes_back_from_backup_and_the_loss
         killer = Killer(stage, "lost")
         to_the_end(stage, "lost", killer, within=400)
         time.sleep(5)
-    replacement_of(stage, "lost")
+    assert_everything_once(audit, replacement_of(stage, "lost"))
     result = result_of(stage, "lost")
     assert result["customers"]["source"] == "Restore"
     assert result["recoveryPoint"]["backupID"]
@@ -195,9 +226,10 @@ def test_killed_in_each_step_an_update_without_where_is_undone_to_the_second(sta
             startBefore=rfc3339(datetime.now(UTC) + timedelta(minutes=10)),
         )
     )
-    killer = Killer(stage, "undo")
+    audit, killer = Audit(stage), Killer(stage, "undo")
     to_the_end(stage, "undo", killer, gate="promote", within=400)
     made = replacement_of(stage, "undo")
+    assert_everything_once(audit, made)
     assert stage.sql(made, "SELECT count(*), sum(cents) FROM shop.orders") == before
     result = result_of(stage, "undo")
     assert moment(result["recoveryPoint"]["time"]) <= good
@@ -210,7 +242,7 @@ def test_killed_in_each_step_an_update_without_where_is_undone_to_the_second(sta
 def test_a_corrupted_backup_is_followed_by_an_older_one(stage: Stage) -> None:
     with stage.load(rate=60, customers=120, orders=ORDERS):
         time.sleep(20)
-    backed_up(stage)
+    stage.back_up("cell-b")
     stage.sql("cell-b", "UPDATE shop.orders SET cents = cents + 1")
     stage.back_up("cell-b")
     late = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
@@ -225,22 +257,34 @@ def test_a_corrupted_backup_is_followed_by_an_older_one(stage: Stage) -> None:
     assert stage.sql(made, "SELECT count(*) FROM shop.orders") != "0"
 
 
-def test_a_template_that_the_quota_forbids_is_said_and_nobody_is_moved(stage: Stage) -> None:
+def test_a_template_that_cannot_be_made_is_said_and_nobody_is_moved(stage: Stage) -> None:
+    """A quota, a kind that the operator may not make, an image that is nowhere."""
+    template = stage.get("celltemplate", "shop-cell")["spec"]["objects"]
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
         "metadata": {"name": "small", "namespace": SHOP},
         "spec": {"hard": {"count/deployments.apps": "4"}},
     }
-    stage.apply(json.dumps(quota))
-    stage.patch("recoverypolicy", "default", {"spec": {"replacement": {"provisionTimeout": "20s"}}})
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "$(CELL)-key"}, "stringData": {"key": "x"}}
+    nowhere = json.loads(json.dumps(template).replace("recell/shop-web:dev", "localhost/nowhere:1"))
+    stage.patch("recoverypolicy", "default", {"spec": {"replacement": {"provisionTimeout": "30s"}}})
     homes = stage.get("placement", "shop")["spec"]["homes"]
     stage.keep_from_starting("cell-b")
     stage.eventually("the cell is Failed", lambda: failed(stage), within=60)
-    stage.apply(run_of("small", "TrafficDrainAndReplace"))
-    stage.eventually("the run ends", lambda: ended(stage, "small"), within=200)
-    status = stage.get("recoveryrun", "small")["status"]
-    assert status["phase"] == "ManualInterventionRequired", status
-    assert "ResourceQuota small" in status["summary"]
-    assert stage.get("placement", "shop")["spec"]["homes"] == homes
-    assert {cell["metadata"]["name"] for cell in stage.all("cells")} == {"cell-a", "cell-b", "cell-c"}
+    for name, objects, why in (
+        ("quota", template, "ResourceQuota small"),
+        ("permission", [*template, secret], "secrets"),
+        ("image", nowhere, "localhost/nowhere:1"),
+    ):
+        if name == "quota":
+            stage.apply(json.dumps(quota))
+        stage.patch("celltemplate", "shop-cell", {"spec": {"objects": objects}})
+        stage.apply(run_of(name, "TrafficDrainAndReplace"))
+        stage.eventually("the run ends", lambda name=name: ended(stage, name), within=200)
+        stage.kubectl("-n", SHOP, "delete", "resourcequota", "small", "--ignore-not-found")
+        status = stage.get("recoveryrun", name)["status"]
+        assert status["phase"] == "ManualInterventionRequired", status
+        assert why in status["summary"], status["summary"]
+        assert stage.get("placement", "shop")["spec"]["homes"] == homes
+        assert {cell["metadata"]["name"] for cell in stage.all("cells")} == {"cell-a", "cell-b", "cell-c"}
