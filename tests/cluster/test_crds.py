@@ -583,13 +583,31 @@ RULES = [
         "spec.data.integrity.interval: Invalid value: interval must be at least 1s",
     ),
     *(
-        Case(
-            "Cell",
-            f"data {title}",
-            change,
-            "spec.data: Invalid value: set exactly the block that type names: jobs for Jobs",
+        Case("Cell", f"data {title}", change, "spec.data: Invalid value: set the block that type names: jobs for Jobs,")
+        for title, change in (
+            ("jobs without type", drop("data.type")),
+            ("type without jobs", drop("data.jobs")),
+            ("another type without its block", put("data.type", "VolumeSnapshots")),
+            ("another type's block", put("data.velero", {})),
         )
-        for title, change in (("jobs without type", drop("data.type")), ("type without jobs", drop("data.jobs")))
+    ),
+    Case(
+        "Cell",
+        "backups by two means",
+        put("data", {"type": "Velero", "velero": {}, "jobs": {"restore": "mine"}}),
+        "spec.data.jobs: Invalid value: inventory, restore and backup are done by what type names",
+    ),
+    Case(
+        "Cell",
+        "moved although nobody says whether it can be read",
+        put("data", {"type": "Velero", "velero": {}, "jobs": {"migrate": "mine"}}),
+        "spec.data.jobs: Invalid value: jobs.migrate and jobs.accessible go together",
+    ),
+    Case(
+        "Cell",
+        "no volume",
+        put("data", {"type": "VolumeSnapshots", "volumeSnapshots": {"claims": []}}),
+        "spec.data.volumeSnapshots.claims: Invalid value",
     ),
     Case(
         "Cell",
