@@ -134,14 +134,13 @@ class LocalNode:
         binaries = {name: gotools.ensure(program, self._progress) for name, program in gotools.STORAGE.items()}
         crds = gotools.source(gotools.CSI_SNAPSHOTS, versions.CSI_SNAPSHOTTER, self._progress) / storage.CRDS
         with self._locked():
-            for crd in sorted(crds.glob("snapshot.storage.k8s.io_*.yaml")):
+            for crd in sorted(crds.glob("*.k8s.io_*.yaml")):
                 self._kubectl("apply", "--server-side", "-f", str(crd))
-            for component in storage.components(self.name, self.folder, self.kubeconfig, binaries):
-                self._ensure(component)
-            manifests = storage.manifests()
             for crd in storage.ESTABLISHED:
                 self._kubectl("wait", "--for=condition=Established", f"crd/{crd}", "--timeout=60s", patient=True)
-            self._kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=manifests)
+            for component in storage.components(self.name, self.folder, self.kubeconfig, binaries):
+                self._ensure(component)
+            self._kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=storage.manifests())
         self._progress.say(f"cluster {self.name}: StorageClass and VolumeSnapshotClass {storage.CLASS} are there")
 
     def audit_log(self) -> Path:

@@ -16,7 +16,7 @@ CLASS = "hostpath"
 LATE_CLASS = "hostpath-late"
 """A StorageClass whose volumes are made once a pod needs them."""
 CRDS = Path("config") / "crd"
-"""In the module of external-snapshotter's client."""
+"""In the module of external-snapshotter's client; those of groups too, for which its controller waits half a minute."""
 ESTABLISHED = tuple(
     f"{plural}.snapshot.storage.k8s.io"
     for plural in ("volumesnapshotclasses", "volumesnapshotcontents", "volumesnapshots")

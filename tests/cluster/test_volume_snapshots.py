@@ -262,7 +262,7 @@ async def world(operator: Path, kubeconfig: Path, kubectl: Kubectl, namespace: s
     for api in apis:
         await api.close()
     for kind in ("cells", "statefulsets", "volumesnapshots", "pvc"):
-        made.kubectl("delete", kind, "--all", "--wait=false")
+        made.kubectl("delete", kind, "--all", "--timeout=50s")
 
 
 @pytest.mark.parametrize("storage_class", ["hostpath", "hostpath-late"])
