@@ -47,7 +47,7 @@ check: venv ## Lint, format, types, layers, generated files, chart
 	$(BIN)/lint-imports
 
 stage: venv ## The clusters, images and tools of the tests; compiled once, then cached outside of the tree
-	hack/tools helm kubeconform >/dev/null
+	hack/tools helm kubeconform csi-hostpath csi-provisioner csi-snapshotter snapshot-controller >/dev/null
 	$(BIN)/python -m hack.stage recell-test recell-e2e
 
 unit: venv ## Pure tests, and tests against processes on this machine
@@ -57,11 +57,11 @@ cluster-tests: venv ## Against a real API server
 	$(BIN)/pytest $(SPREAD) tests/cluster
 
 e2e: venv ## Real pods, a real router, real load
-	$(BIN)/pytest tests/e2e --ignore tests/e2e/test_replacement.py
+	$(BIN)/pytest tests/e2e --ignore tests/e2e/test_replacement.py --ignore tests/e2e/test_volume_snapshots.py
 
 # Apart from `test`, and after it in CI: they need all of a small machine for a quarter of an hour.
 e2e-data: stage ## The same with data in the cells: replacement, restores
-	$(BIN)/pytest tests/e2e/test_replacement.py
+	$(BIN)/pytest tests/e2e/test_replacement.py tests/e2e/test_volume_snapshots.py
 
 generate: venv ## CRDs, API reference, chart's CRDs, manifests
 	$(BIN)/python -m recell.api.crd crds/ --docs docs/api.md

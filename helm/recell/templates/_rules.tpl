@@ -148,6 +148,21 @@ takes them away with their Router.
 {{- end }}
 
 {{- /*
+Where cells' workloads live: snapshots of cells' volumes, and claims made anew from them. The operator deletes claims of
+cells that it made, and snapshots that it made and that are not ready.
+*/}}
+{{- define "recell.rules.volumeSnapshots" -}}
+{{- if .Values.features.volumeSnapshots -}}
+- apiGroups: [snapshot.storage.k8s.io]
+  resources: [volumesnapshots]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, list, watch, create, delete]
+{{- end }}
+{{- end }}
+
+{{- /*
 Where cells' workloads live: data Jobs, made from CronJobs that are there. Whoever may create Jobs may run any pod, so
 this is a feature that can be left out.
 */}}
