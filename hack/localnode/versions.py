@@ -9,6 +9,8 @@ HELM = "4.3.1"
 KUBECONFORM = "0.8.0"
 KWOK = "0.8.0"
 KIND = "0.33.0"
+CLOUD_NATIVE_PG = "1.28.0"
+GOFAKES3 = "1.2.0"
 GO = "1.26.8"
 """Fetched as a Go toolchain module where the machine's own Go is older than `GO_MINIMUM`."""
 GO_MINIMUM = (1, 26)

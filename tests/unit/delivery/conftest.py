@@ -17,7 +17,15 @@ NAMESPACE = "recell-system"
 Document = dict[str, Any]
 Values = Mapping[str, Any]
 
-FEATURES = ("workloadRestart", "isolation", "haproxyRouter", "dataJobs", "cellReplacement", "decommission")
+FEATURES = (
+    "workloadRestart",
+    "isolation",
+    "haproxyRouter",
+    "dataJobs",
+    "cloudNativePG",
+    "cellReplacement",
+    "decommission",
+)
 
 VARIANTS: dict[str, Values] = {
     "defaults": {},

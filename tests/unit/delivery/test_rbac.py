@@ -39,6 +39,10 @@ DATA_JOB_RIGHTS = (
     | {("get", "batch", "cronjobs")}
 )
 
+POSTGRES_RIGHTS = {
+    *((verb, "postgresql.cnpg.io", "clusters") for verb in ("get", "list", "watch", "create", "patch", "delete")),
+    *((verb, "postgresql.cnpg.io", "backups") for verb in ("get", "list", "watch", "create")),
+}
 ISOLATION_RIGHTS = {(verb, "networking.k8s.io", "networkpolicies") for verb in ("create", "patch", "delete", "list")}
 DECOMMISSION_RIGHTS = {
     ("delete", "recell.dev", "cells"),
@@ -56,6 +60,7 @@ FEATURES = {
     "workloadRestart": RESTART_RIGHTS,
     "isolation": ISOLATION_RIGHTS,
     "dataJobs": DATA_JOB_RIGHTS,
+    "cloudNativePG": POSTGRES_RIGHTS,
     "cellReplacement": TEMPLATE_RIGHTS | {(verb, "recell.dev", "cells") for verb in ("create", "delete")},
     "decommission": DECOMMISSION_RIGHTS,
 }
