@@ -256,7 +256,7 @@ async def test_the_empty_cluster_is_replaced_by_one_that_recovers(world: World) 
     assert (answer.progress, "is made, to recover from base-7" in answer.message) == (Progress.RUNNING, True)
     live = world.live(EMPTY)
     assert live["metadata"]["annotations"][ANNOTATION_CONTENT] == "content-1", "the template counts as applied"
-    assert live["spec"]["bootstrap"]["recovery"]["recoveryTarget"]["targetTime"] == "2026-01-31T09:59:00.250000Z"
+    assert live["spec"]["bootstrap"]["recovery"]["recoveryTarget"]["targetTime"] == "2026-01-31 09:59:00.250000+00"
     cell = CELLS.path("fleet", "cell-b")
     assert world.writes == [("patch", cell), ("delete", EMPTY), ("create", EMPTY)]
 

@@ -68,6 +68,17 @@ def test_postgresqls_own_words_come_first() -> None:
     assert cnpg_cluster.words(log) == "FATAL: could not locate required checkpoint record"
 
 
+def test_what_it_says_before_it_has_a_log_is_found_too() -> None:
+    said = (
+        'waiting for server to start....2026-11-26 05:30:49 UTC [34] LOG:  invalid value for parameter "x": "y"',
+        '2026-11-26 05:30:49 UTC [34] FATAL:  configuration file "custom.conf" contains errors',
+        "pg_ctl: could not start server",
+    )
+    log = "\n".join(json.dumps({"level": "info", "logger": "pg_ctl", "msg": text}) for text in said)
+    told = 'invalid value for parameter "x": "y" | FATAL: configuration file "custom.conf" contains errors'
+    assert cnpg_cluster.words(log) == told
+
+
 def test_without_them_the_instance_managers() -> None:
     log = json.dumps({"level": "error", "msg": "Error while restoring a backup", "error": "no target backup found"})
     assert cnpg_cluster.words(f"[1, 2]\n{log}\n{log}") == "Error while restoring a backup: no target backup found"

@@ -51,7 +51,7 @@ def test_from_an_object_store_by_what_the_backup_says() -> None:
     assert spec["bootstrap"] == {
         "recovery": {
             "source": "cell-a-db",
-            "recoveryTarget": {"backupID": "20260131T030000", "targetTime": "2026-01-31T09:59:00.250000Z"},
+            "recoveryTarget": {"backupID": "20260131T030000", "targetTime": "2026-01-31 09:59:00.250000+00"},
             "database": "shop",
             "owner": "shop",
             "secret": {"name": "shop-app"},
@@ -128,7 +128,7 @@ def test_from_snapshots_with_the_sources_archive() -> None:
         "walStorage": group | {"name": "base-7-wal"},
     }
     assert recovery["source"] == "cell-a-db"
-    assert recovery["recoveryTarget"] == {"targetTime": "2026-01-31T09:59:00.250000Z"}
+    assert recovery["recoveryTarget"] == {"targetTime": "2026-01-31 09:59:00.250000+00"}
 
 
 def test_from_snapshots_alone_as_they_are() -> None:

@@ -21,6 +21,7 @@ HEALTHY = "Cluster in healthy state"
 NOT_REACHED = "recovery ended before configured recovery target was reached"
 QUOTED_LINES = 4
 QUOTED = 500
+_BY_POSTGRES = re.compile(r"(?:FATAL|PANIC|ERROR): .*|invalid value for parameter .*")
 _STATUS = ("phase", "phaseReason", "readyInstances", "conditions", "pluginStatus")
 
 
@@ -87,6 +88,8 @@ def words(log: str) -> str:
         record = entry.get("record")
         if isinstance(record, dict) and record.get("error_severity") in ("FATAL", "PANIC", "ERROR"):
             own.append(f"{record['error_severity']}: {record.get('message', '')}")
+        elif found := _BY_POSTGRES.search(str(entry.get("msg"))):  # before it has a log of its own
+            own.append(found[0])
         elif entry.get("level") == "error":
             others.append(": ".join(str(entry[name]) for name in ("msg", "error", "err") if entry.get(name)))
     lines = dict.fromkeys(text for line in (own or others)[-QUOTED_LINES:] if (text := " ".join(line.split())))

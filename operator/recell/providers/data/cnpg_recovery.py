@@ -62,7 +62,7 @@ def recovering(replaced: Object, request: Request, backup: Object, source: Objec
         others = [each for each in spec.get("externalClusters") or () if each["name"] != archive["name"]]
         spec["externalClusters"] = [*others, archive]
         if request.not_after is not None:
-            target["targetTime"] = rfc3339(request.not_after)
+            target["targetTime"] = postgres_time(request.not_after)
     if target:
         recovery["recoveryTarget"] = target
     spec["bootstrap"] = {"recovery": recovery | _database(spec.get("bootstrap") or {})}
@@ -82,9 +82,13 @@ def new_password(cluster: Object) -> bool:
     return not (recovery.get("secret") or {}).get("name")
 
 
-def rfc3339(moment: datetime) -> str:
-    """To the microsecond, which is PostgreSQL's own resolution: never later than what was asked for."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def postgres_time(moment: datetime) -> str:
+    """To the microsecond, which is PostgreSQL's own resolution: never later than what was asked for.
+
+    CloudNativePG takes RFC 3339 too, but writes UTC as `Z` then, which PostgreSQL does not know while it reads its
+    settings; what is in PostgreSQL's own form it hands on as it is.
+    """
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
 
 
 def _archive(method: Method, backup: Object, source: Object | None) -> Object | None:

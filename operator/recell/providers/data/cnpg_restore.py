@@ -33,7 +33,8 @@ from recell.providers.kube.paths import CELLS, CLAIMS, CNPG_BACKUPS, CNPG_CLUSTE
 logger = logging.getLogger(__name__)
 
 LOG_LINES = 100
-LOG_BYTES = 65536
+LOG_BYTES = 262144
+"""Of those lines, from the first one on: what went wrong is at the end, behind others of a thousand bytes and more."""
 
 
 class PostgresRestores:
