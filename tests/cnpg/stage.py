@@ -180,7 +180,12 @@ class PostgresStage:
         self.kubectl("-n", name, "rollout", "status", "deployment/s3", "--timeout=120s", within=150)
 
     def close_namespace(self, name: str) -> None:
-        self.kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=180s", within=200)
+        self.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
+        # Nothing in it is worth an orderly end, for which a database would take minutes.
+        clusters = ("delete", "clusters.postgresql.cnpg.io", "--all", "--wait=false")
+        self.kubectl("-n", name, *clusters)
+        self.kubectl("-n", name, "delete", "pods", "--all", "--grace-period=0", "--force", "--wait=false")
+        self.kubectl("wait", "--for=delete", f"namespace/{name}", "--timeout=240s", within=260)
         self.free_volumes()
 
     def sql(self, namespace: str, cluster: str, statement: str) -> str:
@@ -208,5 +213,7 @@ def cluster(name: str = "$(CELL)-db") -> Object:
             "backup": {"barmanObjectStore": store},
             "postgresql": {"parameters": {"shared_buffers": "32MB"}},
             "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
+            "smartShutdownTimeout": 1,
+            "stopDelay": 60,
         },
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from recell.api import Cell, CellTemplate
 from recell.api.meta import ANNOTATION_CONTENT, ANNOTATION_REPLACED_CLUSTER
@@ -47,20 +48,23 @@ class World:
     def __init__(self, tested: Api, source: Source) -> None:
         self.tested, self.source = tested, source
         self.woken: list[Key] = []
-        clock = SystemClock()
+        self.clock = clock = SystemClock()
         self.store = KubeStore(tested, clock, (NAMESPACE,))
         self.provisioner = KubeProvisioner(
             tested, clock, self.store, Anywhere(), is_home=lambda router, cell: False, on_change=self.woken.append
         )
-        self.data = CloudNativePGData(
-            tested,
-            clock,
+        self.data = self.provider()
+        self.cell_a = self.cell("cell-a")
+
+    def provider(self) -> CloudNativePGData:
+        return CloudNativePGData(
+            self.tested,
+            self.clock,
             (NAMESPACE,),
             require_consent=Anywhere().ensure,
             is_home=lambda router, cell: False,
             on_change=self.woken.append,
         )
-        self.cell_a = self.cell("cell-a")
 
     def cell(self, name: str) -> Cell:
         spec = {
@@ -87,6 +91,8 @@ class World:
         await eventually(ready, f"{order.name} is made", deadline=WITHIN)
 
     async def ended(self, request: Request, said: list[str] | None = None) -> Answer:
+        """With `said` another process goes on whenever something else is said, and that is kept there."""
+
         async def look() -> Answer | None:
             await asyncio.sleep(LOOK_AGAIN)
             if request.target is not None:  # the engine asks with the Cell as its store has it
@@ -97,7 +103,8 @@ class World:
                 answer = await self.data.ensure(request)
             if said is not None and (not said or said[-1] != answer.message):
                 said.append(answer.message)
-                print(answer.message)
+                await self.data.stop()
+                self.data = self.provider()
             return answer if answer.progress is not Progress.RUNNING else None
 
         return await eventually(look, f"{request.key} ends", deadline=WITHIN)
@@ -125,6 +132,7 @@ async def world(operator: Path, source: Source) -> AsyncIterator[World]:
     await made.provisioner.stop()
     await made.store.stop()
     await tested.close()
+    await asyncio.sleep(0.25)  # until its connections have said goodbye, too
 
 
 async def test_what_an_update_without_where_overwrote_is_back(world: World) -> None:
@@ -211,3 +219,22 @@ async def test_a_moment_that_the_archive_does_not_reach_is_explained_and_can_be_
     await eventually(stopped, "it is stopped", deadline=60)
     live = await world.tested.list(CNPG_CLUSTERS.collection(NAMESPACE))
     assert "cell-d-db" not in [item["metadata"]["name"] for item in live.items]
+
+
+async def test_an_archive_that_cannot_be_reached_is_told(world: World) -> None:
+    body = cluster("cell-e-db")
+    body["spec"]["backup"]["barmanObjectStore"]["endpointURL"] = "http://s3.nowhere:9000"
+    stage = world.source.stage
+    where = ("-n", NAMESPACE)
+    await asyncio.to_thread(stage.kubectl, *where, "apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(body))
+    request = Request(Operation.BACKUP, "backup-5", world.cell("cell-e"))
+
+    async def told() -> bool:
+        await asyncio.sleep(LOOK_AGAIN)
+        answer = await world.data.ensure(request)
+        print(answer)
+        return answer.progress is Progress.FAILED or "the WAL is not archived" in answer.message
+
+    await eventually(told, "it says so", deadline=WITHIN)
+    accessible = await world.ended(Request(Operation.ACCESSIBLE, "accessible-2", world.cell("cell-e")))
+    assert not accessible.when_stopped, "no last backup is waited for"

@@ -373,21 +373,39 @@ async def test_nothing_is_replaced_where_customers_are_at_home(world: World) -> 
     ],
 )
 async def test_what_cannot_be_recovered_is_told_before_anything_goes(world: World, change: Any, says: str) -> None:
-    with pytest.raises(BadInput, match=says):
-        await world.ask(replace(RESTORE, **change))
+    answer = await world.ask(replace(RESTORE, **change))
+    assert answer.progress is Progress.FAILED, "so that an older one is tried"
+    assert says in answer.message
+    assert "Cluster fleet/cell-b-db stays as it is" in answer.message
     assert world.writes == []
+
+
+async def test_a_backup_that_vanishes_meanwhile_ends_it(world: World) -> None:
+    await world.ask(RESTORE)
+    world.kube.server.remove(CNPG_BACKUPS.path("fleet", "base-7"))
+    answer = await world.ask(RESTORE)
+    assert (answer.progress, answer.message) == (Progress.FAILED, "Backup fleet/base-7 does not exist any more")
 
 
 async def test_a_backup_that_is_not_complete_is_refused(world: World) -> None:
     world.kube.backup("base-7", phase="running")
-    with pytest.raises(BadInput, match="is not complete"):
-        await world.ask(RESTORE)
+    assert "is not complete" in (await world.ask(RESTORE)).message
+    assert world.writes == []
 
 
-async def test_another_request_for_the_same_cluster_is_a_conflict(world: World) -> None:
+async def test_another_request_under_the_same_key_is_a_conflict(world: World) -> None:
     await world.recovering()
-    with pytest.raises(Conflict, match="recovers another backup, or to another time"):
+    with pytest.raises(Conflict, match="was made for another request under the key restore-1-3fa92b7c10"):
         await world.ask(replace(RESTORE, not_after=None))
+
+
+async def test_another_key_recovers_anew(world: World) -> None:
+    await world.recovering()
+    live = await world.recovering(replace(RESTORE, key="restore-2-3fa92b7c10", not_after=None))
+    recovery = live["spec"]["bootstrap"]["recovery"]
+    assert recovery["recoveryTarget"] == {"backupID": "20260131T030000"}
+    assert (recovery["database"], recovery["secret"]) == ("shop", {"name": "shop-app"})
+    assert len(live["spec"]["externalClusters"]) == 1
 
 
 async def test_a_target_without_a_cluster_is_told_the_field(world: World) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from recell.api.meta import ANNOTATION_CONTENT, ANNOTATION_REQUEST
 from recell.domain.data import Request
-from recell.providers.data import cnpg_recovery, job_template
+from recell.providers.data import cnpg_recovery
 from recell.providers.data.cnpg_recovery import Unfit, recovering
 from recell.providers.kube.api import Object
 from recell.providers.kube.reflector import LAST_APPLIED
@@ -86,7 +86,7 @@ def test_it_counts_as_what_the_template_made() -> None:
         "name": "cell-b-db",
         "namespace": "fleet",
         "labels": {"recell.dev/made-by": "recell", "recell.dev/cell": "cell-b"},
-        "annotations": {ANNOTATION_CONTENT: "content-1", ANNOTATION_REQUEST: job_template.digest(RESTORE)},
+        "annotations": {ANNOTATION_CONTENT: "content-1", ANNOTATION_REQUEST: cnpg_recovery.mark(RESTORE)},
     }
 
 

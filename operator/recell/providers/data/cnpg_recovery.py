@@ -46,7 +46,7 @@ def recovering(replaced: Object, request: Request, backup: Object, source: Objec
     """`replaced` as of `empty`. `source`: the Cluster that was backed up, if it is still there. Raises Unfit."""
     spec = copy.deepcopy(replaced["spec"])
     metadata = copy.deepcopy(replaced["metadata"])
-    metadata["annotations"][ANNOTATION_REQUEST] = job_template.digest(request)
+    metadata["annotations"][ANNOTATION_REQUEST] = mark(request)
     method, status = cnpg_backup.method_of(backup), backup.get("status") or {}
     archive = _archive(method, backup, source)
     recovery: Object = {}
@@ -68,6 +68,16 @@ def recovering(replaced: Object, request: Request, backup: Object, source: Objec
     spec["bootstrap"] = {"recovery": recovery | _database(spec.get("bootstrap") or {})}
     _archive_elsewhere(spec, metadata["name"], request.key)
     return {"apiVersion": CNPG_CLUSTERS.api_version, "kind": CNPG_CLUSTERS.kind, "metadata": metadata, "spec": spec}
+
+
+def mark(request: Request) -> str:
+    """By which a Cluster that recovers is known again."""
+    return f"{request.key}/{job_template.digest(request)}"
+
+
+def key_of(marked: str) -> str:
+    """The key of the request that a Cluster was made for; empty for one that recovers nothing."""
+    return marked.partition("/")[0]
 
 
 def target_time(cluster: Object) -> bool:

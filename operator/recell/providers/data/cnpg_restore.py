@@ -24,7 +24,7 @@ from recell.domain.data import Answer, Customers, Progress, Request
 from recell.domain.wording import clipped, listed
 from recell.engine.errors import BadInput, Conflict, Fenced, NotFound, RecellError
 from recell.engine.ports import Key
-from recell.providers.data import cnpg_backup, cnpg_cluster, cnpg_recovery, job_status, job_template
+from recell.providers.data import cnpg_backup, cnpg_cluster, cnpg_recovery, job_status
 from recell.providers.data.cnpg_objects import PostgresObjects
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.kstatus import stuck_reason
@@ -54,28 +54,28 @@ class PostgresRestores:
         self._is_home = is_home
 
     async def ensure(self, request: Request) -> Answer:
-        """Raises as the port says, and Conflict when the Cluster recovers something else."""
+        """Raises as the port says, and Conflict when its key belongs to another request."""
         target, place = _target(request)
         live = await self._objects.find(CNPG_CLUSTERS, place)
         if live is None:
             return await self._make(request, target, place)
-        made_for = _annotations(live).get(ANNOTATION_REQUEST)
+        made_for = _annotations(live).get(ANNOTATION_REQUEST, "")
         if live["metadata"].get("deletionTimestamp"):
             self._objects.awaits(CNPG_CLUSTERS, place, request)
             kept = live["metadata"].get("finalizers")
             told = f" (kept by {listed(kept)})" if kept else ""
             return Answer(Progress.RUNNING, f"{_named(place)} is being deleted{told}")
-        if made_for is None:
-            return await self._replace(request, target, place)
-        if made_for != job_template.digest(request):
-            raise Conflict(f"{_named(place)} recovers another backup, or to another time, than is asked for now")
-        return await self._answer(request, target, live)
+        if made_for == cnpg_recovery.mark(request):
+            return await self._answer(request, target, live)
+        if cnpg_recovery.key_of(made_for) == request.key:
+            raise Conflict(f"{_named(place)} was made for another request under the key {request.key}")
+        return await self._replace(request, target, place)
 
     async def cancel(self, request: Request) -> bool:
         """Deletes the Cluster unless it is done; with it go its volumes, in which nobody has written yet."""
         target, place = _target(request)
         live = await self._objects.read(CNPG_CLUSTERS, place)
-        if live is None or _annotations(live).get(ANNOTATION_REQUEST) != job_template.digest(request):
+        if live is None or _annotations(live).get(ANNOTATION_REQUEST) != cnpg_recovery.mark(request):
             self._objects.forget(CNPG_CLUSTERS, place)
             return True
         if cnpg_cluster.state(live).ready:
@@ -105,7 +105,10 @@ class PostgresRestores:
                 f"Customers are at home in cell {target.metadata.name}, so its {_named(place)} stays as it is",
             )
         replaced = cnpg_recovery.empty(live)
-        await self._recovering(request, replaced)  # what cannot be recovered is told before anything goes
+        try:
+            await self._recovering(request, replaced)
+        except cnpg_recovery.Unfit as error:
+            return Answer(Progress.FAILED, f"{error}. {_named(place)} stays as it is")
         await self._require_consent(target)
         await self._record(target, json.dumps(replaced, sort_keys=True))
         await self._delete(place, live)
@@ -122,7 +125,10 @@ class PostgresRestores:
             )
         if self._serves(target):
             return Answer(Progress.FAILED, f"Customers are at home in cell {target.metadata.name} already")
-        body = await self._recovering(request, record)
+        try:
+            body = await self._recovering(request, record)
+        except cnpg_recovery.Unfit as error:
+            return Answer(Progress.FAILED, str(error))
         if left := await self._left(place):
             return Answer(Progress.RUNNING, f"What the empty {_named(place)} had is going: {listed(left)}")
         await self._require_consent(target)
@@ -135,24 +141,21 @@ class PostgresRestores:
         return Answer(Progress.RUNNING, f"{_named(place)} is made, to recover from {request.backup}")
 
     async def _recovering(self, request: Request, replaced: Object) -> Object:
-        """Raises BadInput for a backup that cannot be recovered so."""
+        """Raises Unfit for a backup that cannot be recovered so."""
         where = (request.cell.workload_namespace, request.backup)
         backup = await self._objects.read(CNPG_BACKUPS, where)
         if backup is None:
-            raise BadInput(f"Backup {where[0]}/{where[1]} does not exist any more")
+            raise cnpg_recovery.Unfit(f"Backup {where[0]}/{where[1]} does not exist any more")
         told = cnpg_backup.entry(backup)
         if told is None or not told.complete:
-            raise BadInput(f"Backup {where[0]}/{where[1]} is not complete")
+            raise cnpg_recovery.Unfit(f"Backup {where[0]}/{where[1]} is not complete")
         if request.not_after is not None and told.at > request.not_after:
-            raise BadInput(
+            raise cnpg_recovery.Unfit(
                 f"Backup {where[0]}/{where[1]} can be restored to {told.at.isoformat()} at the earliest, which is later"
                 f" than {request.not_after.isoformat()}"
             )
         source = await self._objects.read(CNPG_CLUSTERS, (where[0], cnpg_backup.cluster_of(backup)))
-        try:
-            return cnpg_recovery.recovering(replaced, request, backup, source)
-        except cnpg_recovery.Unfit as error:
-            raise BadInput(str(error)) from error
+        return cnpg_recovery.recovering(replaced, request, backup, source)
 
     async def _delete(self, place: Key, live: Object) -> None:
         logger.info("deleting Cluster %s/%s", *place)
