@@ -213,6 +213,16 @@ async def test_a_cluster_without_means_is_told_what_to_set(world: World) -> None
     assert world.writes == []
 
 
+async def test_a_backup_that_runs_while_no_wal_arrives_says_why(world: World) -> None:
+    """CloudNativePG goes on trying for minutes."""
+    await world.ask(BACKUP)
+    failing = {"type": "ContinuousArchiving", "status": "False", "message": "exit status 2"}
+    world.kube.says(CNPG_CLUSTERS.path("fleet", "cell-a-db"), conditions=[failing])
+    world.kube.says(MADE, phase="running")
+    told = (await world.ask(BACKUP)).message
+    assert "runs; the WAL of Cluster cell-a-db is not archived (exit status 2): look at the address" in told
+
+
 async def test_a_name_that_is_taken_is_a_conflict(world: World) -> None:
     world.kube.backup(BACKUP.key)
     with pytest.raises(Conflict, match="is not the one of this request"):

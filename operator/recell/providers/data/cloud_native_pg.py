@@ -12,10 +12,12 @@ Must not: delete a Backup, since what it stands for may be deleted with it, nor 
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from recell.api import Cell
 from recell.api.meta import ANNOTATION_REQUEST
 from recell.domain.data import Answer, Operation, Progress, Request
+from recell.domain.wording import clipped
 from recell.engine.errors import Conflict, Forbidden
 from recell.engine.ports import Clock, Key
 from recell.providers.data import cnpg_backup, cnpg_cluster, job_template
@@ -130,11 +132,13 @@ class CloudNativePGData:
                 " another request, or somebody else, has taken its name"
             )
         answer = cnpg_backup.progress(backup)
-        if answer.progress is Progress.RUNNING:
-            self._objects.awaits(CNPG_BACKUPS, place, request)
-        else:
+        if answer.progress is not Progress.RUNNING:
             self._objects.forget(CNPG_BACKUPS, place)
-        return answer
+            return answer
+        self._objects.awaits(CNPG_BACKUPS, place, request)
+        cluster = await self._objects.find(CNPG_CLUSTERS, _cluster(request))
+        trouble = cnpg_cluster.not_archived(cluster) if cluster is not None else ""
+        return replace(answer, message=clipped(f"{answer.message}; {trouble}")) if trouble else answer
 
     async def _begin(self, request: Request) -> Object | Answer:
         namespace, name = _cluster(request)

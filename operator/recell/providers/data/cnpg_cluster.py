@@ -49,8 +49,16 @@ def condition(cluster: Object, type_: str) -> Mapping[str, Any] | None:
 
 def can_be_backed_up(cluster: Object) -> bool:
     """An instance runs, and nothing says that its WAL does not arrive in the archive."""
+    return bool((cluster.get("status") or {}).get("readyInstances")) and not not_archived(cluster)
+
+
+def not_archived(cluster: Object) -> str:
+    """Why the WAL does not arrive in the archive; empty if nothing says so."""
     archiving = condition(cluster, "ContinuousArchiving") or {}
-    return bool((cluster.get("status") or {}).get("readyInstances")) and archiving.get("status") != "False"
+    if archiving.get("status") != "False":
+        return ""
+    name, why = cluster["metadata"]["name"], archiving.get("message") or "no reason is told"
+    return f"the WAL of Cluster {name} is not archived ({why}): look at the address and credentials of its archive"
 
 
 def instances(name: str) -> str:
