@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from hack.stage import IMAGES, ROOT, SHOP, SYSTEM, Stage
-from recell.providers.kube.paths import OWN
 from tests.cnpg.stage import PostgresStage, cluster
 from tests.e2e.test_cell_restart import ended
 from tests.e2e.test_replacement import ORDERS, QUICK, moment, rfc3339, run_of
@@ -91,12 +90,8 @@ def shop(stage: PostgresStage) -> Iterator[Stage]:
     on.kubectl("-n", SHOP, "delete", "recoveryruns", "--all", "--ignore-not-found", "--timeout=120s", within=150)
     for cell in on.all("cells"):
         on.kubectl("-n", SHOP, "annotate", "cell", cell["metadata"]["name"], "recell.dev/force=true", "--overwrite")
-    on.kubectl("-n", SHOP, "delete", f"{OWN_KINDS}", "--all", "--timeout=120s", within=150)
     stage.close_namespace(SHOP)
     on.kubectl("-n", SYSTEM, "delete", "-f", "-", "--ignore-not-found", "--timeout=120s", stdin=chart, within=200)
-
-
-OWN_KINDS = ",".join(resource.full_name for resource in OWN.values() if resource.kind in ("Cell", "Router"))
 
 
 def test_an_update_without_where_is_undone_by_a_run(stage: PostgresStage, shop: Stage) -> None:
@@ -133,8 +128,9 @@ def test_an_update_without_where_is_undone_by_a_run(stage: PostgresStage, shop: 
         status = shop.get("recoveryrun", "undo").get("status") or {}
         told.extend({str(status.get("summary"))}.difference(told))
         if awaiting := status.get("awaiting"):
-            assert awaiting["gate"] == "promote", awaiting["message"]
-            shop.recell("approve", "undo", "-n", SHOP, "--gate", "promote", "--yes", check=False)
+            # The web app of the new cell starts again when its database is back, so nobody may know yet how that looks.
+            assert awaiting["gate"] in ("unverified-integrity", "promote"), awaiting["message"]
+            shop.recell("approve", "undo", "-n", SHOP, "--gate", awaiting["gate"], "--yes", check=False)
         return ended(shop, "undo")
 
     shop.eventually("the run ends", done, within=600, every=1.0)
