@@ -17,7 +17,7 @@ from recell.engine.ports import Key
 from recell.providers.data.cloud_native_pg import CloudNativePGData
 from recell.providers.kube.api import Object
 from recell.providers.kube.errors import MissingPermission
-from recell.providers.kube.paths import CELLS, CNPG_BACKUPS, CNPG_CLUSTERS
+from recell.providers.kube.paths import CELLS, CNPG_BACKUPS, CNPG_CLUSTERS, PODS
 from tests.contract.conftest import ManualClock
 from tests.fakes.cnpg_cluster import HEALTHY, CnpgApi, CnpgCluster
 from tests.unit.data.postgres import NOT_AFTER, RESTORE, SOURCE, TARGET
@@ -441,6 +441,16 @@ async def test_a_failed_attempt_is_told_while_others_follow(world: World) -> Non
     answer = await world.ask(RESTORE)
     assert answer.progress is Progress.RUNNING
     assert "attempt 1 to recover failed: the archive has no transaction that was committed after" in answer.message
+
+
+async def test_a_pod_that_cannot_start_says_why(world: World) -> None:
+    await world.recovering()
+    waiting = [{"name": "full-recovery", "state": {"waiting": {"reason": "ImagePullBackOff"}}}]
+    status = {"phase": "Pending", "containerStatuses": waiting}
+    metadata = {"name": "cell-b-db-1-full-recovery-x", "namespace": "fleet", "labels": {"cnpg.io/cluster": "cell-b-db"}}
+    world.kube.server.put(PODS.path("fleet", metadata["name"]), {"metadata": metadata, "status": status})
+    world.kube.says(EMPTY, phase="Setting up primary")
+    assert "cell-b-db-1-full-recovery-x: ImagePullBackOff" in (await world.ask(RESTORE)).message
 
 
 async def test_the_last_one_ends_it(world: World) -> None:

@@ -197,7 +197,7 @@ class PostgresRestores:
         self._objects.awaits(CNPG_CLUSTERS, place, request)
         text = f"{_named(place)}: {state.says}"
         pods = self._objects.pods(place)
-        if stuck := [words for words in map(stuck_reason, pods) if words]:
+        if stuck := [words for words in map(stuck_reason, filter(job_status.alive, pods)) if words]:
             text += f"; {stuck[0]}"
         tried = [pod for pod in pods if cnpg_cluster.recovers(pod) and not job_status.alive(pod)]
         if not any(job_status.failure([pod], "") for pod in tried):
