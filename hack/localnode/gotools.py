@@ -127,6 +127,19 @@ TOOLS: Mapping[str, Program] = {
         package="./cmd/kwok",
         ldflags=f"-X sigs.k8s.io/kwok/pkg/consts.Version=v{versions.KWOK}",
     ),
+    "cloudnative-pg": Program(
+        name="cloudnative-pg",
+        module="github.com/cloudnative-pg/cloudnative-pg",
+        version=versions.CLOUD_NATIVE_PG,
+        package="./cmd/manager",
+        ldflags=f"-X github.com/cloudnative-pg/cloudnative-pg/pkg/versions.buildVersion={versions.CLOUD_NATIVE_PG}",
+    ),
+    "gofakes3": Program(
+        name="gofakes3",
+        module="github.com/johannesboyne/gofakes3",
+        version=versions.GOFAKES3,
+        package="./cmd/gofakes3",
+    ),
     "kind": Program(name="kind", module="sigs.k8s.io/kind", version=versions.KIND),
     **STORAGE,
 }

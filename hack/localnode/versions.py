@@ -12,6 +12,8 @@ KIND = "0.33.0"
 CSI = "1.13.0"
 CSI_PROVISIONER = "6.4.0"
 CSI_SNAPSHOTTER = "8.7.0"
+CLOUD_NATIVE_PG = "1.28.0"
+GOFAKES3 = "1.2.0"
 GO = "1.26.8"
 """Fetched as a Go toolchain module where the machine's own Go is older than `GO_MINIMUM`."""
 GO_MINIMUM = (1, 26)

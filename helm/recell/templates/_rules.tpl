@@ -180,3 +180,28 @@ this is a feature that can be left out.
   verbs: [get]
 {{- end }}
 {{- end }}
+
+{{- /*
+Where cells' workloads live: PostgreSQL Clusters of CloudNativePG, as templates make them and as they are restored, and
+their Backups. Backups are never deleted: what they stand for may go with them.
+*/}}
+{{- define "recell.rules.cloudNativePG" -}}
+{{- if .Values.features.cloudNativePG -}}
+- apiGroups: [postgresql.cnpg.io]
+  resources: [clusters]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [postgresql.cnpg.io]
+  resources: [backups]
+  verbs: [get, list, watch, create]
+# whether an empty Cluster's volumes are gone, and how a recovery failed
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [list]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [list]
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+{{- end }}
+{{- end }}

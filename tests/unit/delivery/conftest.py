@@ -23,6 +23,7 @@ FEATURES = (
     "haproxyRouter",
     "dataJobs",
     "volumeSnapshots",
+    "cloudNativePG",
     "cellReplacement",
     "decommission",
 )

@@ -82,6 +82,9 @@ WORKLOADS: dict[WorkloadKind, Resource] = {
 CRON_JOBS = Resource("batch", "v1", "cronjobs", "CronJob")
 JOBS = Resource("batch", "v1", "jobs", "Job")
 
+CNPG_CLUSTERS = Resource("postgresql.cnpg.io", "v1", "clusters", "Cluster")
+CNPG_BACKUPS = Resource("postgresql.cnpg.io", "v1", "backups", "Backup")
+
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 PODS = Resource("", "v1", "pods", "Pod")
 SERVICES = Resource("", "v1", "services", "Service")
