@@ -127,6 +127,8 @@ class World:
         self.isolation = FakeIsolation(self)
         self.data = FakeData(self.clock, wrote=self.wrote, guard=self.guard)
         self.intact_at: dict[str, datetime] = {}
+        self.asked_at: dict[str, datetime] = {}
+        """When cells were last asked whether their data is intact; those that are not in it are asked all the time."""
 
     # --- what a test builds ----------------------------------------------------------------------
 
@@ -511,7 +513,10 @@ class FakeObserver:
     def last_intact(self, cell: Cell) -> datetime | None:
         return self.world.intact_at.get(cell.metadata.name)
 
-    def integrity(self, cell: Cell) -> DataIntegrity:
+    def integrity(self, cell: Cell, *, not_before: datetime | None = None) -> DataIntegrity:
+        asked = self.world.asked_at.get(cell.metadata.name)
+        if not_before is not None and asked is not None and asked < not_before:
+            return DataIntegrity.UNKNOWN
         intact = self.world.intact(cell.metadata.name)
         if intact is None:
             return DataIntegrity.UNKNOWN

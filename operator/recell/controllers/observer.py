@@ -154,13 +154,13 @@ class CellObserver:
     def failure(self, cell: Key) -> Failure | None:
         return self._failures.get(cell)
 
-    def integrity(self, cell: Cell) -> DataIntegrity:
+    def integrity(self, cell: Cell, *, not_before: datetime | None = None) -> DataIntegrity:
         policy, now = self._store.policy_for(cell).spec, self._clock.now()
         state = self._states.get(cell.key)
         onset = state.failing_since if state and state.failing_since else now
         last = self._probes.integrity(cell.key)
         evidence = health.assess(cell, self.observe(cell), policy, now)
-        return failures.data_integrity(cell, evidence, policy, onset=onset, now=now, last=last)
+        return failures.data_integrity(cell, evidence, policy, onset=onset, now=now, last=last, not_before=not_before)
 
     def last_intact(self, cell: Cell) -> datetime | None:
         """When the cell's data was last asked about and passed; where another controller checks it, since when it was

@@ -95,15 +95,22 @@ def data_integrity(
     onset: datetime,
     now: datetime,
     last: IntegrityResult | None = None,
+    not_before: datetime | None = None,
 ) -> DataIntegrity:
-    """What is known about the cell's data: intact only by a verdict that was young enough at the onset (rule 16)."""
+    """What is known about the cell's data: intact only by a verdict that was young enough at the onset (rule 16), and
+    nothing by one from before `not_before`."""
     check = cell.spec.data.integrity
     told = find_condition(cell.status.conditions, DATA_INTACT)
     if check is None:
         if told is None:
             return policy.detection.without_integrity_checks
+        since = told.last_transition_time
+        if not_before is not None and (since is None or since < not_before):
+            return DataIntegrity.UNKNOWN
         verdicts = {ConditionStatus.TRUE: DataIntegrity.INTACT, ConditionStatus.FALSE: DataIntegrity.CORRUPTED}
         return verdicts.get(told.status, DataIntegrity.UNKNOWN)
+    if not_before is not None and (last is None or last.at < not_before):
+        return DataIntegrity.UNKNOWN
     if last is not None and last.intact is not None:
         age = min(onset, now) - min(last.at, now)
         if not last.intact:

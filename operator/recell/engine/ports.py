@@ -155,8 +155,9 @@ class Observer(Protocol):
         """What is wrong, while the cell is Degraded or Failed."""
         ...
 
-    def integrity(self, cell: Cell) -> DataIntegrity:
-        """What is known about the cell's data now (rule 16)."""
+    def integrity(self, cell: Cell, *, not_before: datetime | None = None) -> DataIntegrity:
+        """What is known about the cell's data now (rule 16); with `not_before` by what was found since then, for data
+        that was restored meanwhile."""
         ...
 
     def last_intact(self, cell: Cell) -> datetime | None:

@@ -349,12 +349,14 @@ async def abandon(ctx: StepContext, target_name: str) -> Outcome:
 
 
 async def integrity(ctx: StepContext, target: Cell, *, iteration: int) -> DataIntegrity | Outcome:
-    """Whether restored data is intact: by the provider's check, else by the cell's own."""
+    """Whether restored data is intact: by the provider's check, else by one of the cell's own since this step began,
+    for an earlier one may have been about the empty cell."""
+    began = ctx.since("checking")
     answer = await ctx.ports.data.ensure(request(ctx, data.Operation.CHECK, cell=target, iteration=iteration))
     if answer.progress is data.Progress.RUNNING:
         return progress(ctx, answer, f"Checking the data of {target.metadata.name}")
     if answer.progress is data.Progress.UNSUPPORTED:
-        return ctx.ports.observer.integrity(target)
+        return ctx.ports.observer.integrity(target, not_before=began)
     if answer.progress is data.Progress.DONE and answer.intact is not None:
         return DataIntegrity.INTACT if answer.intact else DataIntegrity.CORRUPTED
     return Fail("IntegrityUnknown", f"The data of {target.metadata.name} could not be checked: {answer.message}")

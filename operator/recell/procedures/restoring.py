@@ -15,7 +15,7 @@ from recell.domain import data
 from recell.domain.provisioning import Purpose
 from recell.engine.errors import Retryable
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Repeat, Wait
-from recell.engine.procedure import StepContext
+from recell.engine.procedure import LOOK_AGAIN, StepContext
 from recell.procedures import customers, provisioning
 
 SKEW = timedelta(seconds=10)
@@ -123,6 +123,11 @@ async def check(ctx: StepContext, choice: str, target: Cell, *, earlier: bool) -
     if found is DataIntegrity.UNKNOWN:
         if UNVERIFIED in ctx.approved:
             return Done("Nothing says whether the data is intact; accepted by a person")
+        limit = seconds(ctx.policy.steps.inconclusive_timeout)
+        if target.spec.data.integrity is not None and ctx.elapsed("checking") < limit:
+            return Wait(
+                LOOK_AGAIN, f"Waiting until {target.metadata.name} is asked whether its restored data is intact"
+            )
         return Ask(
             UNVERIFIED,
             f"Nothing says whether the restored data of {target.metadata.name} is intact: give the cells"

@@ -59,11 +59,11 @@ async def _checks(ctx: StepContext, target: Cell) -> Any:
     seen = ctx.ports.observer.observe(target, not_before=ctx.now - window)
     slots = placement.slots_of(ctx.placement.spec, target.metadata.name)
     access = await ctx.ports.access.try_slot(ctx.router, target, slots[0]) if slots else None
-    unchecked = target.spec.data.integrity is None
+    unchecked, began = target.spec.data.integrity is None, ctx.since("checking")
     return validation.checks(
         health.assess(target, seen, ctx.policy, ctx.now),
         access=access,
-        integrity=DataIntegrity.UNKNOWN if unchecked else ctx.ports.observer.integrity(target),
+        integrity=DataIntegrity.UNKNOWN if unchecked else ctx.ports.observer.integrity(target, not_before=began),
         traffic=seen.traffic,
         capacity=target.spec.capacity.requests_per_second,
     )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from recell.api import Cell
 from recell.api.cell import Failure
 from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact, Strategy, Vantage, Verdict
+from recell.api.meta import timestamp
 from recell.api.placement import HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.recovery_run import DecisionInputs
@@ -278,6 +279,17 @@ def test_integrity_of_a_cell_without_a_check(status: str | None, expected: DataI
     assert data_integrity(cell(status=told), [], POLICY, onset=NOW, now=AT) == expected
     lenient = data_integrity(cell(status=told), [], INTACT, onset=NOW, now=AT)
     assert lenient == (expected if status else DataIntegrity.INTACT), "the policy speaks only where nobody else does"
+
+
+@pytest.mark.parametrize(("at", "expected"), [(-1, DataIntegrity.UNKNOWN), (0, DataIntegrity.INTACT)])
+def test_what_was_found_before_a_restore_says_nothing_about_it(at: float, expected: DataIntegrity) -> None:
+    asked: Any = {"onset": later(30), "now": later(30), "not_before": NOW}
+    last = IntegrityResult(True, "", later(at))
+    assert data_integrity(CHECKED, [], POLICY, last=last, **asked) == expected
+    assert data_integrity(CHECKED, [], POLICY, **asked) == DataIntegrity.UNKNOWN
+    told = {"type": "DataIntact", "status": "True", "lastTransitionTime": timestamp(later(at))}
+    assert data_integrity(cell(status={"conditions": [told]}), [], POLICY, **asked) == expected
+    assert data_integrity(cell(), [], INTACT, **asked) == DataIntegrity.INTACT, "the policy speaks for what nobody asks"
 
 
 # --- into the matrix

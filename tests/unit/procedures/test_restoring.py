@@ -8,7 +8,7 @@ import pytest
 
 from recell.api.meta import timestamp
 from recell.api.recovery_run import RunPhase
-from recell.domain import placement
+from recell.domain import data, placement
 from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
 from tests.fakes.world import NAMESPACE, World
@@ -286,3 +286,33 @@ async def test_each_try_keeps_what_the_tries_before_it_found() -> None:
     await play(world, key)
     tried = restored(world)
     assert len(tried) == len(set(tried)), tried
+
+
+async def test_what_the_cells_own_check_said_of_the_empty_cell_proves_nothing() -> None:
+    world = fleet()
+    world.data.unsupported = {data.Operation.CHECK}
+    corrupt(world, down=True)
+    key = start(world, ISOLATE)
+    await play_until_written(world, key, "check-integrity")
+    new = made(world)
+    world.asked_at[new] = world.clock.now() - timedelta(seconds=1)
+    run = await asked(world, key, "unverified-integrity")
+    assert placement.home_share(spec_of(world), "b") > 0
+    assert "Nothing says whether the restored data" in run.status.awaiting.message  # type: ignore[union-attr]
+
+
+async def test_the_cells_own_check_of_the_restored_data_is_waited_for() -> None:
+    world = fleet()
+    world.data.unsupported = {data.Operation.CHECK}
+    corrupt(world, down=True)
+    key = start(world, ISOLATE)
+    await play_until_written(world, key, "check-integrity")
+    new, begun = made(world), world.clock.now()
+    world.asked_at[new] = begun - timedelta(seconds=1)
+    with pytest.raises(AssertionError, match="stuck"):
+        await play(world, key, limit=60)
+    assert world.runs[key].status.step == "check-integrity"
+    assert world.runs[key].status.awaiting is None
+    world.asked_at[new] = world.clock.now() + timedelta(seconds=1)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED
