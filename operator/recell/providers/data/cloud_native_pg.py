@@ -18,7 +18,7 @@ from recell.api import Cell
 from recell.api.meta import ANNOTATION_REQUEST
 from recell.domain.data import Answer, Operation, Progress, Request
 from recell.domain.wording import clipped
-from recell.engine.errors import Conflict, Forbidden
+from recell.engine.errors import BadInput, Conflict, Forbidden
 from recell.engine.ports import Clock, Key
 from recell.providers.data import cnpg_backup, cnpg_cluster, job_template
 from recell.providers.data.cnpg_backup import Method
@@ -69,7 +69,7 @@ class CloudNativePGData:
     # The port
 
     async def ensure(self, request: Request) -> Answer:
-        """Raises Conflict when its name belongs to another request, beside what the port says."""
+        """Raises BadInput when its name belongs to another request, beside what the port says."""
         if why := _ELSEWHERE.get(request.operation):
             cell = "/".join(request.cell.key)
             return Answer(Progress.UNSUPPORTED, f"Cell {cell}: CloudNativePG does not do {request.operation}: {why}")
@@ -127,9 +127,9 @@ class CloudNativePGData:
                 return begun
             backup = begun
         if (backup["metadata"].get("annotations") or {}).get(ANNOTATION_REQUEST) != job_template.digest(request):
-            raise Conflict(
+            raise BadInput(
                 f"Backup {place[0]}/{place[1]} is not the one of this request (cell {request.cell.metadata.name}):"
-                " another request, or somebody else, has taken its name"
+                " another request, or somebody else, has taken its name; delete it"
             )
         answer = cnpg_backup.progress(backup)
         if answer.progress is not Progress.RUNNING:

@@ -54,7 +54,7 @@ class PostgresRestores:
         self._is_home = is_home
 
     async def ensure(self, request: Request) -> Answer:
-        """Raises as the port says, and Conflict when its key belongs to another request."""
+        """Raises as the port says, and BadInput when its key belongs to another request."""
         target, place = _target(request)
         live = await self._objects.find(CNPG_CLUSTERS, place)
         if live is None:
@@ -68,7 +68,7 @@ class PostgresRestores:
         if made_for == cnpg_recovery.mark(request):
             return await self._answer(request, target, live)
         if cnpg_recovery.key_of(made_for) == request.key:
-            raise Conflict(f"{_named(place)} was made for another request under the key {request.key}")
+            raise BadInput(f"{_named(place)} was made for another request under the key {request.key}")
         return await self._replace(request, target, place)
 
     async def cancel(self, request: Request) -> bool:
