@@ -439,7 +439,15 @@ class Engine:
                 outcome.reason,
                 f"{step.name}: {outcome.message}. {self._left_behind(run)}",
             )
-        child = await self._ports.records.create(_successor(run, context.cell, outcome.escalate_to, outcome.message))
+        try:
+            child = await self._ports.records.create(
+                _successor(run, context.cell, outcome.escalate_to, outcome.message)
+            )
+        except Conflict as error:
+            told = f"{step.name}: {outcome.message}. {outcome.escalate_to} has to go on, but {error}"
+            return await self._end(
+                run, status, RunPhase.MANUAL_INTERVENTION_REQUIRED, outcome.reason, f"{told}. {self._left_behind(run)}"
+            )
         level = run.status.escalation.level if run.status.escalation else 0
         status = status.model_copy(
             update={"escalation": Escalation(from_=run.spec.escalated_from, to=child.metadata.name, level=level)}
@@ -449,7 +457,7 @@ class Engine:
             status,
             RunPhase.ESCALATED,
             outcome.reason,
-            f"{step.name}: {outcome.message}. {child.metadata.name} goes on with {outcome.escalate_to}",
+            f"{step.name}: {outcome.message}. {child.metadata.name} goes on with {child.spec.strategy}",
         )
 
     def _left_behind(self, run: RecoveryRun) -> str:
