@@ -362,15 +362,19 @@ class Engine:
     ) -> tuple[RecoveryRun, float | None]:
         """Ask once; what is asked already waits for the person, whose time counts towards no deadline."""
         context.elapsed("deadline", seen=False)
-        if run.status.awaiting is None or run.status.awaiting.gate != outcome.gate:
-            run = await self._ask_anew(run, step_record, outcome.gate, outcome.message)
+        asked = (step_record.data or {}).get("asked", "")
+        if run.status.awaiting is None or (run.status.awaiting.gate, asked) != (outcome.gate, outcome.about):
+            run = await self._ask_anew(run, step_record, outcome)
         return run, LOOK_AT_PENDING
 
-    async def _ask_anew(self, run: RecoveryRun, step_record: StepRecord, gate: str, message: str) -> RecoveryRun:
+    async def _ask_anew(self, run: RecoveryRun, step_record: StepRecord, ask: Ask) -> RecoveryRun:
         now = self._ports.clock.now()
-        status = record.await_gate(run.status, run, gate, message, now, phase=RunPhase.AWAITING_APPROVAL)
-        run = await self._save(run, record.change_step(status, step_record.name, message=message))
-        how = f"{message}. Approve with: recell approve {run.metadata.name}"
+        status = record.await_gate(run.status, run, ask.gate, ask.message, now, phase=RunPhase.AWAITING_APPROVAL)
+        data = step_record.data
+        if (data or {}).get("asked", "") != ask.about:
+            data = _kept(step_record, {"asked": ask.about})
+        run = await self._save(run, record.change_step(status, step_record.name, message=ask.message, data=data))
+        how = f"{ask.message}. Approve with: recell approve {run.metadata.name}"
         self._ports.announcer.announce(run, "AwaitingApproval", how, warning=True)
         return run
 
@@ -379,11 +383,12 @@ class Engine:
         now, awaiting = self._ports.clock.now(), run.status.awaiting
         if awaiting is None:
             return run
+        ask = Ask(awaiting.gate, awaiting.message, (step_record.data or {}).get("asked", ""))
         if (now - awaiting.since).total_seconds() >= expires:
-            return await self._ask_anew(run, step_record, awaiting.gate, awaiting.message)
+            return await self._ask_anew(run, step_record, ask)
         if not record.approved(run, awaiting):
             return run
-        gates = sorted({awaiting.gate, *(step_record.data or {}).get("approved", ())})
+        gates = sorted({ask.opened, *(step_record.data or {}).get("approved", ())})
         status = record.change_step(run.status, step_record.name, data={**(step_record.data or {}), "approved": gates})
         status = status.model_copy(update={"awaiting": None, "phase": step_record.phase})
         self._ports.announcer.announce(run, "Approved", f"Gate {awaiting.gate} was opened by a person")

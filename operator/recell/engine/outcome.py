@@ -34,6 +34,13 @@ class Ask:
 
     gate: str
     message: str
+    about: str = ""
+    """What is decided on, where that may change while the person thinks: another one is asked about anew (rule 21)."""
+
+    @property
+    def opened(self) -> str:
+        """What stands among the approved gates once this was approved."""
+        return f"{self.gate}: {self.about}" if self.about else self.gate
 
 
 @dataclass(frozen=True)

@@ -93,11 +93,12 @@ def known_corrupted(ctx: StepContext) -> bool:
     return any((step.data or {}).get("corrupted") for step in ctx.run.status.steps)
 
 
-def down_since(ctx: StepContext) -> dict[str, Any]:
-    """Since when the router has sent the cell nothing: no write was acknowledged after that."""
+def stopped_at(ctx: StepContext) -> dict[str, Any]:
+    """Of a cell that takes no writes any more: since when. That is now, or when the router saw it down last: until it
+    was stopped it may have come back once more."""
     evidence = ctx.evidence()
     down = [e.since for e in evidence if e.check == ROUTER_CHECK and e.verdict is Verdict.FAILED and e.since]
-    return {"stoppedAt": timestamp(max(down))} if down else {}
+    return {"stoppedAt": timestamp(max(down, default=ctx.now))}
 
 
 def moment(text: object) -> datetime | None:
@@ -162,19 +163,17 @@ async def _restore_newest(ctx: StepContext, target: Cell) -> Outcome:
     if "stopping" not in ctx.data:
         if well_by_itself(ctx):
             return Recovered(f"Cell {ctx.cell.metadata.name} is healthy again by itself; no customer was moved")
-        return Wait(
-            0.0, "Stopping the failed cell before its data is restored", data={"stopping": True, **down_since(ctx)}
-        )
+        return Wait(0.0, "Stopping the failed cell before its data is restored", data={"stopping": True})
     if waiting := await fence(ctx):
         return waiting
     if "stoppedAt" not in ctx.data:
-        return Wait(0.0, "The failed cell takes no writes any more", data={"stoppedAt": timestamp(ctx.now)})
+        return Wait(0.0, "The failed cell takes no writes any more", data=stopped_at(ctx))
     if "backup" not in ctx.data:
         found = await choose(ctx, not_after=None, stopped=moment(ctx.data["stoppedAt"]))
         if not isinstance(found, data.Chosen):
             return found
         return Wait(0.0, f"Restoring from backup {found.backup.id}", data=chosen(found))
-    return await restore(ctx, target, ctx.data)
+    return await restore(ctx, target, ctx.data, stopped=moment(ctx.data["stoppedAt"]))
 
 
 def chosen(found: data.Chosen) -> dict[str, Any]:
@@ -211,22 +210,32 @@ async def choose(
     )
     if isinstance(found, data.NoneReachable):
         return Fail("NoRecoveryPoint", f"Cell {name}: {found.message}. Nothing was promoted")
-    if ACCEPT_LOSS in ctx.approved:
-        return found
-    lost, rpo = data.loss(found.point, stopped), ctx.policy.objectives.rpo
+    return loss_to_accept(ctx, found.backup.id, found.point, stopped) or found
+
+
+def loss_to_accept(ctx: StepContext, backup: str, point: datetime, stopped: datetime | None) -> Ask | None:
+    """None: the policy allows what this loses, or a person accepted the loss from this backup at this point."""
+    lost, rpo = data.loss(point, stopped), ctx.policy.objectives.rpo
     if lost is not None and (not lost or (rpo is not None and lost.total_seconds() <= seconds(rpo))):
-        return found
+        return None
     window = f"the {duration_text(lost.total_seconds())} before it failed" if lost is not None else "an unknown time"
     allowed = f"objectives.rpo is {rpo}" if rpo else "the policy sets no objectives.rpo"
-    return Ask(
+    ask = Ask(
         ACCEPT_LOSS,
-        f"Backup {found.backup.id} of {name} brings its customers back to {timestamp(found.point)}: what they did in"
+        f"Backup {backup} of {ctx.cell.metadata.name} brings its customers back to {timestamp(point)}: what they did in"
         f" {window} is lost ({allowed}). Approve to accept that",
+        about=f"{backup} {timestamp(point)}",
     )
+    return None if ask.opened in ctx.approved else ask
 
 
-async def restore(ctx: StepContext, target: Cell, choice: Any, *, iteration: int = 1) -> Outcome:
-    """Restore the customers of the cell from the chosen backup to the target, and count them."""
+async def restore(
+    ctx: StepContext, target: Cell, choice: Any, *, stopped: datetime | None, iteration: int = 1
+) -> Outcome:
+    """Restore the customers of the cell from the chosen backup to the target, and count them.
+
+    One that reaches back further than was expected loses more than was accepted: that is asked about (rule 3).
+    """
     name = ctx.cell.metadata.name
     asked = request(
         ctx,
@@ -252,6 +261,10 @@ async def restore(ctx: StepContext, target: Cell, choice: Any, *, iteration: int
             f"None of the {counts.failed} customers of {name} could be restored from {choice['backup']}"
             f" ({answer.message or listed(counts.names)}). Nothing was promoted",
         )
+    point, expected = answer.recovery_point, moment(choice.get("expectedPoint"))
+    short = point is not None and (expected is None or point.replace(microsecond=0) < expected)
+    if short and point is not None and (ask := loss_to_accept(ctx, choice["backup"], point, stopped)):
+        return ask
     return counted(ctx, answer, "restored")
 
 

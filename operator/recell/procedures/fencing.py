@@ -30,6 +30,8 @@ async def fence(ctx: StepContext) -> Outcome | None:
             continue  # what does not exist cannot write
         except BadInput as error:
             unstoppable[str(ref)] = str(error)
+    if not ctx.cell.spec.workloads:
+        unstoppable["What runs"] = "spec.workloads names nothing"
     states = [s for s in ctx.ports.workloads.states(ctx.cell) if str(s.ref) not in unstoppable]
     left = [s for s in states if s.phase is not WorkloadPhase.NOT_FOUND and not s.at_zero]
     if left:

@@ -74,7 +74,7 @@ ISOLATE_AND_RESTORE_FROM_BACKUP = Procedure(
             isolating.isolate,
             isolating.time_to_isolate,
             rehearse=isolating.rehearse,
-            prepare=isolating.remember_failure,
+            prepare=customers.remember_failure,
         ),
         Step(
             CHOICE,

@@ -116,7 +116,7 @@ POINT_IN_TIME_RECOVERY = Procedure(
             isolate_cell,
             isolating.time_to_isolate,
             rehearse=isolating.rehearse,
-            prepare=isolating.remember_failure,
+            prepare=customers.remember_failure,
         ),
         Step(
             "move-active-customers",

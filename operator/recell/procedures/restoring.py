@@ -97,7 +97,8 @@ def made(ctx: StepContext, step: str) -> Cell:
 async def restore(ctx: StepContext, choice: str, target: Cell) -> Outcome:
     """A backup that cannot be restored is followed by an older one, as one that proves corrupted."""
     number, facts = iteration(ctx, choice), ctx.of(choice)
-    outcome = await customers.restore(ctx, target, facts, iteration=number)
+    stopped = customers.moment(ctx.of("isolate-cell").get("stoppedAt"))
+    outcome = await customers.restore(ctx, target, facts, stopped=stopped, iteration=number)
     if not isinstance(outcome, Fail) or number >= ctx.policy.replacement.restore_attempts:
         return outcome
     return Repeat(choice, f"{outcome.message}. An older one is tried", _next(facts, number))
