@@ -361,7 +361,7 @@ class Engine:
         self, run: RecoveryRun, step_record: StepRecord, outcome: Ask, context: StepContext
     ) -> tuple[RecoveryRun, float | None]:
         """Ask once; what is asked already waits for the person, whose time counts towards no deadline."""
-        context.elapsed("deadline", seen=False)
+        self._dwell.pause((run.metadata.uid, context.step))
         asked = (step_record.data or {}).get("asked", "")
         if run.status.awaiting is None or (run.status.awaiting.gate, asked) != (outcome.gate, outcome.about):
             run = await self._ask_anew(run, step_record, outcome)

@@ -311,10 +311,16 @@ async def abandon(ctx: StepContext, target_name: str) -> Outcome:
     """A migration is undone for those who were not routed: their writes go on at the cell. The others stay moved."""
     target = ctx.sibling(target_name)
     facts = ctx.data if ctx.step == "move-customers" else ctx.of("move-customers")
-    if facts.get("path") != "Migrate" or target is None:
+    if facts.get("path") != "Migrate":
         return Done("No migration was begun")
     if not placement.has_customers(ctx.placement.spec, ctx.cell.metadata.name):
         return Done(f"All customers are at home at {target_name} already and stay there")
+    if target is None:
+        told = (
+            f"Cell {target_name} is gone, so the migration there cannot be undone: who was copied from"
+            f" {ctx.cell.metadata.name} cannot write there until the data provider lifts that by its own means"
+        )
+        return Done(told, data={"remains": told})
     if not await ctx.ports.data.cancel(request(ctx, data.Operation.MIGRATE, target=target)):
         return Wait(LOOK_AGAIN, "Stopping the migration")
     answer = await ctx.ports.data.ensure(request(ctx, data.Operation.ABANDON, target=target))

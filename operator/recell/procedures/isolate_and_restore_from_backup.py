@@ -22,7 +22,7 @@ RESTORED = "restore-customers"
 
 
 def _target(ctx: StepContext) -> Cell:
-    return restoring.made(ctx, MADE)
+    return provisioning.made(ctx, MADE)
 
 
 async def choose_backup(ctx: StepContext) -> Outcome:
@@ -53,9 +53,7 @@ async def validate_replacement(ctx: StepContext) -> Outcome:
     duration = seconds(ctx.policy.validation.duration)
     outcome = await validating.watch(ctx, _target(ctx), duration, reject_on_failure=True)
     if isinstance(outcome, Done):
-        weighed = await provisioning.weigh(ctx, Purpose.REPLACEMENT, restoring.iteration(ctx, CHOICE))
-        if not isinstance(weighed, Done):
-            return weighed
+        await provisioning.weigh(ctx, _target(ctx))
     return outcome
 
 

@@ -25,7 +25,7 @@ PROMOTE = "promote"
 
 
 def _target(ctx: StepContext) -> Cell:
-    return restoring.made(ctx, MADE)
+    return provisioning.made(ctx, MADE)
 
 
 async def isolate_cell(ctx: StepContext) -> Outcome:
@@ -91,9 +91,7 @@ async def restore_traffic(ctx: StepContext) -> Outcome:
             return Fail("ReplacementFailed", f"{target.metadata.name} fails: {gate.message}. Its customers stay there")
         return Wait(LOOK_AGAIN, gate.message, reason="ReplacementFails")
     ctx.forget("failing")
-    weighed = await provisioning.weigh(ctx, Purpose.RECOVERY, restoring.iteration(ctx, CHOICE))
-    if not isinstance(weighed, Done):
-        return weighed
+    await provisioning.weigh(ctx, target)
     retired = await handover.decommission(ctx, target, ctx.of(RESTORED))
     if isinstance(retired, Done):
         return Done(f"{target.metadata.name} serves the customers; {retired.message}", data=retired.data)

@@ -13,7 +13,6 @@ from recell.api.meta import seconds, timestamp
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import data
 from recell.domain.provisioning import Purpose
-from recell.engine.errors import Retryable
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Repeat, Wait
 from recell.engine.procedure import StepContext
 from recell.procedures import customers, provisioning
@@ -83,15 +82,6 @@ async def make(ctx: StepContext, choice: str, purpose: Purpose) -> Outcome:
             return Wait(2.0, f"Taking cell {order.name} of the try before away: {', '.join(left)}")
         return Wait(0.0, f"Cell {order.name} of the try before is gone", data={"cleared": True})
     return await provisioning.make(ctx, purpose, number)
-
-
-def made(ctx: StepContext, step: str) -> Cell:
-    """The cell of the present try. Raises Retryable while the store does not have it."""
-    name = str(ctx.of(step).get("cell", ""))
-    found = ctx.sibling(name)
-    if found is None:
-        raise Retryable(f"Cell {name or '(none)'}, into which data is restored, is not there")
-    return found
 
 
 async def restore(ctx: StepContext, choice: str, target: Cell) -> Outcome:

@@ -9,6 +9,7 @@ from recell.api.meta import timestamp
 from recell.api.recovery_run import RunPhase
 from recell.domain import placement
 from recell.engine.engine import Engine
+from recell.engine.errors import BadInput
 from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
 from tests.fakes.world import NAMESPACE, World
@@ -127,3 +128,134 @@ async def test_a_source_that_names_no_workloads_cannot_be_stopped_and_needs_a_pe
     assert run.status.awaiting is not None
     assert "spec.workloads" in run.status.awaiting.message
     assert placement.home_share(spec_of(world), made(world)) == 0
+
+
+async def test_a_source_whose_pods_never_end_needs_a_person_and_not_only_patience() -> None:
+    world = replacing.fleet(policy={"steps": {**replacing.QUICK["steps"], "restartTimeout": "30s"}}, **IN_CELL)
+    world.workloads["b"][0].stops = False
+    key = replacing.replace(world)
+    run = await asked(world, key, "unfenced-source")
+    assert run.status.awaiting is not None
+    assert "2 pods left" in run.status.awaiting.message
+    approve(world, key)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED
+
+
+# Edited and deleted by people
+
+
+async def test_a_template_that_was_edited_meanwhile_does_not_change_a_cell_that_has_customers() -> None:
+    world = replacing.fleet(**IN_CELL)
+    key = replacing.replace(world)
+    await play(world, key, until="validate-replacement")
+    del world.templates[NAMESPACE, "small"]
+    world.provisioner.refuses = BadInput("nothing may be applied any more")
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.to_dict()
+    assert world.cells[NAMESPACE, made(world)].spec.weight == 100
+
+
+async def test_a_replacement_that_is_deleted_during_the_move_is_given_up_and_what_cannot_be_undone_is_said() -> None:
+    world = replacing.fleet(**IN_CELL)
+    key = replacing.replace(world)
+    await play(world, key, until="move-customers")
+    await looks(world, key, 10)
+    world.drop_cell(made(world))
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    summary = run.status.summary or ""
+    assert "not there any more" in summary
+    assert "cannot write" in summary, summary
+    assert world.workloads["b"][0].stop_token is None
+
+
+@pytest.mark.parametrize("anew", [False, True])
+async def test_nobody_is_routed_to_an_environment_that_was_deleted_or_made_anew(anew: bool) -> None:
+    world = restoring.fleet()
+    restoring.corrupt(world)
+    key = world.run("r1", "b", strategy=restoring.PITR)
+    await asked(world, key, "promote")
+    name = made(world)
+    gone = world.cells[NAMESPACE, name]
+    world.drop_cell(name)
+    if anew:
+        cell = world.add_cell(name, gone.spec.to_dict(), gone.metadata.labels)
+        meta = cell.metadata.model_copy(update={"uid": "another"})
+        world.cells[cell.key] = cell.model_copy(update={"metadata": meta})
+    homes = spec_of(world).homes
+    approve(world, key)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    assert spec_of(world).homes == homes
+
+
+async def test_aborted_in_a_later_try_no_cell_of_any_try_stays() -> None:
+    world = restoring.fleet(objectives={})
+    world.data.backups[1] = world.data.backups[1].__class__(**{**vars(world.data.backups[1]), "corrupted": True})
+    restoring.corrupt(world, down=True)
+    key = world.run("r1", "b", strategy=restoring.ISOLATE)
+    await asked(world, key, "accept-data-loss")
+    approve(world, key)
+    await play(world, key, until="check-integrity")
+    await asked(world, key, "accept-data-loss")  # of the older one
+    world.control(key, abort=True)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.ABORTED
+    assert [name for (_, name) in world.cells] == ["a", "b", "c"]
+
+
+async def test_an_abort_without_the_template_lists_the_cell_that_it_cannot_take_away() -> None:
+    world = replacing.fleet(**IN_CELL)
+    key = replacing.replace(world)
+    await play(world, key, until="move-customers")
+    new = made(world)
+    del world.templates[NAMESPACE, "small"]
+    world.control(key, abort=True)
+    await play(world, key)
+    result = world.runs[key].status.result
+    assert result is not None
+    assert any(new in text for text in result.remains)
+
+
+# What a person takes counts towards nothing
+
+
+async def test_a_person_may_think_for_longer_than_a_move_may_take() -> None:
+    world = replacing.fleet(policy={"replacement": {"dataTimeout": "2m"}}, **IN_CELL)
+    world.data.failing.add(min(world.data.cells["b"].customers))
+    key = replacing.replace(world)
+    await asked(world, key, "partial-move")
+    await looks(world, key, 600)
+    assert world.runs[key].phase is RunPhase.AWAITING_APPROVAL
+    approve(world, key)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.PARTIALLY_SUCCEEDED, world.runs[key].status.to_dict()
+
+
+# Nobody is left with a home that is stopped
+
+
+async def test_what_fails_before_the_first_slot_is_routed_is_undone() -> None:
+    world = replacing.fleet(policy={"steps": {**replacing.QUICK["steps"], "healthCheckTimeout": "20s"}}, **IN_CELL)
+    key = replacing.replace(world)
+    await play(world, key, until="route-replacement")
+    world.traffic.cells[made(world)].down = True
+    world.tick(30)
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    assert world.workloads["b"][0].stop_token is None
+    assert world.data.cells["b"].stopped == set(), "they can write at the source"
+    assert [name for (_, name) in world.cells] == ["a", "b", "c"]
+
+
+async def test_a_source_found_corrupted_before_the_first_slot_leaves_no_corrupted_copy_behind() -> None:
+    world = replacing.fleet(**IN_CELL)
+    key = replacing.replace(world)
+    await play(world, key, until="route-replacement")
+    world.data.corrupt("b")
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.ESCALATED
+    assert [name for (_, name) in world.cells] == ["a", "b", "c"]
