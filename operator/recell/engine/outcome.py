@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recell.api.failure import Strategy
+from recell.api.recovery_run import StatedFailure
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Fail:
     message: str
     escalate_to: Strategy | None = None
     """The strategy that goes on from here; None ends in manual intervention."""
+    states: StatedFailure | None = None
+    """What the run that goes on has to know of the failure, whatever can still be seen of it by then."""
 
 
 @dataclass(frozen=True)

@@ -287,3 +287,18 @@ async def test_a_name_that_somebody_else_took_ends_the_escalation_and_says_so() 
     run = world.runs[parent]
     assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
     assert "r-next" in (run.status.summary or "")
+
+
+async def test_a_run_of_an_unknown_procedure_can_be_aborted_and_says_that_nothing_was_undone() -> None:
+    world = failing_fleet()
+    key = world.run("r", "b", strategy="CellRestart")
+    await play(world, key, until="drain-traffic")
+    run = world.runs[key]
+    assert run.status.plan is not None
+    plan = run.status.plan.model_copy(update={"version": 99})
+    world.runs[key] = run.model_copy(update={"status": run.status.model_copy(update={"plan": plan})})
+    world.control(key, abort=True)
+    run = await look(world, key)
+    assert run.phase is RunPhase.ABORTED
+    assert "recell return b" in (run.status.summary or "")
+    assert run.metadata.finalizers == []
