@@ -417,7 +417,9 @@ class FakeRecords:
 
     def _remember(self, run: RecoveryRun) -> None:
         self.world.guard()
-        cell = self.world.cells[run.metadata.namespace, run.spec.target_ref.name]
+        cell = self.world.cells.get((run.metadata.namespace, run.spec.target_ref.name))
+        if cell is None:
+            return
         history = runs.remembered(cell, run)
         if history == cell.metadata.annotations.get(ANNOTATION_RUN_HISTORY):
             return

@@ -77,12 +77,24 @@ def remember_failure(ctx: StepContext) -> dict[str, Any]:
     bad = DataIntegrity.CORRUPTED in (
         ctx.ports.observer.integrity(ctx.cell),
         decided.data_integrity if decided else None,
+        ctx.run.spec.failure.data_integrity if ctx.run.spec.failure else None,
     )
+    before = _before(ctx)
+    since = timestamp(known.since if known else ctx.run.status.started_at or ctx.now)
+    last = timestamp(intact) if intact else before.get("lastIntact")
     return {
-        "firstEvidence": timestamp(known.since if known else ctx.run.status.started_at or ctx.now),
-        **({"lastIntact": timestamp(intact)} if intact else {}),
+        "firstEvidence": min(since, before.get("firstEvidence", since)),
+        **({"lastIntact": last} if last else {}),
         **({"corrupted": True} if bad else {}),
     }
+
+
+def _before(ctx: StepContext) -> Any:
+    """What the run that escalated to this one remembers: this process may have seen less."""
+    parent = ctx.run.spec.escalated_from
+    run = ctx.ports.store.run((ctx.run.metadata.namespace, parent)) if parent else None
+    steps = run.status.steps if run else ()
+    return next((s.data for s in steps if s.data and "firstEvidence" in s.data), {})
 
 
 def known_corrupted(ctx: StepContext) -> bool:
@@ -155,7 +167,7 @@ async def _choose_path(ctx: StepContext) -> Outcome:
 
 
 async def _restore_newest(ctx: StepContext, target: Cell) -> Outcome:
-    """From the newest backup there is, as late as it reaches; more loss than is accepted waits for a person.
+    """From the newest backup there is, as late as it reaches or is asked for; a person accepts more loss than allowed.
 
     The source is stopped first: what it took meanwhile would be in no backup. One that is well again is not restored
     over (rule 4).
@@ -169,7 +181,8 @@ async def _restore_newest(ctx: StepContext, target: Cell) -> Outcome:
     if "stoppedAt" not in ctx.data:
         return Wait(0.0, "The failed cell takes no writes any more", data=stopped_at(ctx))
     if "backup" not in ctx.data:
-        found = await choose(ctx, not_after=None, stopped=moment(ctx.data["stoppedAt"]))
+        wanted = ctx.run.spec.recovery_target
+        found = await choose(ctx, not_after=wanted.time if wanted else None, stopped=moment(ctx.data["stoppedAt"]))
         if not isinstance(found, data.Chosen):
             return found
         return Wait(0.0, f"Restoring from backup {found.backup.id}", data=chosen(found))
@@ -276,6 +289,7 @@ def counted(ctx: StepContext, answer: data.Answer, how: str) -> Outcome:
         facts["expected"] = customers.expected
     if customers.failed:
         facts |= {"names": list(customers.names[:20]), "failedSlots": data.ranges(customers.slots)}
+        facts["slotCount"] = ctx.placement.spec.slots
     if answer.records is not None:
         facts["records"] = answer.records
     if answer.recovery_point is not None:
@@ -300,8 +314,11 @@ def counted(ctx: StepContext, answer: data.Answer, how: str) -> Outcome:
     )
 
 
-def failed_slots(facts: Any) -> frozenset[int]:
-    return frozenset(data.from_ranges(facts.get("failedSlots", "")))
+def failed_slots(ctx: StepContext, facts: Any) -> frozenset[int]:
+    """As they are numbered now: a Router that doubles its slots meanwhile doubles these."""
+    counted, slots = data.from_ranges(facts.get("failedSlots", "")), ctx.placement.spec.slots
+    step = int(facts.get("slotCount", slots))
+    return frozenset(slot for first in counted for slot in range(first, slots, step))
 
 
 # Undoing ---------------------------------------------------------------------------------------------

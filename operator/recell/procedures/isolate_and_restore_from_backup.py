@@ -42,11 +42,11 @@ async def check_integrity(ctx: StepContext) -> Outcome:
 
 
 def remember_slots(ctx: StepContext) -> dict[str, Any]:
-    return handover.remember_slots(ctx, customers.failed_slots(ctx.of(RESTORED)))
+    return handover.remember_slots(ctx, customers.failed_slots(ctx, ctx.of(RESTORED)))
 
 
 async def route_replacement(ctx: StepContext) -> Outcome:
-    return await handover.route(ctx, _target(ctx), customers.failed_slots(ctx.of(RESTORED)))
+    return await handover.route(ctx, _target(ctx), customers.failed_slots(ctx, ctx.of(RESTORED)))
 
 
 async def validate_replacement(ctx: StepContext) -> Outcome:

@@ -61,7 +61,7 @@ async def check_integrity(ctx: StepContext) -> Outcome:
 
 
 def remember_slots(ctx: StepContext) -> dict[str, Any]:
-    return handover.remember_slots(ctx, customers.failed_slots(ctx.of(RESTORED)))
+    return handover.remember_slots(ctx, customers.failed_slots(ctx, ctx.of(RESTORED)))
 
 
 async def promote_environment(ctx: StepContext) -> Outcome:
@@ -77,7 +77,7 @@ async def promote_environment(ctx: StepContext) -> Outcome:
             f" written from then until {stopped} is lost.{listed} Approve to serve them from"
             f" {_target(ctx).metadata.name}",
         )
-    return await handover.route(ctx, _target(ctx), customers.failed_slots(restored))
+    return await handover.route(ctx, _target(ctx), customers.failed_slots(ctx, restored))
 
 
 async def restore_traffic(ctx: StepContext) -> Outcome:

@@ -12,7 +12,7 @@ from recell.api import Cell
 from recell.api.failure import DataIntegrity, Strategy, Verdict
 from recell.api.meta import duration_text, seconds
 from recell.api.placement import PlacementSpec
-from recell.api.recovery_run import RunPhase
+from recell.api.recovery_run import RunPhase, StatedFailure
 from recell.domain import drain, placement
 from recell.domain.capacity import Bearing
 from recell.domain.provisioning import Purpose
@@ -28,6 +28,7 @@ TRIED = tuple(range(0, 100, 10))
 GONE_FOR = 60.0
 """Seconds until a replacement that somebody deleted is not expected back."""
 CORRUPTED = Strategy.ISOLATE_AND_RESTORE_FROM_BACKUP
+KNOWN_CORRUPTED = StatedFailure(data_integrity=DataIntegrity.CORRUPTED)
 
 
 def _corrupted(ctx: StepContext) -> Fail | None:
@@ -38,6 +39,7 @@ def _corrupted(ctx: StepContext) -> Fail | None:
         "DataCorrupted",
         f"The data of cell {ctx.cell.metadata.name} became corrupted: its customers must not be copied from it",
         escalate_to=CORRUPTED,
+        states=KNOWN_CORRUPTED,
     )
 
 
@@ -204,6 +206,7 @@ async def _given_up(ctx: StepContext) -> Outcome:
         str(ctx.data["gaveUp"]),
         ". ".join(told),
         escalate_to=Strategy(ctx.data["escalateTo"]) if "escalateTo" in ctx.data else None,
+        states=KNOWN_CORRUPTED if ctx.data.get("escalateTo") == CORRUPTED else None,
     )
 
 
@@ -223,7 +226,7 @@ async def move_customers(ctx: StepContext) -> Outcome:
 
 
 def remember_slots(ctx: StepContext) -> dict[str, Any]:
-    return handover.remember_slots(ctx, customers.failed_slots(ctx.of("move-customers")))
+    return handover.remember_slots(ctx, customers.failed_slots(ctx, ctx.of("move-customers")))
 
 
 async def route_replacement(ctx: StepContext) -> Outcome:
@@ -236,7 +239,7 @@ async def route_replacement(ctx: StepContext) -> Outcome:
     moved, name = ctx.of("move-customers").get("path") == "Migrate", target.metadata.name
     if moved and not placement.has_customers(ctx.placement.spec, name) and (failed := _corrupted(ctx)):
         return _give_up(failed.reason, failed.message, CORRUPTED)
-    outcome = await handover.route(ctx, target, customers.failed_slots(ctx.of("move-customers")))
+    outcome = await handover.route(ctx, target, customers.failed_slots(ctx, ctx.of("move-customers")))
     if isinstance(outcome, Fail) and not placement.has_customers(ctx.placement.spec, name):
         return _give_up(outcome.reason, outcome.message, outcome.escalate_to)
     return outcome

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from recell.api.failure import Verdict
 from recell.api.meta import timestamp
 from recell.api.recovery_run import RunPhase
-from recell.domain import placement
+from recell.domain import placement, validation
+from recell.domain.data import Answer, Customers, Operation, Progress
 from recell.engine.engine import Engine
 from recell.engine.errors import BadInput
 from recell.engine.ports import Key
@@ -16,7 +18,7 @@ from tests.fakes.world import NAMESPACE, World
 from tests.unit.procedures import test_restoring as restoring
 from tests.unit.procedures import test_traffic_drain_and_replace as replacing
 from tests.unit.procedures.play import play
-from tests.unit.procedures.test_traffic_drain_and_replace import IN_CELL, approve, asked, made, spec_of
+from tests.unit.procedures.test_traffic_drain_and_replace import CUSTOMERS, IN_CELL, approve, asked, made, spec_of
 
 GAP = timedelta(seconds=50)
 """In the archive: so much earlier ends what can be restored than was told."""
@@ -259,3 +261,158 @@ async def test_a_source_found_corrupted_before_the_first_slot_leaves_no_corrupte
     await play(world, key)
     assert world.runs[key].phase is RunPhase.ESCALATED
     assert [name for (_, name) in world.cells] == ["a", "b", "c"]
+
+
+# Rule 8: only slots whose customers all passed
+
+
+async def test_slots_that_are_doubled_during_the_run_route_nobody_who_was_not_moved() -> None:
+    world = replacing.fleet(policy={"replacement": {"partialSuccess": "Route"}}, **IN_CELL)
+    stuck = next(n for n in world.data.cells["b"].customers if placement.slot_of(n, 2048) >= 1024)
+    world.data.failing.add(stuck)
+    key = replacing.replace(world)
+    await play(world, key, until="route-replacement")
+    router = world.routers[NAMESPACE, "shop"].model_dump(by_alias=True, exclude_none=True)
+    router["spec"]["haproxy"]["slots"] = 2048
+    world.routers[NAMESPACE, "shop"] = world.routers[NAMESPACE, "shop"].model_validate(router)
+    world._replace(lambda spec: placement.resize(spec, world._routing))
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.PARTIALLY_SUCCEEDED, world.runs[key].status.to_dict()
+    assert placement.slot_of(stuck, 2048) in placement.slots_of(spec_of(world), "b")
+
+
+@pytest.mark.parametrize("told", [Customers(), Customers(expected=0, done=0), Customers(done=CUSTOMERS)])
+@pytest.mark.parametrize("strategy", ["TrafficDrainAndReplace", restoring.ISOLATE, restoring.PITR])
+async def test_a_count_that_proves_nothing_routes_nobody(
+    strategy: str, told: Customers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if strategy == "TrafficDrainAndReplace":
+        world = replacing.fleet(**IN_CELL)
+    else:
+        world = restoring.fleet()
+        restoring.corrupt(world, down=strategy == restoring.ISOLATE)
+    monkeypatch.setattr(world.data, "_moved", lambda effect: Answer(Progress.DONE, customers=told))
+    key = world.run("r1", "b", strategy=strategy)
+    await asked(world, key, "unverified-move")
+    assert placement.home_share(spec_of(world), made(world)) == 0
+
+
+# Rules 4 and 9: what was known of the corruption goes with the run that goes on
+
+
+async def test_a_run_that_goes_on_knows_of_the_corruption_whatever_can_be_seen_by_then() -> None:
+    world = restoring.fleet(objectives={"rpo": "24h"})
+    world.data.cells["b"].archiving = True
+    world.traffic.cells["b"].down = True
+    world.tick(30)
+    key = replacing.replace(world)
+    await play(world, key, until="provision-replacement")
+    intact = world.clock.now()
+    world.data.corrupt("b")
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.ESCALATED
+    # Another process goes on, which has seen nothing of it, and nothing can be seen any more.
+    world.integrities["b"] = None
+    world.intact_at.clear()
+    child = (NAMESPACE, "r1-next")
+    await play(world, child, until="provision-replacement")
+    choice = next(s.data for s in world.runs[child].status.steps if s.name == "choose-backup")
+    assert choice is not None
+    assert choice["notAfter"] <= timestamp(intact)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=365), timedelta(seconds=-5)])
+async def test_a_time_after_the_corruption_is_not_promoted_when_its_data_is_corrupted(ahead: timedelta) -> None:
+    world = restoring.fleet(objectives={"rpo": "24h"}, replacement={"promotionApproval": "NotRequired"})
+    world.data.cells["b"].archiving = True
+    restoring.corrupt(world)
+    key = world.run("r1", "b", strategy=restoring.PITR, recoveryTarget={"time": timestamp(world.clock.now() + ahead)})
+    homes = spec_of(world).homes
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED, run.status.to_dict()
+    assert all(backup in (run.status.summary or "") for backup in ("older", "newer"))
+    assert spec_of(world).homes == homes
+
+
+async def test_the_time_that_was_asked_for_is_kept_by_a_replacement_that_restores() -> None:
+    world = unreadable(objectives={"rpo": "24h"})
+    limit = world.clock.now().replace(microsecond=0)
+    world.tick(60)
+    key = replacing.replace(world, recoveryTarget={"time": timestamp(limit)})
+    await play(world, key)
+    result = world.runs[key].status.result
+    assert result is not None
+    assert result.recovery_point is not None
+    assert result.recovery_point.time == limit
+
+
+# Nothing is left behind unsaid, nothing waits without saying for what
+
+
+async def test_a_run_that_fails_names_the_cell_that_it_leaves_behind() -> None:
+    world = restoring.fleet(replacement={"restoreAttempts": 1})
+    world.data.backups = [b.__class__(**{**vars(b), "corrupted": True}) for b in world.data.backups]
+    restoring.corrupt(world, down=True)
+    key = world.run("r1", "b", strategy=restoring.ISOLATE)
+    await play(world, key)
+    summary = world.runs[key].status.summary or ""
+    assert f"serving nobody: Cell {made(world)}" in summary
+
+
+async def test_a_target_that_is_deleted_names_what_was_made_in_its_place() -> None:
+    world = replacing.fleet(**IN_CELL)
+    key = replacing.replace(world)
+    await play(world, key, until="validate-replacement")
+    del world.cells[NAMESPACE, "b"]
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.FAILED
+    assert made(world) in (world.runs[key].status.summary or "")
+
+
+async def test_a_step_that_runs_out_of_time_says_what_it_waited_for() -> None:
+    world = restoring.fleet(replacement={"dataTimeout": "2m"})
+    world.data.takes[Operation.RESTORE] = 3600
+    restoring.corrupt(world, down=True)
+    key = world.run("r1", "b", strategy=restoring.ISOLATE)
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    assert f"Restoring the customers of b to {made(world)}" in (run.status.summary or "")
+
+
+async def test_a_source_that_was_started_again_is_named() -> None:
+    world = replacing.fleet(**IN_CELL)
+    key = replacing.replace(world)
+    await play(world, key, until="validate-replacement")
+    world.workloads["b"][0].stops = False  # somebody scaled it up
+    await play(world, key)
+    result = world.runs[key].status.result
+    assert result is not None
+    assert any("Stop Deployment" in text for text in result.remains), result.remains
+
+
+# A policy with zeroes
+
+
+async def test_no_time_to_validate_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = replacing.fleet(policy={"validation": {"duration": "0s"}}, **IN_CELL)
+    key = replacing.replace(world)
+    await play(world, key, until="route-replacement")
+    monkeypatch.setattr(validation, "verdict", lambda found: Verdict.INCONCLUSIVE)
+    await play(world, key, until="validate-replacement")
+    await looks(world, key, 30)
+    assert world.runs[key].status.step == "validate-replacement"
+
+
+async def test_an_approval_can_be_given_however_soon_it_expires() -> None:
+    world = replacing.fleet(policy={"limits": {"approvalExpires": "0s"}}, **IN_CELL)
+    world.workloads["b"][0].stoppable = False
+    key = replacing.replace(world)
+    before = await asked(world, key, "unfenced-source")
+    await looks(world, key, 20)
+    after = world.runs[key].status.awaiting
+    assert before.status.awaiting == after
+    approve(world, key)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED
