@@ -1,10 +1,12 @@
 """What the procedures keep when something else happens right here: an edit, a deletion, a late word, a comeback."""
 
+from copy import deepcopy
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from recell.api import RecoveryFreeze
 from recell.api.failure import Verdict
 from recell.api.meta import timestamp
 from recell.api.recovery_run import RunPhase
@@ -14,10 +16,10 @@ from recell.engine.engine import Engine
 from recell.engine.errors import BadInput
 from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
-from tests.fakes.world import NAMESPACE, World
+from tests.fakes.world import NAMESPACE, Crash, World
 from tests.unit.procedures import test_restoring as restoring
 from tests.unit.procedures import test_traffic_drain_and_replace as replacing
-from tests.unit.procedures.play import play
+from tests.unit.procedures.play import play, play_until_written
 from tests.unit.procedures.test_traffic_drain_and_replace import CUSTOMERS, IN_CELL, approve, asked, made, spec_of
 
 GAP = timedelta(seconds=50)
@@ -416,3 +418,158 @@ async def test_an_approval_can_be_given_however_soon_it_expires() -> None:
     approve(world, key)
     await play(world, key)
     assert world.runs[key].phase is RunPhase.SUCCEEDED
+
+
+# Whatever step it is in
+
+
+STRATEGIES = ("TrafficDrainAndReplace", restoring.ISOLATE, restoring.PITR)
+EACH = [(strategy, step.name) for strategy in STRATEGIES for step in PROCEDURES[strategy].steps]
+
+
+def scene(strategy: str) -> World:
+    if strategy == "TrafficDrainAndReplace":
+        return replacing.fleet(**IN_CELL)
+    world = restoring.fleet(replacement={"promotionApproval": "NotRequired"})
+    world.data.cells["b"].archiving = True
+    restoring.corrupt(world, down=strategy == restoring.ISOLATE)
+    return world
+
+
+@pytest.mark.parametrize("how", ["freeze", "pause"])
+@pytest.mark.parametrize(("strategy", "step"), EACH)
+async def test_frozen_or_paused_in_each_step_nothing_begins_and_it_goes_on_afterwards(
+    strategy: str, step: str, how: str
+) -> None:
+    world = scene(strategy)
+    key = world.run("r1", "b", strategy=strategy)
+    await play_until_written(world, key, step)
+    before = world.effects()
+    if how == "freeze":
+        freeze = {"metadata": {"name": "sale"}, "spec": {"reason": "sale", "scope": "AllRuns"}}
+        world.freezes.append(RecoveryFreeze.model_validate(freeze))
+    else:
+        world.control(key, paused=True)
+    await looks(world, key, 120)
+    assert world.effects() == before
+    assert any(c.type == "Paused" and c.status == "True" for c in world.runs[key].status.conditions)
+    world.freezes.clear()
+    if how == "pause":
+        world.control(key, paused=False)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.to_dict()
+
+
+BEFORE_ROUTING = [(s, "route-replacement") for s in STRATEGIES[:2]] + [(restoring.PITR, "promote-environment")]
+
+
+@pytest.mark.parametrize("how", ["corrupted", "down"])
+@pytest.mark.parametrize(("strategy", "step"), BEFORE_ROUTING)
+async def test_nobody_is_routed_to_a_cell_that_fails_or_proves_corrupted_right_before(
+    strategy: str, step: str, how: str
+) -> None:
+    world = scene(strategy)
+    key = world.run("r1", "b", strategy=strategy)
+    await play_until_written(world, key, step)
+    homes, new = spec_of(world).homes, made(world)
+    if how == "corrupted":
+        world.data.corrupt(new)
+    else:
+        world.traffic.cells[new].down = True
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    assert spec_of(world).homes == homes
+
+
+@pytest.mark.parametrize(("strategy", "step"), EACH)
+async def test_deleted_in_each_step_it_is_undone_before_it_goes(strategy: str, step: str) -> None:
+    world = scene(strategy)
+    key = world.run("r1", "b", strategy=strategy)
+    await play_until_written(world, key, step)
+    homes = spec_of(world).homes
+    run = world.runs[key]
+    meta = run.metadata.model_copy(update={"deletion_timestamp": world.clock.now()})
+    world.runs[key] = run.model_copy(update={"metadata": meta})
+    engine = Engine(world.ports(), PROCEDURES)
+    for _ in range(2000):
+        if key not in world.runs:
+            break
+        world.tick(await engine.advance(key) or 1.0)
+    assert key not in world.runs
+    assert spec_of(world).homes == homes
+    if placement.home_share(spec_of(world), "b"):
+        assert [name for (_, name) in world.cells] == ["a", "b", "c"]
+        assert world.data.cells["b"].stopped == set()
+
+
+# Rule 23: a run that goes on from another one
+
+
+async def both(world: World) -> None:
+    """A replacement finds the data corrupted in the middle of the move, and another run goes on."""
+    parent, child = replacing.replace(world), (NAMESPACE, "r1-next")
+    engine, spoilt = Engine(world.ports(), PROCEDURES), False
+    for _ in range(4000):
+        key = child if child in world.runs and world.runs[parent].phase.ended else parent
+        try:
+            again = await engine.advance(key) or 1.0
+        except Crash:
+            engine, again = Engine(world.ports(), PROCEDURES), 15.0
+            world.epoch += 1
+        if world.runs[parent].status.step == "move-customers" and not spoilt:
+            world.data.corrupt("b")
+            spoilt = True
+        if child in world.runs and world.runs[child].phase.ended:
+            return
+        world.tick(again)
+    raise AssertionError(f"stuck: {world.runs[parent].status.to_dict()}")
+
+
+def escalating() -> World:
+    world = restoring.fleet(objectives={"rpo": "24h"})
+    world.traffic.cells["b"].down = True
+    world.tick(30)
+    return world
+
+
+async def test_killed_after_every_write_of_an_escalation_there_is_one_restore_and_one_replacement() -> None:
+    before = escalating()
+    whole = deepcopy(before)
+    await both(whole)
+    assert whole.runs[NAMESPACE, "r1-next"].phase is RunPhase.SUCCEEDED, whole.runs[NAMESPACE, "r1-next"].status
+    for position in range(1, len(whole.writes) + 1):
+        world = deepcopy(before)
+        world.crash_after = position
+        await both(world)
+        killed_at = f"killed after write {position}: {whole.writes[position - 1]}"
+        assert world.runs[NAMESPACE, "r1-next"].phase is RunPhase.SUCCEEDED, killed_at
+        restores = [w.what for w in world.writes if w.kind == "data" and w.what.startswith("Restore")]
+        assert len(restores) == 1, killed_at
+        assert [name for (_, name) in world.cells if name not in "abc"] == [placement.successor(spec_of(world), "b")]
+        assert (NAMESPACE, "r1-next-next") not in world.runs
+
+
+# One cell, nobody
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_the_only_cell_of_a_router_can_be_replaced(strategy: str) -> None:
+    world = World()
+    world.fleet("b", router=IN_CELL, policy={**restoring.POLICY, "replacement": {"promotionApproval": "NotRequired"}})
+    world.template("small")
+    replacing.in_cell(world)
+    world.traffic.rps = 100
+    world.tick(30)
+    world.data.back_up("b", "newer", verified=True)
+    world.tick(30)
+    world.intact_at["b"] = world.clock.now()
+    world.tick(10)
+    if strategy != "TrafficDrainAndReplace":
+        world.data.corrupt("b")
+    world.traffic.cells["b"].down = strategy != restoring.PITR
+    world.tick(30)
+    key = world.run("r1", "b", strategy=strategy)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.to_dict()
+    (new,) = [name for (_, name) in world.cells if name != "b"]
+    assert placement.share(spec_of(world), new) == 1.0
