@@ -43,16 +43,10 @@ class FakeProvisioner:
         if self.refuses is not None:
             raise self.refuses
         rendered = provisioning.cell(order)
-        known = world.cells.get((order.source.metadata.namespace, order.name))
         if order.name not in self.made:
             provisioning.objects(order)
             self.made[order.name] = MadeCell(order, world.clock.now())
             world.add_cell(order.name, rendered["spec"], rendered["metadata"]["labels"])
-            world.wrote("provision", f"{order.name} weight {order.weight}")
-        elif known is not None and known.spec.weight != order.weight:
-            spec = known.spec.model_copy(update={"weight": order.weight})
-            world.cells[known.key] = known.model_copy(update={"spec": spec})
-            world.admit()
             world.wrote("provision", f"{order.name} weight {order.weight}")
         if self.fails:
             return Provisioned(Progress.FAILED, self.fails)
@@ -60,6 +54,15 @@ class FakeProvisioner:
         if age < self.takes:
             return Provisioned(Progress.IN_PROGRESS, f"Deployment/{order.name}-web: 0 of 2 pods ready")
         return Provisioned(Progress.READY, "", world.cells.get((order.source.metadata.namespace, order.name)))
+
+    async def weigh(self, cell: Cell, weight: int) -> None:
+        world = self.world
+        world.guard()
+        if cell.spec.weight or not weight:
+            return
+        world.cells[cell.key] = cell.model_copy(update={"spec": cell.spec.model_copy(update={"weight": weight})})
+        world.admit()
+        world.wrote("provision", f"{cell.metadata.name} weight {weight}")
 
     async def remove(self, order: Order) -> Sequence[str]:
         world = self.world

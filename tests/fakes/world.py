@@ -94,6 +94,8 @@ class FakeWorkload:
     """A restart mends the cell's behaviour."""
     stop_token: str | None = None
     stopped_at: datetime | None = None
+    stops: bool = True
+    """False: its pods never end, as those of a lost node."""
     stoppable: bool = True
     """False: a kind that cannot be scaled."""
 
@@ -417,7 +419,9 @@ class FakeRecords:
 
     def _remember(self, run: RecoveryRun) -> None:
         self.world.guard()
-        cell = self.world.cells[run.metadata.namespace, run.spec.target_ref.name]
+        cell = self.world.cells.get((run.metadata.namespace, run.spec.target_ref.name))
+        if cell is None:
+            return
         history = runs.remembered(cell, run)
         if history == cell.metadata.annotations.get(ANNOTATION_RUN_HISTORY):
             return
@@ -579,7 +583,7 @@ class FakeWorkloads:
         since = workload.stopped_at
         if since is None:
             return None
-        return 0 if (self.world.clock.now() - since).total_seconds() >= 10 else 2
+        return 0 if workload.stops and (self.world.clock.now() - since).total_seconds() >= 10 else 2
 
     async def scale_to_zero(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
         self.world.guard()

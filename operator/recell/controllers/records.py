@@ -83,7 +83,10 @@ class RunRecords:
         except Conflict:
             known = await self._api.get(RUNS.path(run.metadata.namespace, run.metadata.name))
             found = RecoveryRun.model_validate(known)
-            if runs.spec_hash(found) != runs.spec_hash(run):
+            # A run that was killed here may fail again in other words, or for another reason.
+            if any(
+                getattr(found.spec, field) != getattr(run.spec, field) for field in ("target_ref", "escalated_from")
+            ):
                 raise Conflict(
                     f"RecoveryRun {run.metadata.name} exists already and was made for something else: delete it"
                 ) from None

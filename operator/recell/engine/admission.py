@@ -107,7 +107,7 @@ def admit(s: Situation) -> Answer:
         return Hold("Frozen", limits.frozen_message(frozen), paused=True)
     if spec.control and spec.control.paused:
         return Hold("PausedByPerson", "spec.control.paused is true", paused=True)
-    return _busy(s, s.cell) or _unneeded(s, s.cell) or _decided(s, s.cell)
+    return _busy(s, s.cell) or _disowned(s) or _unneeded(s, s.cell) or _decided(s, s.cell)
 
 
 def _busy(s: Situation, cell: Cell) -> Answer | None:
@@ -125,6 +125,22 @@ def _busy(s: Situation, cell: Cell) -> Answer | None:
         names = ", ".join(sorted(o.metadata.name for o in active))
         return Hold("ConcurrencyLimit", f"{len(active)} of {limit} runs are active ({names}): limits.maxConcurrentRuns")
     return None
+
+
+def _disowned(s: Situation) -> Answer | None:
+    """Made by a run that was killed before it recorded that, and that then went on by itself: nothing is left to do."""
+    meta, parent = s.run.metadata, next((o for o in s.others if o.metadata.name == s.run.spec.escalated_from), None)
+    if parent is None or not parent.phase.ended:
+        return None
+    to = parent.status.escalation.to if parent.status.escalation else None
+    if parent.phase is RunPhase.ESCALATED and to == meta.name:
+        return None
+    return End(
+        RunPhase.SKIPPED,
+        "NotEscalated",
+        f"{parent.metadata.name} did not escalate to this run in the end: it ended as {parent.phase}. Make a new one if"
+        " it is still needed",
+    )
 
 
 def _unneeded(s: Situation, cell: Cell) -> Answer | None:

@@ -28,6 +28,7 @@ from recell.api.meta import (
     duration_text,
     seconds,
 )
+from recell.api.placement import PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.recovery_run import (
     Escalation,
@@ -40,6 +41,8 @@ from recell.api.recovery_run import (
     Trigger,
 )
 from recell.domain import limits
+from recell.domain.placement import has_customers
+from recell.domain.wording import listed
 from recell.engine import admission, record
 from recell.engine.dwell import Dwell
 from recell.engine.errors import Conflict, Fenced, NotFound, RecellError, Retryable
@@ -51,6 +54,8 @@ log = logging.getLogger(__name__)
 
 BACKOFF = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds between two tries of a step that met an unexpected fault; the last one repeats."""
+SHORTEST_EXPIRY = 60.0
+"""Seconds in which an approval does not lapse, whatever the policy says."""
 LOOK_AT_PENDING = 5.0
 """Seconds between two looks at a run whose start depends on time."""
 
@@ -70,6 +75,8 @@ class Engine:
         self._ports = ports
         self._procedures = procedures
         self._dwell = Dwell()
+        self._waits_for: dict[str, str] = {}
+        """By the run's uid, the last thing that its step waited for."""
 
     async def advance(self, key: Key) -> float | None:
         """One look at a run. Returns after how many seconds to look again; None: when something changes.
@@ -121,7 +128,7 @@ class Engine:
             await self._hold(run, answer)
             return LOOK_AT_PENDING
         if isinstance(answer, admission.AskToStart):
-            return await self._ask_to_start(run, answer, seconds(policy.spec.limits.approval_expires))
+            return await self._ask_to_start(run, answer, _expiry(policy.spec))
         if (
             isinstance(answer, admission.Start)
             and situation.approved
@@ -212,6 +219,10 @@ class Engine:
         if plan is None or procedure is None or procedure.version != plan.version:
             wanted = f"{plan.procedure} version {plan.version}" if plan else "no plan"
             now = self._ports.clock.now()
+            if _to_abort(run):
+                told = f"Aborted. This operator does not have {wanted}, so nothing was undone. {self._left_behind(run)}"
+                await self._end(run, run.status, RunPhase.ABORTED, "AbortIncomplete", told)
+                return None
             status = record.stalled(
                 run.status,
                 run,
@@ -238,9 +249,11 @@ class Engine:
         scene = self._scene(run)
         if scene.cell is None or scene.router is None:
             gone = "Cell " + run.spec.target_ref.name if scene.cell is None else "The cell's Router"
-            return await self._end(run, run.status, RunPhase.FAILED, "TargetGone", f"{gone} was deleted"), None
-        aborting = bool(run.spec.control and run.spec.control.abort) or run.metadata.deletion_timestamp is not None
-        if aborting and not run.status.abort_requested:
+            result = self._result(run.status)
+            made = [result.replacement, *result.emergency_cells] if result else []
+            left = f". What this run made stays as it is: Cell {listed(filter(None, made))}" if any(made) else ""
+            return await self._end(run, run.status, RunPhase.FAILED, "TargetGone", f"{gone} was deleted{left}"), None
+        if _to_abort(run) and not run.status.abort_requested:
             self._dwell.drop((run.metadata.uid,))
             run = await self._save(run, record.abort(run.status, procedure, now))
             self._ports.announcer.announce(
@@ -261,7 +274,7 @@ class Engine:
         if status is not run.status:
             run = await self._save(run, status)
         if run.status.awaiting is not None:
-            opened = await self._gate(run, step_record, seconds(policy.limits.approval_expires))
+            opened = await self._gate(run, step_record, _expiry(policy))
             if opened is not run:
                 return opened, None
         context = self._context(scene, step, step_record, policy)
@@ -283,10 +296,11 @@ class Engine:
         """The step's function, with its deadline and with unexpected faults turned into waits."""
         limit = step.within(context.policy)
         spent = context.elapsed("deadline")
+        waits_for = self._waits_for.pop(run.metadata.uid, step_record.message)
         if spent >= limit:
             return Fail(
                 "DeadlineExceeded",
-                f"Step {step.name} did not end within {duration_text(limit)}: {step_record.message}",
+                f"Step {step.name} did not end within {duration_text(limit)}: {waits_for}",
                 escalate_to=procedure.escalates if step.phase is not RunPhase.ABORTING else None,
             )
         if obstacle := self._ports.leadership.obstacle():
@@ -318,6 +332,8 @@ class Engine:
         context: StepContext,
     ) -> tuple[RecoveryRun, float | None]:
         now = self._ports.clock.now()
+        if isinstance(outcome, Wait):
+            self._waits_for[run.metadata.uid] = outcome.message
         if isinstance(outcome, Done):
             return await self._step_done(run, procedure, step, outcome, context), None
         if isinstance(outcome, Fail):
@@ -361,16 +377,20 @@ class Engine:
         self, run: RecoveryRun, step_record: StepRecord, outcome: Ask, context: StepContext
     ) -> tuple[RecoveryRun, float | None]:
         """Ask once; what is asked already waits for the person, whose time counts towards no deadline."""
-        context.elapsed("deadline", seen=False)
-        if run.status.awaiting is None or run.status.awaiting.gate != outcome.gate:
-            run = await self._ask_anew(run, step_record, outcome.gate, outcome.message)
+        self._dwell.pause((run.metadata.uid, context.step))
+        asked = (step_record.data or {}).get("asked", "")
+        if run.status.awaiting is None or (run.status.awaiting.gate, asked) != (outcome.gate, outcome.about):
+            run = await self._ask_anew(run, step_record, outcome)
         return run, LOOK_AT_PENDING
 
-    async def _ask_anew(self, run: RecoveryRun, step_record: StepRecord, gate: str, message: str) -> RecoveryRun:
+    async def _ask_anew(self, run: RecoveryRun, step_record: StepRecord, ask: Ask) -> RecoveryRun:
         now = self._ports.clock.now()
-        status = record.await_gate(run.status, run, gate, message, now, phase=RunPhase.AWAITING_APPROVAL)
-        run = await self._save(run, record.change_step(status, step_record.name, message=message))
-        how = f"{message}. Approve with: recell approve {run.metadata.name}"
+        status = record.await_gate(run.status, run, ask.gate, ask.message, now, phase=RunPhase.AWAITING_APPROVAL)
+        data = step_record.data
+        if (data or {}).get("asked", "") != ask.about:
+            data = _kept(step_record, {"asked": ask.about})
+        run = await self._save(run, record.change_step(status, step_record.name, message=ask.message, data=data))
+        how = f"{ask.message}. Approve with: recell approve {run.metadata.name}"
         self._ports.announcer.announce(run, "AwaitingApproval", how, warning=True)
         return run
 
@@ -379,11 +399,12 @@ class Engine:
         now, awaiting = self._ports.clock.now(), run.status.awaiting
         if awaiting is None:
             return run
+        ask = Ask(awaiting.gate, awaiting.message, (step_record.data or {}).get("asked", ""))
         if (now - awaiting.since).total_seconds() >= expires:
-            return await self._ask_anew(run, step_record, awaiting.gate, awaiting.message)
+            return await self._ask_anew(run, step_record, ask)
         if not record.approved(run, awaiting):
             return run
-        gates = sorted({awaiting.gate, *(step_record.data or {}).get("approved", ())})
+        gates = sorted({ask.opened, *(step_record.data or {}).get("approved", ())})
         status = record.change_step(run.status, step_record.name, data={**(step_record.data or {}), "approved": gates})
         status = status.model_copy(update={"awaiting": None, "phase": step_record.phase})
         self._ports.announcer.announce(run, "Approved", f"Gate {awaiting.gate} was opened by a person")
@@ -439,7 +460,13 @@ class Engine:
                 outcome.reason,
                 f"{step.name}: {outcome.message}. {self._left_behind(run)}",
             )
-        child = await self._ports.records.create(_successor(run, context.cell, outcome.escalate_to, outcome.message))
+        try:
+            child = await self._ports.records.create(_successor(run, context.cell, outcome.escalate_to, outcome))
+        except Conflict as error:
+            told = f"{step.name}: {outcome.message}. {outcome.escalate_to} has to go on, but {error}"
+            return await self._end(
+                run, status, RunPhase.MANUAL_INTERVENTION_REQUIRED, outcome.reason, f"{told}. {self._left_behind(run)}"
+            )
         level = run.status.escalation.level if run.status.escalation else 0
         status = status.model_copy(
             update={"escalation": Escalation(from_=run.spec.escalated_from, to=child.metadata.name, level=level)}
@@ -449,7 +476,7 @@ class Engine:
             status,
             RunPhase.ESCALATED,
             outcome.reason,
-            f"{step.name}: {outcome.message}. {child.metadata.name} goes on with {outcome.escalate_to}",
+            f"{step.name}: {outcome.message}. {child.metadata.name} goes on with {child.spec.strategy}",
         )
 
     def _left_behind(self, run: RecoveryRun) -> str:
@@ -458,13 +485,29 @@ class Engine:
         placement = (
             self._ports.switchboard.current((run.metadata.namespace, cell.spec.router_ref.name)) if cell else None
         )
-        holds = [h for h in placement.spec.holds if h.holder.uid == run.metadata.uid] if placement else []
-        if not holds:
-            return "No traffic is held back by this run"
+        if cell is None or placement is None:
+            return "What this run holds of its cell's traffic is not known"
+        idle = self._idle(run, cell, placement.spec)
+        made = f". Made for it and serving nobody: Cell {listed(idle)}; delete what is not needed" if idle else ""
+        held = next((h for h in placement.spec.holds if h.holder.uid == run.metadata.uid), None)
+        if held is None:
+            return f"No traffic is held back by this run{made}"
         name = run.spec.target_ref.name
         return (
-            f"Cell {name} stays at {holds[0].max_percent} % of its customers;"
-            f" give it its traffic back with: recell return {name}"
+            f"Cell {name} stays at {held.max_percent} % of its customers;"
+            f" give it its traffic back with: recell return {name}{made}"
+        )
+
+    def _idle(self, run: RecoveryRun, cell: Cell, spec: PlacementSpec) -> list[str]:
+        """Cells that were made for this run or for those before it, and that have no customer."""
+        cells = self._ports.store.cells_of((run.metadata.namespace, cell.spec.router_ref.name))
+        wanted = {LABEL_MADE_BY: "recell", LABEL_INCIDENT: run.metadata.labels.get(LABEL_INCIDENT, run.metadata.name)}
+        return sorted(
+            name
+            for name, other in cells.items()
+            if wanted.items() <= other.metadata.labels.items()
+            and not other.spec.weight
+            and not has_customers(spec, name)
         )
 
     # --- the end ---------------------------------------------------------------------------------
@@ -502,6 +545,7 @@ class Engine:
         self, run: RecoveryRun, status: RecoveryRunStatus, phase: RunPhase, reason: str, message: str
     ) -> RecoveryRun:
         self._dwell.drop((run.metadata.uid,))
+        self._waits_for.pop(run.metadata.uid, None)
         ended = await self._save(run, record.end(status, run, phase, reason, message, self._ports.clock.now()))
         bad = phase not in (RunPhase.SUCCEEDED, RunPhase.SKIPPED)
         self._ports.announcer.announce(ended, phase.value, message, warning=bad)
@@ -571,12 +615,21 @@ class Engine:
         return await self._ports.records.save(run, status)
 
 
+def _expiry(policy: RecoveryPolicySpec) -> float:
+    """Seconds. What lapses before anybody can answer would be asked for without end."""
+    return max(SHORTEST_EXPIRY, seconds(policy.limits.approval_expires))
+
+
+def _to_abort(run: RecoveryRun) -> bool:
+    return bool(run.spec.control and run.spec.control.abort) or run.metadata.deletion_timestamp is not None
+
+
 def _kept(step_record: StepRecord, data: dict[str, Any]) -> dict[str, Any]:
     """A step's new data; what it prepared and the gates that were opened stay."""
     return {**(step_record.data or {}), **data}
 
 
-def _successor(run: RecoveryRun, cell: Cell, strategy: Strategy, cause: str) -> RecoveryRun:
+def _successor(run: RecoveryRun, cell: Cell, strategy: Strategy, outcome: Fail) -> RecoveryRun:
     """The run that goes on from here; its name is the same however often it is made."""
     meta = run.metadata
     name = f"{meta.name[:240]}-next"
@@ -596,9 +649,10 @@ def _successor(run: RecoveryRun, cell: Cell, strategy: Strategy, cause: str) -> 
         spec=RecoveryRunSpec(
             target_ref=run.spec.target_ref,
             strategy=strategy,
+            failure=outcome.states,
             urgency=run.spec.urgency,
             trigger=Trigger.CHILD,
             escalated_from=meta.name,
-            reason=f"{meta.name} escalated: {cause}"[:512],
+            reason=f"{meta.name} escalated: {outcome.message}"[:512],
         ),
     )

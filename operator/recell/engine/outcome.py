@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recell.api.failure import Strategy
+from recell.api.recovery_run import StatedFailure
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,13 @@ class Ask:
 
     gate: str
     message: str
+    about: str = ""
+    """What is decided on, where that may change while the person thinks: another one is asked about anew (rule 21)."""
+
+    @property
+    def opened(self) -> str:
+        """What stands among the approved gates once this was approved."""
+        return f"{self.gate}: {self.about}" if self.about else self.gate
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ class Fail:
     message: str
     escalate_to: Strategy | None = None
     """The strategy that goes on from here; None ends in manual intervention."""
+    states: StatedFailure | None = None
+    """What the run that goes on has to know of the failure, whatever can still be seen of it by then."""
 
 
 @dataclass(frozen=True)

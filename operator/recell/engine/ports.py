@@ -96,6 +96,13 @@ class Provisioner(Protocol):
         """
         ...
 
+    async def weigh(self, cell: Cell, weight: int) -> None:
+        """Give a made Cell that has weight 0 this one, and change nothing else: it has customers by then.
+
+        Repeatable. Raises Forbidden, Conflict, NotFound, Retryable.
+        """
+        ...
+
     async def remove(self, order: Order) -> Sequence[str]:
         """Delete the half-made cell, the Cell first; returns what is still there. Repeatable."""
         ...

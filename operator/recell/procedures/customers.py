@@ -80,12 +80,24 @@ def remember_failure(ctx: StepContext) -> dict[str, Any]:
     bad = DataIntegrity.CORRUPTED in (
         ctx.ports.observer.integrity(ctx.cell),
         decided.data_integrity if decided else None,
+        ctx.run.spec.failure.data_integrity if ctx.run.spec.failure else None,
     )
+    before = _before(ctx)
+    since = timestamp(known.since if known else ctx.run.status.started_at or ctx.now)
+    last = timestamp(intact) if intact else before.get("lastIntact")
     return {
-        "firstEvidence": timestamp(known.since if known else ctx.run.status.started_at or ctx.now),
-        **({"lastIntact": timestamp(intact)} if intact else {}),
+        "firstEvidence": min(since, before.get("firstEvidence", since)),
+        **({"lastIntact": last} if last else {}),
         **({"corrupted": True} if bad else {}),
     }
+
+
+def _before(ctx: StepContext) -> Any:
+    """What the run that escalated to this one remembers: this process may have seen less."""
+    parent = ctx.run.spec.escalated_from
+    run = ctx.ports.store.run((ctx.run.metadata.namespace, parent)) if parent else None
+    steps = run.status.steps if run else ()
+    return next((s.data for s in steps if s.data and "firstEvidence" in s.data), {})
 
 
 def known_corrupted(ctx: StepContext) -> bool:
@@ -96,11 +108,12 @@ def known_corrupted(ctx: StepContext) -> bool:
     return any((step.data or {}).get("corrupted") for step in ctx.run.status.steps)
 
 
-def down_since(ctx: StepContext) -> dict[str, Any]:
-    """Since when the router has sent the cell nothing: no write was acknowledged after that."""
+def stopped_at(ctx: StepContext) -> dict[str, Any]:
+    """Of a cell that takes no writes any more: since when. That is now, or when the router saw it down last: until it
+    was stopped it may have come back once more."""
     evidence = ctx.evidence()
     down = [e.since for e in evidence if e.check == ROUTER_CHECK and e.verdict is Verdict.FAILED and e.since]
-    return {"stoppedAt": timestamp(max(down))} if down else {}
+    return {"stoppedAt": timestamp(max(down, default=ctx.now))}
 
 
 def moment(text: object) -> datetime | None:
@@ -156,7 +169,7 @@ async def _choose_path(ctx: StepContext) -> Outcome:
 
 
 async def _restore_newest(ctx: StepContext, target: Cell) -> Outcome:
-    """From the newest backup there is, as late as it reaches; more loss than is accepted waits for a person.
+    """From the newest backup there is, as late as it reaches or is asked for; a person accepts more loss than allowed.
 
     The source is stopped first: what it took meanwhile would be in no backup. One that is well again is not restored
     over (rule 4).
@@ -164,21 +177,20 @@ async def _restore_newest(ctx: StepContext, target: Cell) -> Outcome:
     if "stopping" not in ctx.data:
         if well_by_itself(ctx):
             return Recovered(f"Cell {ctx.cell.metadata.name} is healthy again by itself; no customer was moved")
-        return Wait(
-            0.0, "Stopping the failed cell before its data is restored", data={"stopping": True, **down_since(ctx)}
-        )
+        return Wait(0.0, "Stopping the failed cell before its data is restored", data={"stopping": True})
     if waiting := await fence(ctx):
         return waiting
     if "stoppedAt" not in ctx.data:
-        return Wait(0.0, "The failed cell takes no writes any more", data={"stoppedAt": timestamp(ctx.now)})
+        return Wait(0.0, "The failed cell takes no writes any more", data=stopped_at(ctx))
     if ctx.data.get("whenStopped") and "lastBackup" not in ctx.data:
         return await _back_up_last(ctx)
     if "backup" not in ctx.data:
-        found = await choose(ctx, not_after=None, stopped=moment(ctx.data["stoppedAt"]))
+        wanted = ctx.run.spec.recovery_target
+        found = await choose(ctx, not_after=wanted.time if wanted else None, stopped=moment(ctx.data["stoppedAt"]))
         if not isinstance(found, data.Chosen):
             return found
         return Wait(0.0, f"Restoring from backup {found.backup.id}", data=chosen(found))
-    return await restore(ctx, target, ctx.data)
+    return await restore(ctx, target, ctx.data, stopped=moment(ctx.data["stoppedAt"]))
 
 
 async def _back_up_last(ctx: StepContext) -> Outcome:
@@ -238,22 +250,32 @@ async def choose(
     )
     if isinstance(found, data.NoneReachable):
         return Fail("NoRecoveryPoint", f"Cell {name}: {found.message}. Nothing was promoted")
-    if ACCEPT_LOSS in ctx.approved:
-        return found
-    lost, rpo = data.loss(found.point, stopped), ctx.policy.objectives.rpo
+    return loss_to_accept(ctx, found.backup.id, found.point, stopped) or found
+
+
+def loss_to_accept(ctx: StepContext, backup: str, point: datetime, stopped: datetime | None) -> Ask | None:
+    """None: the policy allows what this loses, or a person accepted the loss from this backup at this point."""
+    lost, rpo = data.loss(point, stopped), ctx.policy.objectives.rpo
     if lost is not None and (not lost or (rpo is not None and lost.total_seconds() <= seconds(rpo))):
-        return found
+        return None
     window = f"the {duration_text(lost.total_seconds())} before it failed" if lost is not None else "an unknown time"
     allowed = f"objectives.rpo is {rpo}" if rpo else "the policy sets no objectives.rpo"
-    return Ask(
+    ask = Ask(
         ACCEPT_LOSS,
-        f"Backup {found.backup.id} of {name} brings its customers back to {timestamp(found.point)}: what they did in"
+        f"Backup {backup} of {ctx.cell.metadata.name} brings its customers back to {timestamp(point)}: what they did in"
         f" {window} is lost ({allowed}). Approve to accept that",
+        about=f"{backup} {timestamp(point)}",
     )
+    return None if ask.opened in ctx.approved else ask
 
 
-async def restore(ctx: StepContext, target: Cell, choice: Any, *, iteration: int = 1) -> Outcome:
-    """Restore the customers of the cell from the chosen backup to the target, and count them."""
+async def restore(
+    ctx: StepContext, target: Cell, choice: Any, *, stopped: datetime | None, iteration: int = 1
+) -> Outcome:
+    """Restore the customers of the cell from the chosen backup to the target, and count them.
+
+    One that reaches back further than was expected loses more than was accepted: that is asked about (rule 3).
+    """
     name = ctx.cell.metadata.name
     asked = request(
         ctx,
@@ -279,6 +301,10 @@ async def restore(ctx: StepContext, target: Cell, choice: Any, *, iteration: int
             f"None of the {counts.failed} customers of {name} could be restored from {choice['backup']}"
             f" ({answer.message or listed(counts.names)}). Nothing was promoted",
         )
+    point, expected = answer.recovery_point, moment(choice.get("expectedPoint"))
+    short = point is not None and (expected is None or point.replace(microsecond=0) < expected)
+    if short and point is not None and (ask := loss_to_accept(ctx, choice["backup"], point, stopped)):
+        return ask
     return counted(ctx, answer, "restored")
 
 
@@ -290,6 +316,7 @@ def counted(ctx: StepContext, answer: data.Answer, how: str) -> Outcome:
         facts["expected"] = customers.expected
     if customers.failed:
         facts |= {"names": list(customers.names[:20]), "failedSlots": data.ranges(customers.slots)}
+        facts["slotCount"] = ctx.placement.spec.slots
     if answer.records is not None:
         facts["records"] = answer.records
     if answer.recovery_point is not None:
@@ -318,8 +345,11 @@ def counted(ctx: StepContext, answer: data.Answer, how: str) -> Outcome:
     )
 
 
-def failed_slots(facts: Any) -> frozenset[int]:
-    return frozenset(data.from_ranges(facts.get("failedSlots", "")))
+def failed_slots(ctx: StepContext, facts: Any) -> frozenset[int]:
+    """As they are numbered now: a Router that doubles its slots meanwhile doubles these."""
+    counted, slots = data.from_ranges(facts.get("failedSlots", "")), ctx.placement.spec.slots
+    step = int(facts.get("slotCount", slots))
+    return frozenset(slot for first in counted for slot in range(first, slots, step))
 
 
 # Undoing ---------------------------------------------------------------------------------------------
@@ -329,10 +359,16 @@ async def abandon(ctx: StepContext, target_name: str) -> Outcome:
     """A migration is undone for those who were not routed: their writes go on at the cell. The others stay moved."""
     target = ctx.sibling(target_name)
     facts = ctx.data if ctx.step == "move-customers" else ctx.of("move-customers")
-    if facts.get("path") != "Migrate" or target is None:
+    if facts.get("path") != "Migrate":
         return Done("No migration was begun")
     if not placement.has_customers(ctx.placement.spec, ctx.cell.metadata.name):
         return Done(f"All customers are at home at {target_name} already and stay there")
+    if target is None:
+        told = (
+            f"Cell {target_name} is gone, so the migration there cannot be undone: who was copied from"
+            f" {ctx.cell.metadata.name} cannot write there until the data provider lifts that by its own means"
+        )
+        return Done(told, data={"remains": told})
     if not await ctx.ports.data.cancel(request(ctx, data.Operation.MIGRATE, target=target)):
         return Wait(LOOK_AGAIN, "Stopping the migration")
     answer = await ctx.ports.data.ensure(request(ctx, data.Operation.ABANDON, target=target))

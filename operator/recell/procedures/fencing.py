@@ -4,6 +4,7 @@ Its workloads are scaled to zero and seen there; what cannot be stopped needs a 
 from being stopped.
 """
 
+from recell.api.meta import duration_text, seconds
 from recell.domain import placement
 from recell.domain.observation import WorkloadPhase
 from recell.domain.runs import effect_token
@@ -30,11 +31,23 @@ async def fence(ctx: StepContext) -> Outcome | None:
             continue  # what does not exist cannot write
         except BadInput as error:
             unstoppable[str(ref)] = str(error)
+    if not ctx.cell.spec.workloads:
+        unstoppable["What runs"] = "spec.workloads names nothing"
     states = [s for s in ctx.ports.workloads.states(ctx.cell) if str(s.ref) not in unstoppable]
-    left = [s for s in states if s.phase is not WorkloadPhase.NOT_FOUND and not s.at_zero]
+    left = {
+        str(s.ref): "pods are not known" if s.pods is None else f"{s.pods} pods left"
+        for s in states
+        if s.phase is not WorkloadPhase.NOT_FOUND and not s.at_zero
+    }
     if left:
-        told = ", ".join(f"{s.ref} ({'pods are not known' if s.pods is None else f'{s.pods} pods left'})" for s in left)
-        return Wait(LOOK_AGAIN, f"Stopping cell {name}: {told}")
+        limit = seconds(ctx.policy.steps.restart_timeout)
+        if ctx.elapsed("stopping") < limit:
+            told = ", ".join(f"{ref} ({why})" for ref, why in left.items())
+            return Wait(LOOK_AGAIN, f"Stopping cell {name}: {told}")
+        # Of a node that is lost nobody can say that its pods have ended.
+        unstoppable |= {ref: f"after {duration_text(limit)} {why}" for ref, why in left.items()}
+    else:
+        ctx.forget("stopping")
     if unstoppable and UNFENCED not in ctx.approved:
         why = "; ".join(unstoppable.values())
         return Ask(

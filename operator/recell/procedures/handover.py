@@ -20,6 +20,8 @@ from recell.domain import data, placement
 from recell.domain.decommission import Retirement
 from recell.domain.gate import GateResult, health_gate
 from recell.domain.health import assess
+from recell.domain.observation import WorkloadPhase
+from recell.domain.wording import listed
 from recell.engine.outcome import Done, Fail, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
 from recell.procedures import increments
@@ -182,13 +184,17 @@ async def decommission(ctx: StepContext, successor: Cell, moved: Mapping[str, An
     """The source is kept, stopped, until its time is up; what Git owns is for people to remove."""
     name, mode = ctx.cell.metadata.name, ctx.policy.replacement.decommission
     await ctx.ports.records.retire(ctx.cell, retirement(ctx, successor, moved))
-    owners = {str(s.ref): s.owned_by for s in ctx.ports.workloads.states(ctx.cell) if s.owned_by}
+    states = ctx.ports.workloads.states(ctx.cell)
+    owners = {str(s.ref): s.owned_by for s in states if s.owned_by}
+    running = [str(s.ref) for s in states if s.phase is not WorkloadPhase.NOT_FOUND and not s.at_zero]
     kept = placement.home_share(ctx.placement.spec, name)
     until = f" until {ctx.data['until']}" if "until" in ctx.data else ""
     told = [f"Cell {name} is retired and kept{until} ({mode})"]
     remains = []
     if kept:
         remains.append(f"{name} is still the home of customers that could not be moved: it is never deleted")
+    if running:
+        remains.append(f"Stop {listed(running)} of {name}: what it still writes there, nobody has")
     for ref, owner in sorted(owners.items()):
         remains.append(f"Remove {ref} of {name} from Git ({owner}), or it may be started again")
     return Done("; ".join(told + remains), data={"remains": remains} if remains else None)

@@ -22,7 +22,7 @@ RESTORED = "restore-customers"
 
 
 def _target(ctx: StepContext) -> Cell:
-    return restoring.made(ctx, MADE)
+    return provisioning.made(ctx, MADE)
 
 
 async def choose_backup(ctx: StepContext) -> Outcome:
@@ -42,20 +42,18 @@ async def check_integrity(ctx: StepContext) -> Outcome:
 
 
 def remember_slots(ctx: StepContext) -> dict[str, Any]:
-    return handover.remember_slots(ctx, customers.failed_slots(ctx.of(RESTORED)))
+    return handover.remember_slots(ctx, customers.failed_slots(ctx, ctx.of(RESTORED)))
 
 
 async def route_replacement(ctx: StepContext) -> Outcome:
-    return await handover.route(ctx, _target(ctx), customers.failed_slots(ctx.of(RESTORED)))
+    return await handover.route(ctx, _target(ctx), customers.failed_slots(ctx, ctx.of(RESTORED)))
 
 
 async def validate_replacement(ctx: StepContext) -> Outcome:
     duration = seconds(ctx.policy.validation.duration)
     outcome = await validating.watch(ctx, _target(ctx), duration, reject_on_failure=True)
     if isinstance(outcome, Done):
-        weighed = await provisioning.weigh(ctx, Purpose.REPLACEMENT, restoring.iteration(ctx, CHOICE))
-        if not isinstance(weighed, Done):
-            return weighed
+        await provisioning.weigh(ctx, _target(ctx))
     return outcome
 
 
@@ -74,7 +72,7 @@ ISOLATE_AND_RESTORE_FROM_BACKUP = Procedure(
             isolating.isolate,
             isolating.time_to_isolate,
             rehearse=isolating.rehearse,
-            prepare=isolating.remember_failure,
+            prepare=customers.remember_failure,
         ),
         Step(
             CHOICE,

@@ -4,10 +4,8 @@ Verified by trying to connect (rule 29). Where that proves nothing, since connec
 allows them, or there is nothing to try, the workloads are stopped instead: either way nobody reads or writes there.
 """
 
-from typing import Any
-
 from recell.api.failure import Verdict
-from recell.api.meta import duration_text, seconds, timestamp
+from recell.api.meta import duration_text, seconds
 from recell.api.placement import Hold, HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import placement
@@ -22,16 +20,6 @@ BELIEVED_AFTER = 10.0
 def time_to_isolate(policy: RecoveryPolicySpec) -> float:
     """Deadline in seconds: the data plane, the network, or else stopping the workloads."""
     return seconds(policy.steps.apply_timeout) + seconds(policy.steps.restart_timeout)
-
-
-def remember_failure(ctx: StepContext) -> dict[str, Any]:
-    """What is known before the cell is isolated, and since when it serves nobody, if it does not."""
-    return {**customers.remember_failure(ctx), **customers.down_since(ctx)}
-
-
-def _stopped(ctx: StepContext) -> dict[str, Any]:
-    """Nothing is acknowledged there after this moment."""
-    return {} if "stoppedAt" in ctx.data else {"stoppedAt": timestamp(ctx.now)}
 
 
 async def isolate(ctx: StepContext) -> Outcome:
@@ -54,13 +42,13 @@ async def isolate(ctx: StepContext) -> Outcome:
     tried = await ctx.ports.isolation.tried(ctx.cell)
     if tried.verdict is Verdict.PASSED:
         ctx.forget("unproven")
-        return Done(f"Cell {name} gets no traffic and no connections: {tried.message}", data=_stopped(ctx))
+        return Done(f"Cell {name} gets no traffic and no connections: {tried.message}", data=customers.stopped_at(ctx))
     if ctx.elapsed("unproven") < BELIEVED_AFTER:
         return Wait(LOOK_AGAIN, f"The isolation is not proven yet: {tried.message}")
     if waiting := await fencing.fence(ctx):
         return waiting
     told = f"Cell {name} gets no traffic and was stopped, for its isolation could not be proven: {tried.message}"
-    return Done(told, data=_stopped(ctx))
+    return Done(told, data=customers.stopped_at(ctx))
 
 
 async def _hold(ctx: StepContext) -> None:

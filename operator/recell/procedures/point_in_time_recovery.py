@@ -25,7 +25,7 @@ PROMOTE = "promote"
 
 
 def _target(ctx: StepContext) -> Cell:
-    return restoring.made(ctx, MADE)
+    return provisioning.made(ctx, MADE)
 
 
 async def isolate_cell(ctx: StepContext) -> Outcome:
@@ -61,7 +61,7 @@ async def check_integrity(ctx: StepContext) -> Outcome:
 
 
 def remember_slots(ctx: StepContext) -> dict[str, Any]:
-    return handover.remember_slots(ctx, customers.failed_slots(ctx.of(RESTORED)))
+    return handover.remember_slots(ctx, customers.failed_slots(ctx, ctx.of(RESTORED)))
 
 
 async def promote_environment(ctx: StepContext) -> Outcome:
@@ -77,7 +77,7 @@ async def promote_environment(ctx: StepContext) -> Outcome:
             f" written from then until {stopped} is lost.{listed} Approve to serve them from"
             f" {_target(ctx).metadata.name}",
         )
-    return await handover.route(ctx, _target(ctx), customers.failed_slots(restored))
+    return await handover.route(ctx, _target(ctx), customers.failed_slots(ctx, restored))
 
 
 async def restore_traffic(ctx: StepContext) -> Outcome:
@@ -91,9 +91,7 @@ async def restore_traffic(ctx: StepContext) -> Outcome:
             return Fail("ReplacementFailed", f"{target.metadata.name} fails: {gate.message}. Its customers stay there")
         return Wait(LOOK_AGAIN, gate.message, reason="ReplacementFails")
     ctx.forget("failing")
-    weighed = await provisioning.weigh(ctx, Purpose.RECOVERY, restoring.iteration(ctx, CHOICE))
-    if not isinstance(weighed, Done):
-        return weighed
+    await provisioning.weigh(ctx, target)
     retired = await handover.decommission(ctx, target, ctx.of(RESTORED))
     if isinstance(retired, Done):
         return Done(f"{target.metadata.name} serves the customers; {retired.message}", data=retired.data)
@@ -116,7 +114,7 @@ POINT_IN_TIME_RECOVERY = Procedure(
             isolate_cell,
             isolating.time_to_isolate,
             rehearse=isolating.rehearse,
-            prepare=isolating.remember_failure,
+            prepare=customers.remember_failure,
         ),
         Step(
             "move-active-customers",

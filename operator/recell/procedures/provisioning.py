@@ -4,14 +4,15 @@ A made cell has weight 0 and no home slots: nobody is sent to it until a later s
 Its name follows from the run, so that a run killed here goes on with the same cell.
 """
 
+from recell.api import Cell
 from recell.api.meta import LABEL_INCIDENT, LABEL_MADE_BY, duration_text, seconds
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.recovery_run import StartWhen
 from recell.domain import placement
 from recell.domain.health import Level
-from recell.domain.provisioning import Order, Progress, Purpose, name_of
+from recell.domain.provisioning import Order, Progress, Provisioned, Purpose, name_of
 from recell.domain.wording import listed
-from recell.engine.errors import BadInput, Conflict, Fenced, RecellError, Retryable
+from recell.engine.errors import BadInput, Conflict, Fenced, NotFound, RecellError, Retryable
 from recell.engine.outcome import Done, Fail, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
 
@@ -31,7 +32,7 @@ def well_by_itself(ctx: StepContext) -> bool:
     return ctx.run.spec.start_when is StartWhen.TARGET_UNHEALTHY and healthy_again(ctx)
 
 
-def order_for(ctx: StepContext, purpose: Purpose, number: int = 1, *, weight: int = 0) -> Order | Fail:
+def order_for(ctx: StepContext, purpose: Purpose, number: int = 1) -> Order | Fail:
     """What is to be made; Fail where the cell names no template or one that is not there."""
     name, ref = ctx.cell.metadata.name, ctx.cell.spec.template_ref
     if ref is None:
@@ -44,17 +45,24 @@ def order_for(ctx: StepContext, purpose: Purpose, number: int = 1, *, weight: in
         source=ctx.cell,
         template=template,
         incident=ctx.run.metadata.labels.get(LABEL_INCIDENT, ctx.run.metadata.name),
-        weight=weight,
     )
 
 
-async def weigh(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome:
-    """The made cell gets the weight of the one that it was made for."""
-    order = order_for(ctx, purpose, number, weight=ctx.cell.spec.weight)
-    if isinstance(order, Fail):
-        return order
-    await ctx.ports.provisioner.ensure(order)
-    return Done(f"Cell {order.name} has weight {order.weight}")
+async def weigh(ctx: StepContext, cell: Cell) -> None:
+    """The made cell gets the weight of the one that it was made for. Nothing else of it is applied again: it has
+    customers, and somebody may have edited the template meanwhile."""
+    await ctx.ports.provisioner.weigh(cell, ctx.cell.spec.weight)
+
+
+def made(ctx: StepContext, step: str) -> Cell:
+    """The very Cell that this step made. Raises NotFound where it is not there any more."""
+    facts = ctx.of(step)
+    name = str(facts.get("cell", ""))
+    found = ctx.sibling(name)
+    if found is None or facts.get("uid", found.metadata.uid) != found.metadata.uid:
+        what = "is not there any more" if found is None else "was deleted and made anew"
+        raise NotFound(f"Cell {name or '(none)'}, which this run made, {what}: abort the run, and make another one")
+    return found
 
 
 async def make(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome:
@@ -92,7 +100,11 @@ async def make(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome:
     if state is None or state.level is not Level.HEALTHY:
         level = state.level if state else Level.UNKNOWN
         return Wait(LOOK_AGAIN, f"Cell {order.name} is made and listed; waiting until it is Healthy (now {level})")
-    return Done(f"Cell {order.name} is ready and serves nobody yet", data={"cell": order.name})
+    return Done(f"Cell {order.name} is ready and serves nobody yet", data={"cell": order.name, **_identity(made)})
+
+
+def _identity(made: Provisioned) -> dict[str, str]:
+    return {"uid": made.cell.metadata.uid} if made.cell else {}
 
 
 def _broken(order: Order, cause: str) -> Wait:
@@ -131,7 +143,11 @@ async def remove(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome
     """The made cell is taken away, unless it is the home of customers."""
     order = order_for(ctx, purpose, number)
     if isinstance(order, Fail):
-        return Done("Nothing was made")
+        name = name_of(ctx.cell, ctx.run.metadata.uid, purpose, number)
+        if ctx.sibling(name) is None:
+            return Done("Nothing was made")
+        told = f"Delete Cell {name} and what was made for it: {order.message}"
+        return Done(told, data={"remains": told})
     if placement.has_customers(ctx.placement.spec, order.name):
         return Done(f"Cell {order.name} is the home of customers and stays")
     left = await ctx.ports.provisioner.remove(order)

@@ -13,7 +13,6 @@ from recell.api.meta import seconds, timestamp
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import data
 from recell.domain.provisioning import Purpose
-from recell.engine.errors import Retryable
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Repeat, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
 from recell.procedures import customers, provisioning
@@ -85,19 +84,11 @@ async def make(ctx: StepContext, choice: str, purpose: Purpose) -> Outcome:
     return await provisioning.make(ctx, purpose, number)
 
 
-def made(ctx: StepContext, step: str) -> Cell:
-    """The cell of the present try. Raises Retryable while the store does not have it."""
-    name = str(ctx.of(step).get("cell", ""))
-    found = ctx.sibling(name)
-    if found is None:
-        raise Retryable(f"Cell {name or '(none)'}, into which data is restored, is not there")
-    return found
-
-
 async def restore(ctx: StepContext, choice: str, target: Cell) -> Outcome:
     """A backup that cannot be restored is followed by an older one, as one that proves corrupted."""
     number, facts = iteration(ctx, choice), ctx.of(choice)
-    outcome = await customers.restore(ctx, target, facts, iteration=number)
+    stopped = customers.moment(ctx.of("isolate-cell").get("stoppedAt"))
+    outcome = await customers.restore(ctx, target, facts, stopped=stopped, iteration=number)
     if not isinstance(outcome, Fail) or number >= ctx.policy.replacement.restore_attempts:
         return outcome
     return Repeat(choice, f"{outcome.message}. An older one is tried", _next(facts, number))

@@ -51,16 +51,21 @@ async def return_traffic(ctx: StepContext) -> Outcome:
 
 
 def _remove_made(purpose: Purpose, choice: str = "") -> StepFunction:
-    """Takes away the cell that the run made, of the present try where there are several."""
+    """Takes away the cell that the run made, of each try where there are several."""
 
     async def remove(ctx: StepContext) -> Outcome:
-        for number in range(1, ctx.policy.replacement.emergency_cells + 1):
-            emergency = await provisioning.remove(ctx, Purpose.EMERGENCY, number)
-            if not isinstance(emergency, Done):
-                return emergency
-        if _routed(ctx):
-            return Done("The new cell has customers and stays")
-        return await provisioning.remove(ctx, purpose, int(ctx.of(choice).get("iteration", 1)))
+        made = [(Purpose.EMERGENCY, n + 1) for n in range(ctx.policy.replacement.emergency_cells)]
+        routed = _routed(ctx)
+        if not routed:
+            made += [(purpose, n + 1) for n in range(int(ctx.of(choice).get("iteration", 1)))]
+        told, remains = "The new cell has customers and stays", []
+        for what, number in made:
+            gone = await provisioning.remove(ctx, what, number)
+            if not isinstance(gone, Done):
+                return gone
+            told = told if routed else gone.message
+            remains += [gone.data["remains"]] if gone.data else []
+        return Done(told, data={"remains": remains} if remains else None)
 
     return remove
 

@@ -12,12 +12,12 @@ from recell.api import Cell
 from recell.api.failure import DataIntegrity, Strategy, Verdict
 from recell.api.meta import duration_text, seconds
 from recell.api.placement import PlacementSpec
-from recell.api.recovery_run import RunPhase
+from recell.api.recovery_run import RunPhase, StatedFailure
 from recell.domain import drain, placement
 from recell.domain.capacity import Bearing
 from recell.domain.provisioning import Purpose
 from recell.domain.wording import listed
-from recell.engine.errors import Retryable
+from recell.engine.errors import NotFound
 from recell.engine.outcome import Done, Fail, Outcome, Recovered, Wait
 from recell.engine.procedure import LOOK_AGAIN, Procedure, Step, StepContext, within
 from recell.procedures import customers, fencing, handover, increments, provisioning, returning, validating
@@ -25,7 +25,10 @@ from recell.procedures.results import result_of
 
 TRIED = tuple(range(0, 100, 10))
 """Percent of its customers that a cell may keep while the others cannot bear all of them; the least is taken."""
+GONE_FOR = 60.0
+"""Seconds until a replacement that somebody deleted is not expected back."""
 CORRUPTED = Strategy.ISOLATE_AND_RESTORE_FROM_BACKUP
+KNOWN_CORRUPTED = StatedFailure(data_integrity=DataIntegrity.CORRUPTED)
 
 
 def _corrupted(ctx: StepContext) -> Fail | None:
@@ -36,15 +39,24 @@ def _corrupted(ctx: StepContext) -> Fail | None:
         "DataCorrupted",
         f"The data of cell {ctx.cell.metadata.name} became corrupted: its customers must not be copied from it",
         escalate_to=CORRUPTED,
+        states=KNOWN_CORRUPTED,
     )
 
 
 def replacement(ctx: StepContext) -> Cell:
-    """The cell that the run made. Raises Retryable while the store does not have it (yet, or any more)."""
-    name = str(ctx.of("provision-replacement").get("cell", ""))
-    found = ctx.sibling(name)
-    if found is None:
-        raise Retryable(f"Cell {name or '(none)'}, the replacement, is not there")
+    """The cell that the run made. Raises NotFound where it is not there any more."""
+    return provisioning.made(ctx, "provision-replacement")
+
+
+def _there(ctx: StepContext) -> Cell | Wait:
+    """The replacement; one that is gone while nobody is at home there is given up."""
+    try:
+        found = replacement(ctx)
+    except NotFound as error:
+        if ctx.elapsed("gone") < GONE_FOR:
+            raise
+        return _give_up("ReplacementGone", str(error))
+    ctx.forget("gone")
     return found
 
 
@@ -124,10 +136,8 @@ async def check_capacity(ctx: StepContext) -> Outcome:
     made = list(ctx.data.get("emergencyCells", ()))
     if bearing.verdict is Verdict.FAILED and ctx.routing.shared and not made:
         return await _make_emergency_cells(ctx, bearing.message)
-    for number in range(1, len(made) + 1):
-        weighed = await provisioning.weigh(ctx, Purpose.EMERGENCY, number)
-        if not isinstance(weighed, Done):
-            return weighed
+    for cell in filter(None, map(ctx.sibling, made)):
+        await provisioning.weigh(ctx, cell)
     if made and not ctx.applied():
         return Wait(LOOK_AGAIN, "Waiting for the router's pods to send customers to the emergency cells")
     if made and bearing.verdict is Verdict.FAILED:
@@ -171,31 +181,44 @@ async def provision_replacement(ctx: StepContext) -> Outcome:
 
 
 def _give_up(reason: str, cause: str, escalate_to: Strategy | None = None) -> Wait:
-    """Recorded first: then the source and its writes go on, and the new cell goes, before the step fails."""
+    """Before anybody was routed. Recorded first: then the source and its writes go on, and the new cell goes, before
+    the step fails."""
     facts = {"gaveUp": reason, "cause": cause[:512], **({"escalateTo": escalate_to.value} if escalate_to else {})}
     return Wait(0.0, cause, reason=reason, data=facts)
 
 
+async def _given_up(ctx: StepContext) -> Outcome:
+    """What was begun is undone, then the step fails; what could not be undone is said."""
+    made = str(ctx.of("provision-replacement").get("cell"))
+    undoing: tuple[Callable[[], Awaitable[Outcome]], ...] = (
+        lambda: fencing.unfence(ctx, corrupted=customers.known_corrupted(ctx)),
+        lambda: customers.abandon(ctx, made),
+        lambda: provisioning.remove(ctx, Purpose.REPLACEMENT),
+    )
+    told = [str(ctx.data["cause"])]
+    for undo in undoing:
+        undone = await undo()
+        if not isinstance(undone, Done):
+            return undone
+        if (undone.data or {}).get("remains"):
+            told.append(undone.message)
+    return Fail(
+        str(ctx.data["gaveUp"]),
+        ". ".join(told),
+        escalate_to=Strategy(ctx.data["escalateTo"]) if "escalateTo" in ctx.data else None,
+        states=KNOWN_CORRUPTED if ctx.data.get("escalateTo") == CORRUPTED else None,
+    )
+
+
 async def move_customers(ctx: StepContext) -> Outcome:
     if "gaveUp" in ctx.data:
-        made = str(ctx.of("provision-replacement").get("cell"))
-        undoing: tuple[Callable[[], Awaitable[Outcome]], ...] = (
-            lambda: fencing.unfence(ctx, corrupted=customers.known_corrupted(ctx)),
-            lambda: customers.abandon(ctx, made),
-            lambda: provisioning.remove(ctx, Purpose.REPLACEMENT),
-        )
-        for undo in undoing:
-            undone = await undo()
-            if not isinstance(undone, Done):
-                return undone
-        return Fail(
-            str(ctx.data["gaveUp"]),
-            str(ctx.data["cause"]),
-            escalate_to=Strategy(ctx.data["escalateTo"]) if "escalateTo" in ctx.data else None,
-        )
+        return await _given_up(ctx)
     if failed := _corrupted(ctx):
         return _give_up(failed.reason, failed.message, CORRUPTED)
-    outcome = await customers.move(ctx, replacement(ctx))
+    target = _there(ctx)
+    if isinstance(target, Wait):
+        return target
+    outcome = await customers.move(ctx, target)
     return _give_up(outcome.reason, outcome.message, outcome.escalate_to) if isinstance(outcome, Fail) else outcome
 
 
@@ -203,15 +226,23 @@ async def move_customers(ctx: StepContext) -> Outcome:
 
 
 def remember_slots(ctx: StepContext) -> dict[str, Any]:
-    return handover.remember_slots(ctx, customers.failed_slots(ctx.of("move-customers")))
+    return handover.remember_slots(ctx, customers.failed_slots(ctx, ctx.of("move-customers")))
 
 
 async def route_replacement(ctx: StepContext) -> Outcome:
-    moved = ctx.of("move-customers").get("path") == "Migrate"
-    nobody_yet = not placement.has_customers(ctx.placement.spec, replacement(ctx).metadata.name)
-    if moved and nobody_yet and (failed := _corrupted(ctx)):
-        return failed
-    return await handover.route(ctx, replacement(ctx), customers.failed_slots(ctx.of("move-customers")))
+    """Whatever fails before the first slot is undone: a stopped source is no home for anybody."""
+    if "gaveUp" in ctx.data:
+        return await _given_up(ctx)
+    target = _there(ctx)
+    if isinstance(target, Wait):
+        return target
+    moved, name = ctx.of("move-customers").get("path") == "Migrate", target.metadata.name
+    if moved and not placement.has_customers(ctx.placement.spec, name) and (failed := _corrupted(ctx)):
+        return _give_up(failed.reason, failed.message, CORRUPTED)
+    outcome = await handover.route(ctx, target, customers.failed_slots(ctx, ctx.of("move-customers")))
+    if isinstance(outcome, Fail) and not placement.has_customers(ctx.placement.spec, name):
+        return _give_up(outcome.reason, outcome.message, outcome.escalate_to)
+    return outcome
 
 
 # 6 validate-replacement ------------------------------------------------------------------------------
@@ -221,9 +252,7 @@ async def validate_replacement(ctx: StepContext) -> Outcome:
     duration = seconds(ctx.policy.validation.duration)
     outcome = await validating.watch(ctx, replacement(ctx), duration, reject_on_failure=True)
     if isinstance(outcome, Done):
-        weighed = await provisioning.weigh(ctx, Purpose.REPLACEMENT)
-        if not isinstance(weighed, Done):
-            return weighed
+        await provisioning.weigh(ctx, replacement(ctx))
     return outcome
 
 

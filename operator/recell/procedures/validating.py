@@ -35,7 +35,7 @@ async def watch(ctx: StepContext, target: Cell, duration: float, *, reject_on_fa
         return Wait(LOOK_AGAIN, f"Watching again from the start: {told}", reason="Blip", data=again)
     ctx.forget("failing")
     passed = ctx.elapsed("passing", seen=verdict is Verdict.PASSED)
-    if passed >= duration:
+    if verdict is Verdict.PASSED and passed >= duration:
         seen = {name: check.verdict.value for name, check in sorted(found.items())}
         return Done(
             f"{target.metadata.name} passed for {duration_text(duration)}: {validation.told(found, Verdict.PASSED)}",

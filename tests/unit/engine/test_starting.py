@@ -1,5 +1,6 @@
 """What becomes of a run that has not started: each answer with the reason that a person reads."""
 
+import contextlib
 import itertools
 from datetime import timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from recell.api.recovery_run import RunPhase
 from recell.engine.engine import Engine
 from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
-from tests.fakes.world import NAMESPACE, START, World
+from tests.fakes.world import NAMESPACE, START, Crash, World
 from tests.unit.procedures.play import play
 
 
@@ -251,3 +252,53 @@ async def test_a_third_escalation_is_a_persons() -> None:
     run = await look(world, (NAMESPACE, names[-1]))
     assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
     assert condition(run, "Failed").reason == "EscalatedTooOften"
+
+
+async def test_what_a_killed_run_made_is_not_executed_once_that_run_went_on_by_itself() -> None:
+    world = failing_fleet()
+    world.template("small")
+    parent = world.run("r", "b", strategy="TrafficDrainAndReplace")
+    await play(world, parent, until="provision-replacement")
+    world.integrities["b"] = False
+    while (NAMESPACE, "r-next") not in world.runs:
+        world.crash_after = 1  # right after the child was made, and before that is recorded
+        with contextlib.suppress(Crash):
+            await Engine(world.ports(), PROCEDURES).advance(parent)
+        world.tick(1)
+    assert not world.runs[parent].phase.ended
+    world.crash_after = None
+    world.integrities["b"] = True
+    await play(world, parent)
+    assert world.runs[parent].phase is RunPhase.SUCCEEDED, world.runs[parent].status.to_dict()
+    before = world.effects()
+    child = await look(world, (NAMESPACE, "r-next"))
+    assert child.phase is RunPhase.SKIPPED, child.status.to_dict()
+    assert world.effects() == before
+
+
+async def test_a_name_that_somebody_else_took_ends_the_escalation_and_says_so() -> None:
+    world = failing_fleet()
+    world.template("small")
+    parent = world.run("r", "b", strategy="TrafficDrainAndReplace")
+    world.run("r-next", "a", strategy="CellRestart")
+    await play(world, parent, until="provision-replacement")
+    world.integrities["b"] = False
+    await play(world, parent)
+    run = world.runs[parent]
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    assert "r-next" in (run.status.summary or "")
+
+
+async def test_a_run_of_an_unknown_procedure_can_be_aborted_and_says_that_nothing_was_undone() -> None:
+    world = failing_fleet()
+    key = world.run("r", "b", strategy="CellRestart")
+    await play(world, key, until="drain-traffic")
+    run = world.runs[key]
+    assert run.status.plan is not None
+    plan = run.status.plan.model_copy(update={"version": 99})
+    world.runs[key] = run.model_copy(update={"status": run.status.model_copy(update={"plan": plan})})
+    world.control(key, abort=True)
+    run = await look(world, key)
+    assert run.phase is RunPhase.ABORTED
+    assert "recell return b" in (run.status.summary or "")
+    assert run.metadata.finalizers == []

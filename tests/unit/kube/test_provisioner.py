@@ -224,6 +224,19 @@ class TestMaking:
         await world.provisioner.ensure(order)
         assert world.writes() == []
 
+    async def test_a_cell_gets_its_weight_and_nothing_else_whatever_became_of_the_template(self, world: World) -> None:
+        made = (await world.provisioner.ensure(world.order(CONFIG, WEB))).cell
+        assert made is not None
+        world.writes()
+        await world.provisioner.weigh(made, 70)
+        assert world.writes() == [f"patch cells/{NAME}"]
+        weighed = world.store.cell(CELL)
+        assert weighed is not None
+        assert weighed.spec.weight == 70
+        assert weighed.spec.backend == made.spec.backend
+        await world.provisioner.weigh(weighed, 100)
+        assert world.writes() == [], "what it has by now is somebody's word"
+
     async def test_what_somebody_deletes_is_made_again(self, world: World) -> None:
         order = world.order(CONFIG, WEB)
         await world.provisioner.ensure(order)

@@ -196,6 +196,16 @@ class KubeProvisioner:
                 return Provisioned(progress, clipped("; ".join(words[:TOLD]) + more), cell)
         return Provisioned(Progress.READY, f"{len(wanted)} objects are ready, and Cell {order.name} is made", cell)
 
+    async def weigh(self, cell: Cell, weight: int) -> None:
+        """The weight alone, whatever became of the template meanwhile.
+
+        Raises Forbidden, Conflict, NotFound, Retryable, Fenced.
+        """
+        if cell.spec.weight or not weight:
+            return
+        body = {"metadata": {"uid": cell.metadata.uid}, "spec": {"weight": weight}}
+        self._store.put(Cell, await self._api.merge_patch(CELLS.path(*cell.key), body))
+
     # Removing
 
     async def remove(self, order: Order) -> Sequence[str]:
