@@ -344,7 +344,7 @@ class Engine:
             return await self._turn_off(run, procedure, step, outcome), None
         changes: dict[str, Any] = {}
         if outcome.data is not None and outcome.data != step_record.data:
-            changes["data"] = _kept(step_record, outcome.data)
+            changes["data"], changes["message"] = _kept(step_record, outcome.data), outcome.message
         status = run.status
         shown = next((c.reason for c in status.conditions if c.type == "Reconciling"), "")
         if outcome.reason == "Fault":
