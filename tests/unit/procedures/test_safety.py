@@ -616,3 +616,17 @@ async def approve_once(world: World, key: Key) -> Any:
     await looks(world, key, 5)
     assert world.runs[key].phase is not RunPhase.AWAITING_APPROVAL
     return await asked(world, key, "unfenced-source")
+
+
+async def test_a_question_that_is_settled_by_hand_is_not_asked_any_more() -> None:
+    world = replacing.fleet(**IN_CELL)
+    world.workloads["b"][0].stoppable = False
+    key = replacing.replace(world)
+    await asked(world, key, "unfenced-source")
+    world.workloads["b"][0].stoppable = True
+    await looks(world, key, 15)
+    run = world.runs[key]
+    assert run.status.awaiting is None
+    assert run.phase is RunPhase.PROMOTING
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED
