@@ -7,7 +7,7 @@ CLUSTER := hack/cluster
 # More processes than cores, since most tests wait most of the time; one file stays in one process, for its fixtures.
 SPREAD := -n 3 --dist loadfile
 
-.PHONY: help demo demo-replace demo-pitr test beside venv packages check stage unit cluster-tests e2e e2e-data generate bench images clean
+.PHONY: help demo demo-replace demo-pitr test beside venv packages check stage unit cluster-tests e2e e2e-data cnpg generate bench images clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,7 +47,7 @@ check: venv ## Lint, format, types, layers, generated files, chart
 	$(BIN)/lint-imports
 
 stage: venv ## The clusters, images and tools of the tests; compiled once, then cached outside of the tree
-	hack/tools helm kubeconform >/dev/null
+	hack/tools helm kubeconform csi-hostpath csi-provisioner csi-snapshotter snapshot-controller >/dev/null
 	$(BIN)/python -m hack.stage recell-test recell-e2e
 
 unit: venv ## Pure tests, and tests against processes on this machine
@@ -57,11 +57,15 @@ cluster-tests: venv ## Against a real API server
 	$(BIN)/pytest $(SPREAD) tests/cluster
 
 e2e: venv ## Real pods, a real router, real load
-	$(BIN)/pytest tests/e2e --ignore tests/e2e/test_replacement.py
+	$(BIN)/pytest tests/e2e --ignore tests/e2e/test_replacement.py --ignore tests/e2e/test_volume_snapshots.py
 
 # Apart from `test`, and after it in CI: they need all of a small machine for a quarter of an hour.
 e2e-data: stage ## The same with data in the cells: replacement, restores
-	$(BIN)/pytest tests/e2e/test_replacement.py
+	$(BIN)/pytest tests/e2e/test_replacement.py tests/e2e/test_volume_snapshots.py
+
+# Apart from `test`: CloudNativePG is compiled once, in a quarter of an hour.
+cnpg: venv ## Backups and recoveries by the real CloudNativePG
+	$(BIN)/pytest tests/cnpg
 
 generate: venv ## CRDs, API reference, chart's CRDs, manifests
 	$(BIN)/python -m recell.api.crd crds/ --docs docs/api.md
@@ -73,5 +77,6 @@ bench: venv ## The table of numbers
 clean: ## Clusters, environment, caches of this checkout
 	-$(CLUSTER) down --name recell-test
 	-$(CLUSTER) down --name recell-e2e
+	-$(CLUSTER) down --name recell-cnpg
 	-$(CLUSTER) down --name recell
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

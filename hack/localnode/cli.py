@@ -64,6 +64,10 @@ def _use(cluster: Cluster, command: str, options: argparse.Namespace) -> None:
         cluster.start_api_server()
     elif command == "audit-log":
         print(cluster.audit_log())
+    elif command == "storage":
+        if not isinstance(cluster, LocalNode):
+            raise Failure("volumes with snapshots are there for a local node only")
+        cluster.storage()
     elif command == "build-image":
         dockerfile = options.file or options.context / "Dockerfile"
         cluster.provide(options.tag, dockerfile, options.context, options.build_arg)
@@ -89,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     stop = add("stop-apiserver", "Make the API server unreachable.")
     stop.add_argument("--hang", action="store_true", help="let connections time out instead of refusing them")
     add("start-apiserver", "Make the API server reachable again; returns when it is ready.")
+    add("storage", "Start a CSI driver with volumes and snapshots; it ends with the cluster.")
     add("audit-log", "Print the path of the API server's audit log.")
     enter = add("enter", "Run a command inside the node (its processes, mounts and network).")
     enter.add_argument("argv", nargs="+", metavar="COMMAND")

@@ -49,7 +49,8 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class WithKubernetes(Program):
-    """Our own `source` on top of `module`, compiled against Kubernetes' libraries, which are compiled anyway."""
+    """Our own `source` on top of `module`, or a `package` of it by its full path, compiled against Kubernetes'
+    libraries, which are compiled anyway."""
 
     kubernetes: str = versions.KUBERNETES
 
@@ -78,6 +79,32 @@ KUBE_ROUTER = WithKubernetes(
     version=versions.KUBE_ROUTER,
     source="networkpolicy",
 )
+CSI_SNAPSHOTS = "github.com/kubernetes-csi/external-snapshotter/client/v8"
+"""The module with the CRDs of VolumeSnapshots."""
+STORAGE: Mapping[str, Program] = {
+    "csi-hostpath": WithKubernetes(
+        name="csi-hostpath",
+        module="github.com/container-storage-interface/spec",
+        version=versions.CSI,
+        source="hostpath",
+    ),
+    "csi-provisioner": WithKubernetes(
+        name="csi-provisioner",
+        module="github.com/kubernetes-csi/external-provisioner/v6",
+        version=versions.CSI_PROVISIONER,
+        package="github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner",
+    ),
+    **{
+        name: WithKubernetes(
+            name=name,
+            module="github.com/kubernetes-csi/external-snapshotter/v8",
+            version=versions.CSI_SNAPSHOTTER,
+            package=f"github.com/kubernetes-csi/external-snapshotter/v8/cmd/{name}",
+        )
+        for name in ("csi-snapshotter", "snapshot-controller")
+    },
+}
+"""A CSI driver of our own, and what Kubernetes needs beside a driver."""
 TOOLS: Mapping[str, Program] = {
     "helm": Program(
         name="helm",
@@ -100,7 +127,21 @@ TOOLS: Mapping[str, Program] = {
         package="./cmd/kwok",
         ldflags=f"-X sigs.k8s.io/kwok/pkg/consts.Version=v{versions.KWOK}",
     ),
+    "cloudnative-pg": Program(
+        name="cloudnative-pg",
+        module="github.com/cloudnative-pg/cloudnative-pg",
+        version=versions.CLOUD_NATIVE_PG,
+        package="./cmd/manager",
+        ldflags=f"-X github.com/cloudnative-pg/cloudnative-pg/pkg/versions.buildVersion={versions.CLOUD_NATIVE_PG}",
+    ),
+    "gofakes3": Program(
+        name="gofakes3",
+        module="github.com/johannesboyne/gofakes3",
+        version=versions.GOFAKES3,
+        package="./cmd/gofakes3",
+    ),
     "kind": Program(name="kind", module="sigs.k8s.io/kind", version=versions.KIND),
+    **STORAGE,
 }
 
 
@@ -115,6 +156,11 @@ def ensure(program: Program, progress: Progress) -> Path:
     return binary
 
 
+def source(module: str, version: str, progress: Progress) -> Path:
+    """The folder with a module's files, fetched now unless Go's cache has it; it is read-only."""
+    return _module(_go(progress), module, version, Path("/"), {**os.environ, "GOWORK": "off"})
+
+
 def _compile(program: Program, binary: Path, progress: Progress) -> None:
     label = f"{program.name} {program.version}".strip()
     go = _go(progress)
@@ -125,8 +171,9 @@ def _compile(program: Program, binary: Path, progress: Progress) -> None:
     env = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-buildvcs=false"}
     progress.say(f"{label}: fetching the source")
     build = [str(go), "build", "-v", "-trimpath", "-ldflags", f"-s -w {program.ldflags}".strip(), "-o", binary.name]
-    if program.source:
-        shutil.copy(folders.sources() / program.source / "main.go", work)
+    if program.source or isinstance(program, WithKubernetes):
+        if program.source:
+            shutil.copy(folders.sources() / program.source / "main.go", work)
         if program.module:
             sums = [_module(go, program.module, program.version, work, env)]
             version = program.version
@@ -136,7 +183,7 @@ def _compile(program: Program, binary: Path, progress: Progress) -> None:
             _own_module(program, version, sums, work)
         else:
             (work / "go.mod").write_text(f"module recell.dev/localnode/{program.source}\n")
-        folder, build = work, [*build, "-mod=mod", "."]
+        folder, build = work, [*build, "-mod=mod", program.package]
     else:
         folder = _module(go, program.module, program.version, work, env)
         # The module cache is read-only, and stays so: go.mod and go.sum are worked on as copies.
@@ -161,7 +208,7 @@ def _own_module(program: Program, kubernetes: str, upstreams: list[Path], work: 
     The sums are those that the authors of `upstreams` (Kubernetes first) recorded.
     """
     text = (upstreams[0] / "go.mod").read_text()
-    text = re.sub(r"(?m)^module .*$", f"module recell.dev/localnode/{program.source}", text)
+    text = re.sub(r"(?m)^module .*$", f"module recell.dev/localnode/{program.source or program.name}", text)
     staging = "v0." + kubernetes.split(".", 1)[1]
     text = re.sub(r"=> \./staging/src/(\S+)", rf"=> \1 {staging}", text)
     (work / "go.mod").write_text(f"{text}\nrequire {program.module} v{program.version}\n")

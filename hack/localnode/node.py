@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from . import addons, archives, cgroups, components, folders, gotools, images, network, packages, versions
+from . import addons, archives, cgroups, components, folders, gotools, images, network, packages, storage, versions
 from .addresses import SLOTS, Addresses
 from .command import Failure, run, succeeds, wait_until
 from .components import CONTAINERD_SOCKET, Component, Components
@@ -132,6 +132,21 @@ class LocalNode:
                     self._stop(name)
             for component in parts.control_plane():
                 self._ensure(component)
+
+    def storage(self) -> None:
+        """Volumes that snapshots can be made of: StorageClass, VolumeSnapshotClass, and what serves them."""
+        self._must_run("kubelet")
+        binaries = {name: gotools.ensure(program, self._progress) for name, program in gotools.STORAGE.items()}
+        crds = gotools.source(gotools.CSI_SNAPSHOTS, versions.CSI_SNAPSHOTTER, self._progress) / storage.CRDS
+        with self._locked():
+            for crd in sorted(crds.glob("*.k8s.io_*.yaml")):
+                self._kubectl("apply", "--server-side", "-f", str(crd))
+            for crd in storage.ESTABLISHED:
+                self._kubectl("wait", "--for=condition=Established", f"crd/{crd}", "--timeout=60s", patient=True)
+            for component in storage.components(self.name, self.folder, self.kubeconfig, binaries):
+                self._ensure(component)
+            self._kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=storage.manifests())
+        self._progress.say(f"cluster {self.name}: StorageClass and VolumeSnapshotClass {storage.CLASS} are there")
 
     def audit_log(self) -> Path:
         """Where the API server writes its audit log."""

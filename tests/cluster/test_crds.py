@@ -526,6 +526,11 @@ class Case:
 def _nothing(obj: Object) -> None: ...
 
 
+_DATABASE: Object = {"type": "CloudNativePG", "cloudNativePG": {"cluster": "db"}}
+_DATA_BLOCK = (
+    "set the block that type names: jobs for Jobs, volumeSnapshots for VolumeSnapshots, cloudNativePG for"
+    " CloudNativePG; jobs may stand beside another one"
+)
 _CELL_NAME = "a Cell's name is also a label value: at most 63 characters, no dots"
 _BLOCK = "set exactly the block that type names: service for Service, address for Address"
 _ADDRESS = {"host": "10.0.0.7", "port": 80}
@@ -583,13 +588,27 @@ RULES = [
         "spec.data.integrity.interval: Invalid value: interval must be at least 1s",
     ),
     *(
-        Case(
-            "Cell",
-            f"data {title}",
-            change,
-            "spec.data: Invalid value: set exactly the block that type names: jobs for Jobs",
+        Case("Cell", f"data {title}", change, f"spec.data: Invalid value: {_DATA_BLOCK}")
+        for title, change in (
+            ("jobs without type", drop("data.type")),
+            ("type without jobs", drop("data.jobs")),
+            ("another type without its block", put("data.type", "VolumeSnapshots")),
+            ("another type's block", put("data.cloudNativePG", {"cluster": "db"})),
         )
-        for title, change in (("jobs without type", drop("data.type")), ("type without jobs", drop("data.jobs")))
+    ),
+    Case(
+        "Cell",
+        "backups by two means",
+        put("data", {**_DATABASE, "jobs": {"restore": "mine"}}),
+        "spec.data.jobs: Invalid value: inventory, restore and backup are done by what type names: leave them out of"
+        " jobs",
+    ),
+    Case(
+        "Cell",
+        "moved although nobody says whether it can be read",
+        put("data", {**_DATABASE, "jobs": {"migrate": "mine"}}),
+        "spec.data.jobs: Invalid value: jobs.migrate and jobs.accessible go together: customers are moved by Jobs while"
+        " the data can be read",
     ),
     Case(
         "Cell",

@@ -17,6 +17,7 @@ from recell.engine.errors import BadInput
 
 LOOK, MOVE = 2.0, 60.0
 """Seconds that an effect takes, unless a test says otherwise."""
+_NOT_WHOLE = (Operation.MIGRATE, Operation.ABANDON, Operation.CHECK)
 _MOVES = (Operation.MIGRATE, Operation.RESTORE, Operation.ABANDON)
 
 
@@ -96,6 +97,8 @@ class FakeData:
         """Seconds from the beginning of an effect to its end."""
         self.stopping = 3.0
         """Seconds from `cancel` until nothing runs any more."""
+        self.whole = False
+        """Everything is restored as one, and nobody is moved: what a provider of volumes or databases does."""
         self.unsupported: set[Operation] = set()
         self.fails: dict[Operation, str] = {}
         """Operations that fail at their end, and why."""
@@ -155,6 +158,10 @@ class FakeData:
     async def ensure(self, request: Request) -> Answer:
         if request.cell.spec.data.type is None or request.operation in self.unsupported:
             return Answer(Progress.UNSUPPORTED, f"{request.operation} is not supported: set spec.data")
+        if self.whole and request.operation in _NOT_WHOLE:
+            return Answer(Progress.UNSUPPORTED, f"{request.operation} is not supported: set spec.data.jobs")
+        if self.whole and request.operation is Operation.ACCESSIBLE:
+            return Answer(Progress.DONE, "nobody is moved one by one", accessible=False, when_stopped=True)
         self.settle()
         effect = self._effects.get(request.key)
         if effect is None:
@@ -261,7 +268,16 @@ class FakeData:
             return Answer(Progress.DONE, backups=(Backup(made.id, made.at),))
         if request.operation is Operation.ABANDON:
             return Answer(Progress.DONE)
-        return self._moved(effect)
+        return self._restored(effect) if self.whole else self._moved(effect)
+
+    def _restored(self, effect: _Effect) -> Answer:
+        """All of the backup, and nothing that was there before."""
+        request, target = effect.request, self._target(effect.request)
+        backup, point = self._backup(request), self._point(request, effect.began)
+        assert backup is not None
+        target.customers = {name: self._as_of(backup, name, point) for name in backup.customers}
+        target.corrupted_at = self._clock.now() if backup.corrupted else None
+        return Answer(Progress.DONE, customers=Customers(whole=True), recovery_point=point)
 
     def _moved(self, effect: _Effect) -> Answer:
         request, target = effect.request, self._target(effect.request)
@@ -285,7 +301,7 @@ class FakeData:
     def _obstacle(self, request: Request) -> str:
         source, name = self._source(request), request.cell.metadata.name
         reads = (Operation.MIGRATE, Operation.ABANDON, Operation.CHECK, Operation.BACKUP)
-        if request.operation in reads and not source.accessible:
+        if request.operation in reads and not source.accessible and not self.whole:
             return f"the data of {name} cannot be read"
         if request.target is not None and not self._target(request).accessible:
             return f"the data of {request.target.metadata.name} cannot be written"
@@ -302,6 +318,8 @@ class FakeData:
 
     def _customers(self, request: Request, began: datetime) -> tuple[str, ...]:
         names: Iterable[str] = ()
+        if self.whole:
+            return ()
         if request.operation is Operation.RESTORE and (backup := self._backup(request)) is not None:
             point = self._point(request, began)
             known = {*backup.customers, *self._source(request).customers}

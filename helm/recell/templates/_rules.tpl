@@ -148,6 +148,21 @@ takes them away with their Router.
 {{- end }}
 
 {{- /*
+Where cells' workloads live: snapshots of cells' volumes, and claims made anew from them. The operator deletes claims of
+cells that it made, and snapshots that it made and that are not ready.
+*/}}
+{{- define "recell.rules.volumeSnapshots" -}}
+{{- if .Values.features.volumeSnapshots -}}
+- apiGroups: [snapshot.storage.k8s.io]
+  resources: [volumesnapshots]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, list, watch, create, delete]
+{{- end }}
+{{- end }}
+
+{{- /*
 Where cells' workloads live: data Jobs, made from CronJobs that are there. Whoever may create Jobs may run any pod, so
 this is a feature that can be left out.
 */}}
@@ -160,6 +175,31 @@ this is a feature that can be left out.
   resources: [cronjobs]
   verbs: [get]
 # their progress, and the last words of those that failed
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+{{- end }}
+{{- end }}
+
+{{- /*
+Where cells' workloads live: PostgreSQL Clusters of CloudNativePG, as templates make them and as they are restored, and
+their Backups. Backups are never deleted: what they stand for may go with them.
+*/}}
+{{- define "recell.rules.cloudNativePG" -}}
+{{- if .Values.features.cloudNativePG -}}
+- apiGroups: [postgresql.cnpg.io]
+  resources: [clusters]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [postgresql.cnpg.io]
+  resources: [backups]
+  verbs: [get, list, watch, create]
+# whether an empty Cluster's volumes are gone, and how a recovery failed
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [list]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [list]
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]

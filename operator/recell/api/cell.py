@@ -165,6 +165,10 @@ class IntegrityCheck(Model):
 class DataType(StrEnum):
     JOBS = "Jobs"
     """Jobs of your own, made from CronJobs."""
+    VOLUME_SNAPSHOTS = "VolumeSnapshots"
+    """CSI snapshots of the cell's volumes; everything is restored as one."""
+    CLOUD_NATIVE_PG = "CloudNativePG"
+    """A PostgreSQL Cluster of CloudNativePG, its backups and archived WAL; everything is restored as one."""
 
 
 class DataJobs(Model):
@@ -179,21 +183,70 @@ class DataJobs(Model):
     abandon: ObjectName | None = Field(default=None, description="Undoes a migration that was not routed.")
 
 
+class VolumeSnapshots(Model):
+    """Volumes with the cell's data. A cell that is made from a template names its own, in the same order."""
+
+    claims: list[ObjectName] = Field(
+        min_length=1,
+        max_length=8,
+        json_schema_extra=ATOMIC,
+        description="PersistentVolumeClaims in the namespace of the cell's workloads.",
+    )
+    class_name: ObjectName | None = Field(
+        default=None, description="VolumeSnapshotClass of the snapshots that are made; the cluster's default if unset."
+    )
+
+
+class CloudNativePG(Model):
+    """The cell's database."""
+
+    cluster: ObjectName = Field(
+        max_length=50, description="Cluster (postgresql.cnpg.io) in the namespace of the cell's workloads."
+    )
+
+
+def _block(name: str, type_: DataType) -> str:
+    return f"has(self.{name}) == (has(self.type) && self.type == '{type_}')"
+
+
 class Data(Model):
     """What is known about the cell's data, and how it is moved and restored."""
 
     model_config = rules(
         cel(
-            "has(self.jobs) == (has(self.type) && self.type == 'Jobs')",
-            "set exactly the block that type names: jobs for Jobs",
-        )
+            f"{_block('volumeSnapshots', DataType.VOLUME_SNAPSHOTS)}"
+            f" && {_block('cloudNativePG', DataType.CLOUD_NATIVE_PG)}"
+            " && (!has(self.type) ? !has(self.jobs) : self.type != 'Jobs' || has(self.jobs))",
+            "set the block that type names: jobs for Jobs, volumeSnapshots for VolumeSnapshots, cloudNativePG for"
+            " CloudNativePG; jobs may stand beside another one",
+        ),
+        cel(
+            "!has(self.type) || self.type == 'Jobs' || !has(self.jobs) || !(has(self.jobs.inventory)"
+            " || has(self.jobs.restore) || has(self.jobs.backup))",
+            "inventory, restore and backup are done by what type names: leave them out of jobs",
+            fieldPath=".jobs",
+        ),
+        cel(
+            "!has(self.type) || self.type == 'Jobs' || !has(self.jobs)"
+            " || has(self.jobs.migrate) == has(self.jobs.accessible)",
+            "jobs.migrate and jobs.accessible go together: customers are moved by Jobs while the data can be read",
+            fieldPath=".jobs",
+        ),
     )
 
     integrity: IntegrityCheck | None = Field(default=None, description="HTTP check of the data's integrity.")
     type: DataType | None = Field(
         default=None, description="How data is moved and restored; says which block is set. Unset: people do it."
     )
-    jobs: DataJobs | None = Field(default=None, description="Jobs of your own.")
+    jobs: DataJobs | None = Field(
+        default=None,
+        description="Jobs of your own; beside another type for what that cannot do: accessible, migrate, abandon,"
+        " check.",
+    )
+    volume_snapshots: VolumeSnapshots | None = Field(default=None, description="Volumes with the cell's data.")
+    cloud_native_pg: CloudNativePG | None = Field(
+        default=None, alias="cloudNativePG", description="The cell's database."
+    )
 
 
 class Capacity(Model):

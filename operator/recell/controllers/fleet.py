@@ -10,7 +10,7 @@ who has nothing to do:
     RecoveryRun                                 its cell, its parent, and when it ends the runs that wait
     RecoveryFreeze, RecoveryPolicy              every cell and run of the namespace
     CellTemplate                                its own controller, the cells that name it, and the runs that may wait
-    objects of a made cell, data Jobs           the cell, and the runs of the namespace (by the providers)
+    objects of a made cell, data providers      the cell, and the runs of the namespace (by the providers)
     workloads, Services, probes                 the cell (by the providers)
 """
 
@@ -41,7 +41,9 @@ from recell.engine.ports import Key, Ports
 from recell.procedures import PROCEDURES
 from recell.providers.access import RouterAccess
 from recell.providers.data.by_type import DataByType
+from recell.providers.data.cloud_native_pg import CloudNativePGData
 from recell.providers.data.jobs import JobsData
+from recell.providers.data.volume_snapshots import VolumeSnapshotsData
 from recell.providers.kube.api import Object
 from recell.providers.kube.isolation import KubeIsolation
 from recell.providers.kube.provisioner import KubeProvisioner
@@ -97,7 +99,29 @@ class Fleet:
             require_consent=platform.workloads.consent.ensure,
             on_change=self._work_changed,
         )
-        data = DataByType({DataType.JOBS: self._jobs})
+        self._snapshots = VolumeSnapshotsData(
+            platform.api,
+            platform.clock,
+            platform.workloads,
+            require_consent=platform.workloads.consent.ensure,
+            is_home=self._is_home,
+            on_change=self._work_changed,
+        )
+        self._postgres = CloudNativePGData(
+            platform.api,
+            platform.clock,
+            platform.fleet_namespaces,
+            require_consent=platform.workloads.consent.ensure,
+            is_home=self._is_home,
+            on_change=self._work_changed,
+        )
+        data = DataByType(
+            {
+                DataType.JOBS: self._jobs,
+                DataType.VOLUME_SNAPSHOTS: self._snapshots,
+                DataType.CLOUD_NATIVE_PG: self._postgres,
+            }
+        )
         records = RunRecords(platform.api, platform.store)
         engine = Engine(
             Ports(
@@ -194,6 +218,8 @@ class Fleet:
             await asyncio.gather(self._looking, return_exceptions=True)
         await self._provisioner.stop()
         await self._jobs.stop()
+        await self._snapshots.stop()
+        await self._postgres.stop()
         await self._traffic.stop()
         await self._data_plane.stop()
 

@@ -89,12 +89,16 @@ class Customers:
     """Some of those that failed."""
     slots: tuple[int, ...] = ()
     """Those with a customer that failed."""
+    whole: bool = False
+    """The provider proved that all that the backup held is there, as one: nobody counted customers."""
 
     @property
     def complete(self) -> bool | None:
         """All there; None where nothing was expected or told: 0 of 0 proves nothing (rule 8)."""
         if self.failed:
             return False
+        if self.whole:
+            return True
         if not self.expected or self.done is None:
             return None
         return self.done >= self.expected
@@ -110,6 +114,8 @@ class Answer:
     of: int | None = None
     """Progress while it runs."""
     accessible: bool | None = None
+    when_stopped: bool = False
+    """Of Accessible: once the cell is stopped, a backup can be made of what it left behind."""
     intact: bool | None = None
     backups: tuple[Backup, ...] = ()
     until: datetime | None = None

@@ -23,6 +23,9 @@ from recell.procedures.provisioning import well_by_itself
 ACCEPT_LOSS = "accept-data-loss"
 PARTIAL = "partial-move"
 UNVERIFIED = "unverified-move"
+LAST_BACKUP = 600.0
+"""Seconds for a backup of what a stopped cell left behind; an earlier backup is taken after that (not from the
+runbook)."""
 
 
 # What is asked ---------------------------------------------------------------------------------------
@@ -161,9 +164,8 @@ async def _choose_path(ctx: StepContext) -> Outcome:
             f"Nobody can say whether the data of {name} can be read ({told}). Approve to restore its customers from a"
             " backup instead",
         )
-    return Wait(
-        0.0, f"The data of {name} cannot be read ({told}): its customers are restored", data={"path": "Restore"}
-    )
+    facts = {"path": "Restore", **({"whenStopped": True} if answer.when_stopped else {})}
+    return Wait(0.0, f"The customers of {name} are restored from a backup ({told})", data=facts)
 
 
 async def _restore_newest(ctx: StepContext, target: Cell) -> Outcome:
@@ -180,6 +182,8 @@ async def _restore_newest(ctx: StepContext, target: Cell) -> Outcome:
         return waiting
     if "stoppedAt" not in ctx.data:
         return Wait(0.0, "The failed cell takes no writes any more", data=stopped_at(ctx))
+    if ctx.data.get("whenStopped") and "lastBackup" not in ctx.data:
+        return await _back_up_last(ctx)
     if "backup" not in ctx.data:
         wanted = ctx.run.spec.recovery_target
         found = await choose(ctx, not_after=wanted.time if wanted else None, stopped=moment(ctx.data["stoppedAt"]))
@@ -187,6 +191,29 @@ async def _restore_newest(ctx: StepContext, target: Cell) -> Outcome:
             return found
         return Wait(0.0, f"Restoring from backup {found.backup.id}", data=chosen(found))
     return await restore(ctx, target, ctx.data, stopped=moment(ctx.data["stoppedAt"]))
+
+
+async def _back_up_last(ctx: StepContext) -> Outcome:
+    """What the stopped cell left behind, so that nothing has to be lost; what does not work out is no obstacle."""
+    name = ctx.cell.metadata.name
+    if known_corrupted(ctx):
+        return Wait(0.0, f"No backup is made of {name} now: its data is corrupted", data={"lastBackup": "none"})
+    answer = await ctx.ports.data.ensure(request(ctx, data.Operation.BACKUP))
+    if answer.progress is data.Progress.RUNNING:
+        if ctx.elapsed("last-backup") < LAST_BACKUP:
+            return progress(ctx, answer, f"Backing up what {name} left behind")
+        await ctx.ports.data.cancel(request(ctx, data.Operation.BACKUP))
+        why = f"it did not end within {duration_text(LAST_BACKUP)}: {answer.message}"
+    elif answer.progress is data.Progress.DONE:
+        made = answer.backups[0].id if answer.backups else "made"
+        return Wait(0.0, f"What {name} left behind is in backup {made}", data={"lastBackup": made})
+    else:
+        why = answer.message
+    return Wait(
+        0.0,
+        f"What {name} left behind could not be backed up ({why}): an earlier backup is taken",
+        data={"lastBackup": "none"},
+    )
 
 
 def chosen(found: data.Chosen) -> dict[str, Any]:
@@ -296,7 +323,11 @@ def counted(ctx: StepContext, answer: data.Answer, how: str) -> Outcome:
         facts["point"] = timestamp(answer.recovery_point)
     if answer.conflicts:
         facts["conflicts"] = [text[:256] for text in answer.conflicts[:20]]
-    told = f"{customers.done} of {customers.expected} customers {how}"
+    if customers.whole:
+        facts["whole"] = True
+        told = f"Everything {how} that was in the backup" + (f": {answer.message}" if answer.message else "")
+    else:
+        told = f"{customers.done} of {customers.expected} customers {how}"
     if customers.complete:
         return Done(told, data=facts)
     if customers.failed:

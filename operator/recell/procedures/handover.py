@@ -165,7 +165,12 @@ def remember_until(ctx: StepContext) -> dict[str, Any]:
 
 def retirement(ctx: StepContext, successor: Cell, moved: Mapping[str, Any]) -> Retirement:
     """What this run knows of its source's customers; `moved` is what the step that moved them remembers."""
-    counts = data.Customers(moved.get("expected"), moved.get("moved", moved.get("restored")), moved.get("failed", 0))
+    counts = data.Customers(
+        moved.get("expected"),
+        moved.get("moved", moved.get("restored")),
+        moved.get("failed", 0),
+        whole=bool(moved.get("whole")),
+    )
     return Retirement(
         successor=successor.metadata.name,
         successor_uid=successor.metadata.uid,

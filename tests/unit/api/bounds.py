@@ -26,6 +26,7 @@ BOUNDS = (
     "maxLength",
     "minimum",
     "maximum",
+    "minItems",
     "maxItems",
     "maxProperties",
     "x-kubernetes-list-type",
@@ -124,6 +125,8 @@ def _wrong(schema: Schema, value: Any, shown: str) -> Iterator[tuple[str, Any, s
     if "maximum" in schema:
         most = schema["maximum"]
         yield "maximum", most + 1, invalid(most + 1, f"should be less than or equal to {most}")
+    if "minItems" in schema:
+        yield "minItems", [], f"{body} should have at least {schema['minItems']} items"
     if "maxItems" in schema:
         most = schema["maxItems"]
         many = [_numbered(value[0], number) for number in range(most + 1)]

@@ -111,6 +111,22 @@ _REMOTE_CELL = _resource(
     },
 )
 
+
+def _small_cell(name: str, data: Object) -> Object:
+    backend = {"type": "Service", "service": {"name": name, "port": 80}}
+    return _resource("Cell", name, {"routerRef": {"name": "shop"}, "backend": backend, "data": data})
+
+
+_VOLUME_CELL = _small_cell(
+    "cell-c",
+    {
+        "type": "VolumeSnapshots",
+        "volumeSnapshots": {"claims": ["data-cell-c-0", "files-cell-c-0"], "className": "fast"},
+        "jobs": {"check": "cell-c-check"},
+    },
+)
+_DATABASE_CELL = _small_cell("cell-d", {"type": "CloudNativePG", "cloudNativePG": {"cluster": "cell-d-db"}})
+
 _ROUTER = _resource(
     "Router",
     "shop",
@@ -367,7 +383,10 @@ _TEMPLATE = _resource(
     {"observedGeneration": 1, "conditions": [_condition("Accepted")]},
 )
 
-_ALL = (_CELL, _REMOTE_CELL, _ROUTER, _PATH_ROUTER, _PLACEMENT, _RUN, _POLICY, _FREEZE, _TEMPLATE)
+_ALL = (
+    *(_CELL, _REMOTE_CELL, _VOLUME_CELL, _DATABASE_CELL),
+    *(_ROUTER, _PATH_ROUTER, _PLACEMENT, _RUN, _POLICY, _FREEZE, _TEMPLATE),
+)
 
 
 def examples() -> list[Object]:

@@ -58,7 +58,7 @@ class TestStructure:
     ALLOWED = frozenset(
         {
             *("description", "type", "format", "enum", "default", "required"),
-            *("pattern", "minLength", "maxLength", "minimum", "maximum", "maxItems", "maxProperties"),
+            *("pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "maxProperties"),
             *("properties", "items", "additionalProperties"),
             *("x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
             *("x-kubernetes-preserve-unknown-fields", "x-kubernetes-validations"),

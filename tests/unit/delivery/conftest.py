@@ -17,13 +17,23 @@ NAMESPACE = "recell-system"
 Document = dict[str, Any]
 Values = Mapping[str, Any]
 
-FEATURES = ("workloadRestart", "isolation", "haproxyRouter", "dataJobs", "cellReplacement", "decommission")
+FEATURES = (
+    "workloadRestart",
+    "isolation",
+    "haproxyRouter",
+    "dataJobs",
+    "volumeSnapshots",
+    "cloudNativePG",
+    "cellReplacement",
+    "decommission",
+)
 
 VARIANTS: dict[str, Values] = {
     "defaults": {},
     "named-namespaces": {"watch": {"namespaces": ["shop", "billing"], "workloadNamespaces": ["shop-data"]}},
     "everything": {
         "replicas": 3,
+        "features": dict.fromkeys(FEATURES, True),
         "image": {"digest": "sha256:" + "0" * 64},
         "imagePullSecrets": [{"name": "pull"}],
         "serviceAccount": {"annotations": {"example.com/role": "recell"}},

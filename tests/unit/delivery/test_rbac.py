@@ -39,6 +39,16 @@ DATA_JOB_RIGHTS = (
     | {("get", "batch", "cronjobs")}
 )
 
+SNAPSHOT_RIGHTS = {
+    (verb, group, resource)
+    for verb in ("get", "list", "watch", "create", "delete")
+    for group, resource in (("snapshot.storage.k8s.io", "volumesnapshots"), ("", "persistentvolumeclaims"))
+}
+
+POSTGRES_RIGHTS = {
+    *((verb, "postgresql.cnpg.io", "clusters") for verb in ("get", "list", "watch", "create", "patch", "delete")),
+    *((verb, "postgresql.cnpg.io", "backups") for verb in ("get", "list", "watch", "create")),
+}
 ISOLATION_RIGHTS = {(verb, "networking.k8s.io", "networkpolicies") for verb in ("create", "patch", "delete", "list")}
 DECOMMISSION_RIGHTS = {
     ("delete", "recell.dev", "cells"),
@@ -56,6 +66,8 @@ FEATURES = {
     "workloadRestart": RESTART_RIGHTS,
     "isolation": ISOLATION_RIGHTS,
     "dataJobs": DATA_JOB_RIGHTS,
+    "volumeSnapshots": SNAPSHOT_RIGHTS,
+    "cloudNativePG": POSTGRES_RIGHTS,
     "cellReplacement": TEMPLATE_RIGHTS | {(verb, "recell.dev", "cells") for verb in ("create", "delete")},
     "decommission": DECOMMISSION_RIGHTS,
 }

@@ -201,6 +201,20 @@ def test_an_application_of_argo_cd(live: Object, progress: Progress, told: str) 
     assert told in found.says
 
 
+@pytest.mark.parametrize(
+    ("status", "progress", "told"),
+    [
+        ({}, WAITS, "CloudNativePG has said nothing yet"),
+        ({"phase": "Setting up primary", "phaseReason": "db-1"}, WAITS, "Setting up primary: db-1"),
+        ({"phase": "x", "conditions": [{"type": "Ready", "status": "False"}]}, WAITS, "x"),
+        ({"phase": "x", "conditions": [{"type": "Ready", "status": "True"}]}, READY, ""),
+    ],
+)
+def test_a_cluster_of_cloud_native_pg(status: Object, progress: Progress, told: str) -> None:
+    found = readiness(kind("Cluster", "postgresql.cnpg.io/v1"), {"metadata": {}, "status": status}, (), LATER)
+    assert (found.progress, found.says) == (progress, told)
+
+
 def pod(name: str, reason: str = "", **status: Any) -> Object:
     waiting = {"state": {"waiting": {"reason": reason, "message": "no such thing"}}, "name": "main"}
     containers = {"containerStatuses": [waiting]} if reason else {}

@@ -1,6 +1,7 @@
 """The `Data` port made real: each request goes to the provider that its cell names.
 
-Promises: a cell that names none is told so with the field to set. Nothing of it can run, so there is nothing to cancel.
+Promises: a cell that names none is told so with the field to set. Beside another provider, what `spec.data.jobs` names
+is done by Jobs. Nothing of a cell without a provider can run, so there is nothing to cancel.
 """
 
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from collections.abc import Mapping
 from recell.api.cell import DataType
 from recell.domain.data import Answer, Progress, Request
 from recell.engine.ports import Data
+from recell.providers.data.job_template import cron_job_of
 
 
 class DataByType:
@@ -22,7 +24,7 @@ class DataByType:
             return Answer(
                 Progress.UNSUPPORTED,
                 f"Cell {'/'.join(request.cell.key)}: spec.data.type is not set, so that people move and restore its"
-                " data: set it to Jobs, and name your CronJobs in spec.data.jobs",
+                " data: set it to Jobs, and name your CronJobs in spec.data.jobs, or to what makes its backups",
             )
         return await provider.ensure(request)
 
@@ -32,4 +34,6 @@ class DataByType:
 
     def _provider(self, request: Request) -> Data | None:
         type_ = request.cell.spec.data.type
-        return None if type_ is None else self._providers[type_]
+        if type_ is None:
+            return None
+        return self._providers[DataType.JOBS if cron_job_of(request) is not None else type_]

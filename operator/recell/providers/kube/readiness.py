@@ -4,8 +4,9 @@ Promises: pure functions over JSON. Failed is only what does not pass without so
 that is just being made has pods that crash until their database answers, and that wait for a node or a volume.
 
 Beyond kstatus: an Argo CD Application, which has no such conditions, is Current when it is Synced and Healthy; a
-claim that waits for its first pod is Current, because a pod that needs it says so itself; a kind with a status of
-which nothing is known yet is given `SILENCE` seconds.
+Cluster of CloudNativePG, which has none at first, when it is Ready; a claim that waits for its first pod is Current,
+because a pod that needs it says so itself; a kind with a status of which nothing is known yet is given `SILENCE`
+seconds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -220,6 +221,15 @@ def _application(obj: Object, pods: Sequence[Object]) -> Readiness:
     return READY
 
 
+def _postgres(obj: Object, pods: Sequence[Object]) -> Readiness:
+    """CloudNativePG: a Cluster tells its phase long before it has any condition."""
+    if _is(_conditions(obj).get("Ready"), "True"):
+        return READY
+    status = obj.get("status") or {}
+    reason = f": {status['phaseReason']}" if status.get("phaseReason") else ""
+    return _waits(f"{status.get('phase') or 'CloudNativePG has said nothing yet'}{reason}")
+
+
 def _exists(obj: Object, pods: Sequence[Object]) -> Readiness:
     return READY
 
@@ -238,4 +248,5 @@ _RULES: dict[tuple[str, str], Rule] = _WITH_PODS | {
     ("batch", "CronJob"): _exists,
     ("networking.k8s.io", "Ingress"): _exists,
     ("argoproj.io", "Application"): _application,
+    ("postgresql.cnpg.io", "Cluster"): _postgres,
 }

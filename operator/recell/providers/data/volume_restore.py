@@ -1,0 +1,312 @@
+"""A cell's claims made anew from snapshots, as one.
+
+Each claim of the target is deleted and made again under its name, as it was, with the snapshot as its source; the
+target's workloads are held at zero meanwhile, all of them, since who has read the old data may not go on with it.
+
+Promises
+- What is to be made is recorded on the target's Cell before anything is deleted: a process that dies in between is
+  followed by one that makes what is missing. Every step is found from what is there, and may be repeated.
+- Only a claim that was made from a template for exactly this cell is ever deleted, by UID; nothing of a cell that is
+  the home of customers, and nothing while a pod uses it.
+- Nothing later than asked is restored (rule 9).
+- Asked again, with the same key, nothing is done again; another key restores anew.
+
+Must not: touch the snapshots.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+
+from recell.api import Cell
+from recell.api.cell import DataType, WorkloadKind, WorkloadRef
+from recell.api.meta import ANNOTATION_RESTORE, timestamp
+from recell.domain.data import Answer, Customers, Progress, Request
+from recell.domain.observation import WorkloadPhase
+from recell.domain.wording import clipped, listed
+from recell.engine.errors import BadInput, Conflict, NotFound, Retryable
+from recell.engine.ports import Key, Workloads
+from recell.providers.data import claims
+from recell.providers.data.job_template import digest
+from recell.providers.data.snapshots import Taken
+from recell.providers.kube.api import Api, Object
+from recell.providers.kube.discovery import Kind
+from recell.providers.kube.made import MadeObjects, Place
+from recell.providers.kube.paths import CELLS, CLAIMS, PODS
+
+logger = logging.getLogger(__name__)
+
+_CLAIM = Kind(CLAIMS, has_status=True)
+ListTaken = Callable[[Cell], Awaitable[Sequence[Taken]]]
+
+
+class VolumeRestore:
+    """`list_taken`: the backups of a cell. The others as of `VolumeSnapshotsData`."""
+
+    def __init__(
+        self,
+        api: Api,
+        workloads: Workloads,
+        made: MadeObjects,
+        *,
+        require_consent: Callable[[Cell], Awaitable[None]],
+        is_home: Callable[[Key, str], bool],
+        list_taken: ListTaken,
+    ) -> None:
+        self._api = api
+        self._workloads = workloads
+        self._made = made
+        self._require_consent = require_consent
+        self._is_home = is_home
+        self._list_taken = list_taken
+
+    async def ensure(self, request: Request) -> Answer:
+        target = _target(request)
+        self._made.open(target.key, [Place(_CLAIM, target.workload_namespace)])
+        if obstacle := self._made.obstacle(target.key):
+            raise obstacle
+        record = await self._record(request, target)
+        if isinstance(record, Answer):
+            self._made.close(target.key)
+            return record
+        live = {name: await self._claim(target, name) for name in _names(record)}
+        old = [claim for claim in record.claims if not _is_anew(live[_name(claim)], record)]
+        told = await self._make(request, target, record, old, live) if old else None
+        if told is None:
+            told = await self._finish(request, target, record)
+        if told.progress is not Progress.RUNNING:
+            self._made.close(target.key)
+        return told
+
+    async def cancel(self, request: Request) -> bool:
+        """The target's workloads are what they were; a claim that is missing is made by their own controller, empty."""
+        if request.target is not None:
+            for ref in _scalable(request.target):
+                with suppress(NotFound):
+                    await self._workloads.scale_back(request.target, ref, request.key)
+        return True
+
+    # Deciding what is made
+
+    async def _record(self, request: Request, target: Cell) -> claims.Record | Answer:
+        """The one that is written; it is written now if this is a new request."""
+        path = CELLS.path(*target.key)
+        live = await self._api.get(path)
+        if live["metadata"]["uid"] != target.metadata.uid:
+            raise Retryable(f"Cell {target.metadata.name} was made anew just now")
+        known = claims.record_of(live)
+        if known is not None and known.key == request.key:
+            if known.request != digest(request):
+                raise BadInput(f"Cell {target.metadata.name} is being restored by another request of the same key")
+            return known
+        found = await self._backup(request)
+        if isinstance(found, Answer):
+            return found
+        made = claims.Record(request.key, digest(request), found.at, await self._wanted(request, target, found, known))
+        self._must_serve_nobody(target)
+        await self._require_consent(target)
+        annotations = {ANNOTATION_RESTORE: made.text()}
+        looked_at = {name: live["metadata"][name] for name in ("uid", "resourceVersion")}
+        await self._api.merge_patch(path, {"metadata": looked_at | {"annotations": annotations}})
+        return made
+
+    async def _backup(self, request: Request) -> Taken | Answer:
+        taken = await self._list_taken(request.cell)
+        found = next((each for each in taken if each.id == request.backup), None)
+        name = request.cell.metadata.name
+        if found is None:
+            return Answer(Progress.FAILED, f"Cell {name} has no backup {request.backup} in VolumeSnapshots")
+        if why := found.missing(_claims(request.cell)):
+            return Answer(Progress.FAILED, f"Backup {request.backup} of cell {name} is not complete: {why}")
+        if request.not_after is not None and found.at > request.not_after:
+            return Answer(
+                Progress.FAILED,
+                f"Backup {request.backup} of cell {name} is later than {request.not_after.isoformat()}, the latest that"
+                f" was asked for: it may have what was committed until {timestamp(found.at)}",
+            )
+        return found
+
+    async def _wanted(
+        self, request: Request, target: Cell, found: Taken, known: claims.Record | None
+    ) -> tuple[Object, ...]:
+        """Each claim as it is to be; of one that an earlier restore did not come to make, from that one's record."""
+        earlier = {_name(claim): claim for claim in known.claims} if known else {}
+        wanted = []
+        for source, name in zip(_claims(request.cell), _claims(target), strict=True):
+            claim = await self._claim(target, name) or earlier.get(name)
+            where = f"PersistentVolumeClaim {target.workload_namespace}/{name}"
+            if claim is None:
+                raise BadInput(f"Cell {target.metadata.name}: spec.data.volumeSnapshots.claims: {where} does not exist")
+            _must_be_own(claim, target)
+            wanted.append(claims.anew(claim, found.of(source), digest(request)))
+        return tuple(wanted)
+
+    def _must_serve_nobody(self, target: Cell) -> None:
+        router = (target.metadata.namespace, target.spec.router_ref.name)
+        if self._is_home(router, target.metadata.name):
+            raise BadInput(
+                f"Cell {target.metadata.name} is the home of customers, or that is not known: its volumes are not"
+                " replaced"
+            )
+
+    # Doing it
+
+    async def _make(
+        self,
+        request: Request,
+        target: Cell,
+        record: claims.Record,
+        old: Sequence[Object],
+        live: dict[str, Object | None],
+    ) -> Answer | None:
+        """None once every claim is made anew."""
+        self._must_serve_nobody(target)
+        await self._require_consent(target)
+        for ref in _scalable(target):
+            with suppress(NotFound):
+                await self._workloads.scale_to_zero(target, ref, request.key)
+        left = [
+            state
+            for state in self._workloads.states(target)
+            if state.ref.kind is not WorkloadKind.DAEMON_SET
+            and state.phase is not WorkloadPhase.NOT_FOUND
+            and not state.at_zero
+        ]
+        progress = (len(record.claims) - len(old), len(record.claims))
+        if left:
+            return _running(f"Stopping {listed(str(state.ref) for state in left)} of {target.metadata.name}", progress)
+        names = [_name(claim) for claim in old]
+        pods = (await self._api.list(PODS.collection(target.workload_namespace))).items
+        if used := claims.users(pods, names):
+            told = listed(f"claim {claim} is used by pod {pod}" for claim, pod in used.items())
+            return _running(f"Waiting for pods that are not of the cell's workloads: {told}", progress)
+        going = []
+        for claim in old:
+            there = live[_name(claim)]
+            if there is None:
+                await self._create(claim, record)
+            else:
+                going.append(_name(claim))
+                await self._delete(target, there)
+        if going:
+            return _running(f"Replacing claim {listed(going)} of {target.metadata.name}", progress)
+        return None
+
+    async def _create(self, claim: Object, record: claims.Record) -> None:
+        namespace, name = claim["metadata"]["namespace"], _name(claim)
+        try:
+            answer = await self._api.create(CLAIMS.collection(namespace), claim)
+        except Conflict as error:  # whoever made it: the next look tells
+            raise Retryable(f"PersistentVolumeClaim {namespace}/{name} appeared just now") from error
+        self._made.put(Place(_CLAIM, namespace), answer)
+        source = claim["spec"]["dataSource"]["name"]
+        logger.info("made PersistentVolumeClaim %s/%s from VolumeSnapshot %s", namespace, name, source)
+
+    async def _delete(self, target: Cell, claim: Object) -> None:
+        _must_be_own(claim, target)
+        metadata = claim["metadata"]
+        if metadata.get("deletionTimestamp"):
+            return
+        logger.info("deleting PersistentVolumeClaim %s/%s, to be restored", metadata["namespace"], metadata["name"])
+        with suppress(NotFound, Conflict):
+            path = CLAIMS.path(metadata["namespace"], metadata["name"])
+            await self._api.delete(path, uid=metadata["uid"])
+
+    async def _finish(self, request: Request, target: Cell, record: claims.Record) -> Answer:
+        """Every claim is made anew: the workloads are what they were, and use them."""
+        for ref in _scalable(target):
+            with suppress(NotFound):
+                await self._workloads.scale_back(target, ref, request.key)
+        unbound: list[str] = []
+        lost: list[str] = []
+        for name in _names(record):
+            phase = ((await self._claim(target, name) or {}).get("status") or {}).get("phase")
+            if phase != "Bound":
+                (lost if phase == "Lost" else unbound).append(name)
+        progress = (len(record.claims) - len(unbound) - len(lost), len(record.claims))
+        if lost:
+            return Answer(Progress.FAILED, f"The volume of claim {listed(lost)} is lost; its cell is of no use")
+        if unbound:
+            namespace = target.workload_namespace
+            return _running(
+                f"Waiting for the volume of claim {listed(unbound)}; to see why: kubectl -n {namespace} describe pvc"
+                f" {unbound[0]}",
+                progress,
+            )
+        unwell = [state for state in self._workloads.states(target) if state.phase is not WorkloadPhase.CURRENT]
+        if unwell:
+            told = "; ".join(f"{state.ref}: {state.message}" for state in unwell)
+            return _running(f"Waiting for the workloads of {target.metadata.name}: {told}", progress)
+        return Answer(
+            Progress.DONE,
+            clipped(f"claims {listed(_names(record))}"),
+            customers=Customers(whole=True),
+            recovery_point=record.point,
+        )
+
+    async def _claim(self, target: Cell, name: str) -> Object | None:
+        try:
+            return await self._api.get(CLAIMS.path(target.workload_namespace, name))
+        except NotFound:
+            return None
+
+
+def _target(request: Request) -> Cell:
+    """Raises BadInput where what the target has cannot hold what the cell had."""
+    target, cell = request.target, request.cell
+    if target is None:
+        raise BadInput("a restore from VolumeSnapshots needs a cell to restore to")
+    where = f"Cell {target.metadata.name}: spec.data.volumeSnapshots.claims"
+    if target.spec.data.type is not DataType.VOLUME_SNAPSHOTS:
+        raise BadInput(
+            f"Cell {target.metadata.name}: spec.data.type has to be VolumeSnapshots, as of the cell restored"
+        )
+    ours, theirs = _claims(target), _claims(cell)
+    if len(ours) != len(theirs):
+        raise BadInput(
+            f"{where} has {len(ours)} claims, and that of cell {cell.metadata.name} {len(theirs)}: the template has to"
+            " name as many, in the same order"
+        )
+    if target.workload_namespace != cell.workload_namespace:
+        raise BadInput(
+            f"{where}: a VolumeSnapshot can be restored in its own namespace only, {cell.workload_namespace}"
+        )
+    return target
+
+
+def _claims(cell: Cell) -> Sequence[str]:
+    settings = cell.spec.data.volume_snapshots
+    return settings.claims if settings is not None else ()
+
+
+def _must_be_own(claim: Object, target: Cell) -> None:
+    if not claims.made_for(claim, target.metadata.name):
+        metadata = claim["metadata"]
+        raise BadInput(
+            f"Cell {target.metadata.name}: spec.data.volumeSnapshots.claims: PersistentVolumeClaim"
+            f" {metadata['namespace']}/{metadata['name']} was not made from a template for this cell, so it is not"
+            " replaced: let the CellTemplate make it, as a StatefulSet's claim or as an object of its own"
+        )
+
+
+def _is_anew(claim: Object | None, record: claims.Record) -> bool:
+    if claim is None or claim["metadata"].get("deletionTimestamp"):
+        return False
+    return claims.restored_by(claim) == record.request
+
+
+def _scalable(target: Cell) -> Sequence[WorkloadRef]:
+    """A DaemonSet cannot be scaled; if it uses a claim, that is waited for and told."""
+    return [ref for ref in target.spec.workloads if ref.kind is not WorkloadKind.DAEMON_SET]
+
+
+def _name(claim: Object) -> str:
+    return str(claim["metadata"]["name"])
+
+
+def _names(record: claims.Record) -> list[str]:
+    return [_name(claim) for claim in record.claims]
+
+
+def _running(message: str, progress: tuple[int, int]) -> Answer:
+    return Answer(Progress.RUNNING, clipped(message), done=progress[0], of=progress[1])
