@@ -344,8 +344,11 @@ class Engine:
             return await self._turn_off(run, procedure, step, outcome), None
         changes: dict[str, Any] = {}
         if outcome.data is not None and outcome.data != step_record.data:
-            changes["data"] = _kept(step_record, outcome.data)
+            changes["data"], changes["message"] = _kept(step_record, outcome.data), outcome.message
         status = run.status
+        if status.awaiting is not None and outcome.observed and not outcome.reason:
+            # What was asked about is settled otherwise: somebody did by hand what nobody could do here.
+            status = status.model_copy(update={"awaiting": None, "phase": step_record.phase})
         shown = next((c.reason for c in status.conditions if c.type == "Reconciling"), "")
         if outcome.reason == "Fault":
             changes["attempts"] = step_record.attempts + 1

@@ -48,14 +48,16 @@ async def fence(ctx: StepContext) -> Outcome | None:
         unstoppable |= {ref: f"after {duration_text(limit)} {why}" for ref, why in left.items()}
     else:
         ctx.forget("stopping")
-    if unstoppable and UNFENCED not in ctx.approved:
-        why = "; ".join(unstoppable.values())
-        return Ask(
-            UNFENCED,
-            f"{listed(unstoppable)} of cell {name} cannot be stopped ({why}), so it may still write. Stop it by hand,"
-            " or approve to go on",
-        )
-    return None
+    if not unstoppable:
+        return None
+    why = "; ".join(unstoppable.values())
+    ask = Ask(
+        UNFENCED,
+        f"{listed(unstoppable)} of cell {name} cannot be stopped ({why}), so it may still write. Stop it by hand,"
+        " or approve to go on",
+        about=", ".join(sorted(unstoppable)),
+    )
+    return None if ask.opened in ctx.approved else ask
 
 
 async def unfence(ctx: StepContext, *, corrupted: bool) -> Outcome:

@@ -135,7 +135,9 @@ async def retire(ctx: StepContext, successor: str, left_out: frozenset[int]) -> 
             if left.cell == hold.cell:
                 spec = placement.release(spec, ctx.routing, holder=left.holder, cell=left.cell)
         pinned = {placement.slot_of(c, spec.slots) for c, cell in ctx.routing.pins if cell == hold.cell}
-        if not pinned & left_out:
+        # Whose pins went to another cell before has nothing here: a second run for a retired cell takes nobody along.
+        ours = placement.successor(spec, hold.cell) in (hold.cell, successor)
+        if ours and not pinned & left_out:
             spec = placement.succeed(spec, ctx.routing, hold.cell, successor)
         return placement.hold(placement.unreserve(spec, ctx.holder), ctx.routing, hold)
 

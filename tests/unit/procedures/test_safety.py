@@ -16,7 +16,7 @@ from recell.engine.engine import Engine
 from recell.engine.errors import BadInput
 from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
-from tests.fakes.world import NAMESPACE, Crash, World
+from tests.fakes.world import NAMESPACE, Crash, FakeWorkload, World
 from tests.unit.procedures import test_restoring as restoring
 from tests.unit.procedures import test_traffic_drain_and_replace as replacing
 from tests.unit.procedures.play import play, play_until_written
@@ -573,3 +573,60 @@ async def test_the_only_cell_of_a_router_can_be_replaced(strategy: str) -> None:
     assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.to_dict()
     (new,) = [name for (_, name) in world.cells if name != "b"]
     assert placement.share(spec_of(world), new) == 1.0
+
+
+async def test_a_second_run_for_a_replaced_cell_takes_no_pinned_customer_along() -> None:
+    key_of = {"customerKey": {"type": "Header", "name": "x-customer-id"}, "initialCells": ["a", "b", "c"]}
+    world = replacing.fleet(**IN_CELL, haproxy={**key_of, "pins": [{"customer": "globex", "cell": "b"}]})
+    world.data.cells["b"].customers["globex"] = [world.clock.now()]
+    first = replacing.replace(world)
+    await play(world, first)
+    home = made(world)
+    assert "globex" in world.data.cells[home].customers
+    second = world.run("r2", "b", strategy="TrafficDrainAndReplace")
+    for _ in range(6):
+        await play(world, second, until=RunPhase.AWAITING_APPROVAL)
+        if world.runs[second].phase.ended:
+            break
+        approve(world, second)
+        await looks(world, second, 5)
+    assert world.runs[second].phase.ended
+    spec = spec_of(world)
+    assert [pin.serving for pin in spec.pins] == [placement.index_of(spec, home)]
+
+
+async def test_one_approval_for_what_cannot_be_stopped_does_not_cover_another_workload() -> None:
+    world = replacing.fleet(policy={"steps": {**replacing.QUICK["steps"], "restartTimeout": "30s"}}, **IN_CELL)
+    cell = world.cells[NAMESPACE, "b"]
+    agent = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "b-agent"}
+    spec = {**cell.spec.to_dict(), "workloads": [agent, *cell.spec.to_dict()["workloads"]]}
+    world.cells[cell.key] = cell.model_validate({"metadata": cell.metadata, "spec": spec})
+    first, second = world.cells[cell.key].spec.workloads
+    world.workloads["b"] = [FakeWorkload(first, stoppable=False), FakeWorkload(second)]
+    key = replacing.replace(world)
+    await asked(world, key, "unfenced-source")
+    world.workloads["b"][1].stops = False  # it was at zero, and comes back
+    approve(world, key)
+    run = await approve_once(world, key)
+    assert run.status.awaiting is not None
+    assert "b-web" in run.status.awaiting.message
+
+
+async def approve_once(world: World, key: Key) -> Any:
+    await looks(world, key, 5)
+    assert world.runs[key].phase is not RunPhase.AWAITING_APPROVAL
+    return await asked(world, key, "unfenced-source")
+
+
+async def test_a_question_that_is_settled_by_hand_is_not_asked_any_more() -> None:
+    world = replacing.fleet(**IN_CELL)
+    world.workloads["b"][0].stoppable = False
+    key = replacing.replace(world)
+    await asked(world, key, "unfenced-source")
+    world.workloads["b"][0].stoppable = True
+    await looks(world, key, 15)
+    run = world.runs[key]
+    assert run.status.awaiting is None
+    assert run.phase is RunPhase.PROMOTING
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED
