@@ -33,6 +33,8 @@ class FakeProvisioner:
     takes: float = 20.0
     refuses: RecellError | None = None
     """Raised instead of applying anything."""
+    keeps: RecellError | None = None
+    """Raised instead of taking anything away."""
     fails: str = ""
     """What an object says that cannot become ready."""
     made: dict[str, MadeCell] = field(default_factory=dict)
@@ -67,6 +69,8 @@ class FakeProvisioner:
     async def remove(self, order: Order) -> Sequence[str]:
         world = self.world
         world.guard()
+        if self.keeps is not None:
+            raise self.keeps
         if order.name not in self.made:
             return ()
         if not self.made[order.name].removing:

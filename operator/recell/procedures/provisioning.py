@@ -4,6 +4,8 @@ A made cell has weight 0 and no home slots: nobody is sent to it until a later s
 Its name follows from the run, so that a run killed here goes on with the same cell.
 """
 
+from collections.abc import Sequence
+
 from recell.api import Cell
 from recell.api.meta import LABEL_INCIDENT, LABEL_MADE_BY, duration_text, seconds
 from recell.api.recovery_policy import RecoveryPolicySpec
@@ -12,7 +14,7 @@ from recell.domain import placement
 from recell.domain.health import Level
 from recell.domain.provisioning import Order, Progress, Provisioned, Purpose, name_of
 from recell.domain.wording import listed
-from recell.engine.errors import BadInput, Conflict, Fenced, NotFound, RecellError, Retryable
+from recell.engine.errors import BadInput, Conflict, Fenced, Forbidden, NotFound, RecellError, Retryable
 from recell.engine.outcome import Done, Fail, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
 
@@ -112,9 +114,18 @@ def _broken(order: Order, cause: str) -> Wait:
     return Wait(0.0, cause, reason="ProvisioningFailed", data={"broken": cause[:512], "brokenCell": order.name})
 
 
+async def take_away(ctx: StepContext, order: Order) -> tuple[Sequence[str], bool]:
+    """What is left of a made cell, and whether that is worth waiting for."""
+    try:
+        left = await ctx.ports.provisioner.remove(order)
+    except (Forbidden, BadInput) as error:
+        return [str(error)], False
+    return left, bool(left) and ctx.elapsed("removing") < REMOVAL
+
+
 async def _give_up(ctx: StepContext, order: Order, cause: str) -> Outcome:
-    left = await ctx.ports.provisioner.remove(order)
-    if left and ctx.elapsed("removing") < REMOVAL:
+    left, waiting = await take_away(ctx, order)
+    if waiting:
         return Wait(LOOK_AGAIN, f"Taking the half-made cell {order.name} away: {listed(left)}")
     remains = f" Left behind: {listed(left)}." if left else ""
     return Fail("ProvisioningFailed", f"Cell {order.name} could not be made: {cause}.{remains} Nobody was moved")
@@ -150,10 +161,10 @@ async def remove(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome
         return Done(told, data={"remains": told})
     if placement.has_customers(ctx.placement.spec, order.name):
         return Done(f"Cell {order.name} is the home of customers and stays")
-    left = await ctx.ports.provisioner.remove(order)
+    left, waiting = await take_away(ctx, order)
     if not left:
         return Done(f"Cell {order.name} is gone" if ctx.of("provision-replacement") else "Nothing was made")
-    if ctx.elapsed("removing") < REMOVAL:
+    if waiting:
         return Wait(LOOK_AGAIN, f"Taking cell {order.name} away: {listed(left)}")
     return Done(f"Left behind of cell {order.name}: {listed(left)}", data={"remains": f"Delete {listed(left)}"})
 

@@ -13,6 +13,7 @@ from recell.api.meta import seconds, timestamp
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import data
 from recell.domain.provisioning import Purpose
+from recell.domain.wording import listed
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Repeat, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
 from recell.procedures import customers, provisioning
@@ -78,9 +79,12 @@ async def make(ctx: StepContext, choice: str, purpose: Purpose) -> Outcome:
         order = provisioning.order_for(ctx, purpose, number - 1)
         if isinstance(order, Fail):
             return order
-        if left := await ctx.ports.provisioner.remove(order):
-            return Wait(2.0, f"Taking cell {order.name} of the try before away: {', '.join(left)}")
-        return Wait(0.0, f"Cell {order.name} of the try before is gone", data={"cleared": True})
+        left, waiting = await provisioning.take_away(ctx, order)
+        if waiting:
+            return Wait(LOOK_AGAIN, f"Taking cell {order.name} of the try before away: {listed(left)}")
+        told = f"left behind of it: {listed(left)}" if left else "it is gone"
+        remains = {"remains": f"Delete what is left of cell {order.name}: {listed(left)}"} if left else {}
+        return Wait(0.0, f"Cell {order.name} of the try before: {told}", data={"cleared": True, **remains})
     return await provisioning.make(ctx, purpose, number)
 
 

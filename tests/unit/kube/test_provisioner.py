@@ -543,6 +543,15 @@ class TestRemoving:
         assert CONFIG_MAPS.path("fleet", f"{NAME}-config") not in fresh.server.objects
         await fresh.provisioner.stop()
 
+    async def test_what_may_not_be_looked_for_keeps_nothing_else(self, world: World) -> None:
+        world.install(DATABASES)
+        order = world.order(obj(DATABASES), CONFIG)
+        await world.provisioner.ensure(order)
+        world.api.refused["list /apis/"] = MissingPermission("grant list")
+        with pytest.raises(MissingPermission, match="cannot be found: grant list"):
+            await world.provisioner.remove(order)
+        assert CONFIG_MAPS.path("fleet", f"{NAME}-config") not in world.server.objects
+
     async def test_a_missing_permission_is_named(self, world: World) -> None:
         order = world.order(CONFIG)
         await world.provisioner.ensure(order)

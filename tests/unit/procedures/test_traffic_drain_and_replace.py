@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from recell.api.meta import seconds
 from recell.api.recovery_run import RecoveryRun, RunPhase
 from recell.domain import data, placement
 from recell.engine.engine import Engine
@@ -293,6 +294,20 @@ async def test_what_may_not_be_made_is_said_and_waited_for() -> None:
     world.provisioner.refuses = None
     await play(world, key)
     assert world.runs[key].phase is RunPhase.SUCCEEDED
+
+
+async def test_what_may_not_be_taken_away_is_listed_and_not_waited_for() -> None:
+    world = fleet(**IN_CELL)
+    world.provisioner.refuses = Forbidden("may not get secrets in fleet: grant it")
+    world.provisioner.keeps = Forbidden("may not list secrets in fleet: grant it")
+    began = world.clock.now()
+    key = replace(world)
+    await play(world, key)
+    run, waited = world.runs[key], seconds(world.policies[NAMESPACE, "default"].spec.replacement.provision_timeout)
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED
+    assert "may not get secrets in fleet" in (run.status.summary or "")
+    assert "Left behind: may not list secrets in fleet" in (run.status.summary or "")
+    assert (world.clock.now() - began).total_seconds() < waited + 60
 
 
 async def test_a_cell_that_cannot_be_made_is_taken_away_and_nobody_was_moved() -> None:

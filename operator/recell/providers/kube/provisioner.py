@@ -23,7 +23,7 @@ from recell.api.meta import ANNOTATION_CONTENT, LABEL_AGGREGATE, LABEL_CELL, LAB
 from recell.domain import provisioning
 from recell.domain.provisioning import Order, Progress, Provisioned, UnfitTemplate
 from recell.domain.wording import clipped, listed
-from recell.engine.errors import BadInput, NotFound, RecellError, Retryable
+from recell.engine.errors import BadInput, Forbidden, NotFound, RecellError, Retryable
 from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.discovery import Discovery, Kind
@@ -212,7 +212,8 @@ class KubeProvisioner:
         """Delete the half-made cell, the Cell first; returns what is still there, and why if that is no matter of time.
 
         The objects go once the Cell is gone, which is when no router sends it anything. Repeatable. Raises Forbidden
-        with what to grant, BadInput for a template that cannot be read any more, Retryable, Fenced.
+        with what to grant once all else is gone, BadInput for a template that cannot be read any more, Retryable,
+        Fenced.
         """
         key = _key(order)
         if self._is_home((key[0], order.source.spec.router_ref.name), order.name):
@@ -221,11 +222,24 @@ class KubeProvisioner:
         self.made.open(key, places)
         if left := await self._remove_cell(order):
             return [left]
-        found = [(place, obj) for place in places for obj in await self._all_of(place, order)]
+        found: list[tuple[Place, Object]] = []
+        remaining: list[str] = []
+        refused: list[RecellError] = []
+        for place in places:
+            try:
+                found += [(place, obj) for obj in await self._all_of(place, order)]
+            except Forbidden as error:
+                refused.append(error)
         found.sort(key=lambda each: ranks.get((each[0], each[1]["metadata"]["name"]), -1), reverse=True)
-        remaining = [told for place, obj in found if (told := await self._remove(place, obj))]
+        for place, obj in found:
+            try:
+                remaining += filter(None, [await self._remove(place, obj)])
+            except Forbidden as error:
+                refused.append(error)
         if not remaining:
             self.made.close(key)
+            if refused:
+                raise refused[0]
         return remaining
 
     async def _places(self, order: Order) -> tuple[list[Place], dict[tuple[Place, str], int]]:
