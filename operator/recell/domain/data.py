@@ -155,10 +155,12 @@ def choose(
     not_after: datetime | None,
     wanted: str | None = None,
     tried: Iterable[str] = (),
+    as_it_is: bool = False,
 ) -> Chosen | NoneReachable:
     """The newest complete backup, none that was tried, not later than `not_after`.
 
-    With `wanted` that one and no other. `until` is how late continuous archiving reaches, if there is any.
+    With `wanted` that one and no other. `until` is how late continuous archiving reaches, if there is any; a backup
+    that is restored `as_it_is` is taken no further than it has to be.
     """
     left_out = set(tried)
     usable = [
@@ -171,6 +173,8 @@ def choose(
     if not usable:
         return NoneReachable(_none(backups, until, not_after, wanted, left_out))
     best = usable[0]
+    if as_it_is:
+        return Chosen(best, best.at, best.at)
     latest = max(best.at, until) if until is not None else best.at
     point = latest if not_after is None else max(best.at, min(latest, not_after))
     return Chosen(best, not_after, point)

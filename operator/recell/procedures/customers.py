@@ -23,6 +23,8 @@ from recell.procedures.provisioning import well_by_itself
 ACCEPT_LOSS = "accept-data-loss"
 PARTIAL = "partial-move"
 UNVERIFIED = "unverified-move"
+NOTHING_RESTORED = "NothingRestored"
+"""Reason: the backup could be restored, and no customer of it was as he should be."""
 LAST_BACKUP = 600.0
 """Seconds for a backup of what a stopped cell left behind; an earlier backup is taken after that (not from the
 runbook)."""
@@ -231,6 +233,7 @@ async def choose(
     not_after: datetime | None,
     stopped: datetime | None,
     tried: tuple[str, ...] = (),
+    as_it_is: bool = False,
     iteration: int = 1,
 ) -> data.Chosen | Outcome:
     """The backup to restore from, once the loss that it means is accepted (rule 3)."""
@@ -247,6 +250,7 @@ async def choose(
         not_after=not_after,
         wanted=wanted.backup_id if wanted else None,
         tried=tried,
+        as_it_is=as_it_is,
     )
     if isinstance(found, data.NoneReachable):
         return Fail("NoRecoveryPoint", f"Cell {name}: {found.message}. Nothing was promoted")
@@ -297,7 +301,7 @@ async def restore(
     counts = answer.customers
     if counts.failed and not counts.done:
         return Fail(
-            "RestoreFailed",
+            NOTHING_RESTORED,
             f"None of the {counts.failed} customers of {name} could be restored from {choice['backup']}"
             f" ({answer.message or listed(counts.names)}). Nothing was promoted",
         )

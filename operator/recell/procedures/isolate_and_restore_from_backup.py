@@ -34,7 +34,7 @@ async def provision_replacement(ctx: StepContext) -> Outcome:
 
 
 async def restore_customers(ctx: StepContext) -> Outcome:
-    return await restoring.restore(ctx, CHOICE, _target(ctx))
+    return await restoring.restore(ctx, CHOICE, _target(ctx), earlier=False)
 
 
 async def check_integrity(ctx: StepContext) -> Outcome:

@@ -53,7 +53,7 @@ async def create_recovery_environment(ctx: StepContext) -> Outcome:
 
 
 async def restore_data(ctx: StepContext) -> Outcome:
-    return await restoring.restore(ctx, CHOICE, _target(ctx))
+    return await restoring.restore(ctx, CHOICE, _target(ctx), earlier=True)
 
 
 async def check_integrity(ctx: StepContext) -> Outcome:

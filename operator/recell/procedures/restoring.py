@@ -63,6 +63,7 @@ async def choose(ctx: StepContext, drain: str) -> Outcome:
         not_after=not_after,
         stopped=customers.moment(ctx.of(drain).get("stoppedAt")),
         tried=tuple(ctx.data.get("tried", ())),
+        as_it_is=bool(ctx.data.get("asItIs")),
         iteration=number,
     )
     if not isinstance(found, data.Chosen):
@@ -88,19 +89,34 @@ async def make(ctx: StepContext, choice: str, purpose: Purpose) -> Outcome:
     return await provisioning.make(ctx, purpose, number)
 
 
-async def restore(ctx: StepContext, choice: str, target: Cell) -> Outcome:
-    """A backup that cannot be restored is followed by an older one, as one that proves corrupted."""
+async def restore(ctx: StepContext, choice: str, target: Cell, *, earlier: bool) -> Outcome:
+    """A backup that cannot be restored is followed by an older one; one that has nothing good as one that proves
+    corrupted."""
     number, facts = iteration(ctx, choice), ctx.of(choice)
     stopped = customers.moment(ctx.of("isolate-cell").get("stoppedAt"))
     outcome = await customers.restore(ctx, target, facts, stopped=stopped, iteration=number)
     if not isinstance(outcome, Fail) or number >= ctx.policy.replacement.restore_attempts:
         return outcome
-    return Repeat(choice, f"{outcome.message}. An older one is tried", _next(facts, number))
+    if outcome.reason == customers.NOTHING_RESTORED:
+        following = _after_corruption(facts, number, earlier=earlier)
+    else:
+        following = _next(facts, number)
+    return Repeat(choice, f"{outcome.message}. An older one is tried", following)
+
+
+def _after_corruption(facts: Mapping[str, Any], number: int, *, earlier: bool) -> dict[str, Any]:
+    """An older backup as it is, for replayed any further it would bring the corruption back; or an earlier point."""
+    point = customers.moment(facts.get("expectedPoint"))
+    if earlier and point is not None:
+        return _next(facts, number, limit=point - EARLIER)
+    return {**_next(facts, number), "asItIs": True}
 
 
 def _next(facts: Mapping[str, Any], number: int, *, limit: datetime | None = None) -> dict[str, Any]:
     """What the following try has to know: every limit and every backup that was tried before stay."""
     found: dict[str, Any] = {"iteration": number + 1, "tried": list(facts.get("tried", ()))}
+    if facts.get("asItIs"):
+        found["asItIs"] = True
     if limit is None:
         found["tried"].append(facts["backup"])
         limit = customers.moment(facts.get("limit"))
@@ -108,7 +124,8 @@ def _next(facts: Mapping[str, Any], number: int, *, limit: datetime | None = Non
 
 
 async def check(ctx: StepContext, choice: str, target: Cell, *, earlier: bool) -> Outcome:
-    """Corrupted: once more from an older backup, or with `earlier` from an earlier point, as often as allowed."""
+    """Corrupted: once more from an older backup as it is, or with `earlier` from an earlier point, as often as
+    allowed."""
     number, facts = iteration(ctx, choice), ctx.of(choice)
     found = await customers.integrity(ctx, target, iteration=number)
     if not isinstance(found, DataIntegrity):
@@ -135,9 +152,7 @@ async def check(ctx: StepContext, choice: str, target: Cell, *, earlier: bool) -
             "IntegrityFailed",
             f"{told}; {number} of at most {most} were tried (replacement.restoreAttempts). Nothing was promoted",
         )
-    point = customers.moment(facts.get("expectedPoint")) if earlier else None
-    following = _next(facts, number, limit=point - EARLIER if point else None)
-    return Repeat(choice, f"{told}: an older one is tried", following)
+    return Repeat(choice, f"{told}: an older one is tried", _after_corruption(facts, number, earlier=earlier))
 
 
 def time_for_data(policy: RecoveryPolicySpec) -> float:

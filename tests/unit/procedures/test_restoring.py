@@ -98,6 +98,28 @@ async def test_a_backup_that_proves_corrupted_is_followed_by_an_older_one_in_a_f
     assert world.data.cells[new].corrupted_at is None
 
 
+async def test_an_older_backup_is_not_replayed_into_the_corruption() -> None:
+    """Its archive reaches as far as the newer backup, in which the corruption was already."""
+    world = fleet()
+    world.data.cells["b"].archiving = True
+    corrupt(world, down=True)
+    world.data.back_up("b", "bad", verified=True)
+    world.tick(30)
+    asked_for = timestamp(world.clock.now())
+    key = start(world, ISOLATE, recoveryTarget={"time": asked_for})
+    await play(world, key)
+    run, new = world.runs[key], made(world)
+    assert run.phase is RunPhase.SUCCEEDED, run.status.to_dict()
+    assert restored(world) == ["bad", "newer"]
+    assert world.data.cells[new].corrupted_at is None
+    result = run.status.result
+    assert result is not None
+    assert result.recovery_point is not None
+    assert result.recovery_point.time == next(b.at for b in world.data.backups if b.id == "newer").replace(
+        microsecond=0
+    )
+
+
 async def test_with_no_backup_left_it_stops_says_so_and_promotes_nothing() -> None:
     world = fleet()
     world.data.backups = [b.__class__(**{**vars(b), "corrupted": True}) for b in world.data.backups]
