@@ -223,7 +223,8 @@ def chosen(found: data.Chosen) -> dict[str, Any]:
     return {
         "backup": found.backup.id,
         "expectedPoint": timestamp(found.point),
-        **({"notAfter": timestamp(found.not_after)} if found.not_after else {}),
+        # To the microsecond: cut to the second it could be earlier than the backup itself.
+        **({"notAfter": found.not_after.isoformat()} if found.not_after else {}),
     }
 
 
