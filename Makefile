@@ -59,7 +59,7 @@ cluster-tests: venv ## Against a real API server
 e2e: venv ## Real pods, a real router, real load
 	$(BIN)/pytest tests/e2e --ignore tests/e2e/test_replacement.py --ignore tests/e2e/test_volume_snapshots.py
 
-# Apart from `test`, and after it in CI: they need all of a small machine for a quarter of an hour.
+# Apart from `test`: they need all of a small machine for a quarter of an hour.
 e2e-data: stage ## The same with data in the cells: replacement, restores
 	$(BIN)/pytest tests/e2e/test_replacement.py tests/e2e/test_volume_snapshots.py
 
