@@ -21,12 +21,12 @@ demo-replace: venv ## A cell that cannot start is replaced, and its customers mo
 demo-pitr: venv ## A cell's data is brought back to the second before it was corrupted
 	$(BIN)/python hack/demo pitr
 
-test: venv packages stage ## Everything that must pass
+test: venv packages check stage ## Everything that must pass
 	+$(MAKE) --no-print-directory --jobs 2 --output-sync=target beside e2e
 
 # The end-to-end tests mostly wait, and are about what customers feel: the others get what they leave of the machine.
 beside:
-	+nice -n 19 $(MAKE) --no-print-directory check unit cluster-tests
+	+nice -n 19 $(MAKE) --no-print-directory unit cluster-tests
 
 venv: $(VENV)/.installed ## The Python environment, from the lock file
 
