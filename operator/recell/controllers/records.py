@@ -20,6 +20,10 @@ from recell.providers.kube.paths import CELLS, RUNS
 from recell.providers.kube.store import KubeStore
 
 
+def _cause(run: RecoveryRun) -> object:
+    return run.spec.target_ref, run.spec.escalated_from
+
+
 class RunRecords:
     def __init__(self, api: Api, store: KubeStore) -> None:
         self._api = api
@@ -84,9 +88,7 @@ class RunRecords:
             known = await self._api.get(RUNS.path(run.metadata.namespace, run.metadata.name))
             found = RecoveryRun.model_validate(known)
             # A run that was killed here may fail again in other words, or for another reason.
-            if any(
-                getattr(found.spec, field) != getattr(run.spec, field) for field in ("target_ref", "escalated_from")
-            ):
+            if _cause(found) != _cause(run):
                 raise Conflict(
                     f"RecoveryRun {run.metadata.name} exists already and was made for something else: delete it"
                 ) from None

@@ -14,6 +14,8 @@ from recell.api.cell import Cell
 from recell.api.failure import Verdict
 from recell.domain.wording import listed
 
+MOST_BACKUPS = 20
+"""That a provider tells of one cell; older ones are left out."""
 MOST_SLOTS = 16384
 """Of a Router (`Router.spec.slots`): no text makes more."""
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
@@ -200,6 +202,11 @@ def _none(
     named = f" named {wanted}" if wanted is not None else ""
     reach = f"; points up to {until:%Y-%m-%dT%H:%M:%SZ} can be reached from them" if until is not None else ""
     return f"No backup{named} to restore from{asked}. There are: {told}{reach}"
+
+
+def newest(backups: Iterable[Backup]) -> tuple[Backup, ...]:
+    """Those that are told, the newest first."""
+    return tuple(sorted(backups, key=lambda backup: backup.at, reverse=True)[:MOST_BACKUPS])
 
 
 def latest_safe(

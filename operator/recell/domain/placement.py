@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from recell.api.cell import Cell
+from recell.api.meta import LABEL_MADE_BY
 from recell.api.placement import (
     MAX_INDEX,
     READ_ONLY,
@@ -308,6 +310,15 @@ def has_customers(spec: PlacementSpec, cell: str) -> bool:
     """Whether anybody is at home there, by slot or by pin."""
     index = index_of(spec, cell)
     return bool(_tally(spec.homes)[index]) or any(pin.home == index for pin in spec.pins)
+
+
+def idle(cells: Mapping[str, Cell], spec: PlacementSpec) -> list[str]:
+    """Those that the operator made and where nobody is at home, by name."""
+    return sorted(
+        name
+        for name, cell in cells.items()
+        if cell.metadata.labels.get(LABEL_MADE_BY) == "recell" and not has_customers(spec, name)
+    )
 
 
 def successor(spec: PlacementSpec, cell: str) -> str:

@@ -41,7 +41,7 @@ from recell.api.recovery_run import (
     Trigger,
 )
 from recell.domain import limits
-from recell.domain.placement import has_customers
+from recell.domain.placement import idle
 from recell.domain.wording import listed
 from recell.engine import admission, record
 from recell.engine.dwell import Dwell
@@ -504,14 +504,13 @@ class Engine:
     def _idle(self, run: RecoveryRun, cell: Cell, spec: PlacementSpec) -> list[str]:
         """Cells that were made for this run or for those before it, and that have no customer."""
         cells = self._ports.store.cells_of((run.metadata.namespace, cell.spec.router_ref.name))
-        wanted = {LABEL_MADE_BY: "recell", LABEL_INCIDENT: run.metadata.labels.get(LABEL_INCIDENT, run.metadata.name)}
-        return sorted(
-            name
+        incident = run.metadata.labels.get(LABEL_INCIDENT, run.metadata.name)
+        mine = {
+            name: other
             for name, other in cells.items()
-            if wanted.items() <= other.metadata.labels.items()
-            and not other.spec.weight
-            and not has_customers(spec, name)
-        )
+            if other.metadata.labels.get(LABEL_INCIDENT) == incident and not other.spec.weight
+        }
+        return idle(mine, spec)
 
     # --- the end ---------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ Its name follows from the run, so that a run killed here goes on with the same c
 from collections.abc import Sequence
 
 from recell.api import Cell
-from recell.api.meta import LABEL_INCIDENT, LABEL_MADE_BY, duration_text, seconds
+from recell.api.meta import LABEL_INCIDENT, duration_text, seconds
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.recovery_run import StartWhen
 from recell.domain import placement
@@ -134,19 +134,13 @@ async def _give_up(ctx: StepContext, order: Order, cause: str) -> Outcome:
 def _too_many(ctx: StepContext, order: Order) -> str | None:
     """Cells that the operator made are capped per Router (rule 26); those with customers of their own count no more."""
     spec = ctx.placement.spec
-    idle = [
-        name
-        for name, cell in ctx.ports.store.cells_of(ctx.router_key).items()
-        if cell.metadata.labels.get(LABEL_MADE_BY) == "recell"
-        and name != order.name
-        and not placement.has_customers(spec, name)
-    ]
+    idle = [name for name in placement.idle(ctx.ports.store.cells_of(ctx.router_key), spec) if name != order.name]
     most = ctx.policy.limits.max_made_cells
     if len(idle) < most:
         return None
     return (
         f"Router {ctx.router.metadata.name} has {len(idle)} cells already that were made here and serve nobody"
-        f" ({listed(sorted(idle))}), and limits.maxMadeCells is {most}: delete those that are not needed"
+        f" ({listed(idle)}), and limits.maxMadeCells is {most}: delete those that are not needed"
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from recell.domain.data import Backup, Operation, Progress, Request
+from recell.domain.data import MOST_BACKUPS, Backup, Operation, Progress, Request
 from recell.providers.data import cnpg_backup
 from recell.providers.data.cnpg_backup import Means, Method
 from recell.providers.kube.api import Object
@@ -70,7 +70,7 @@ def test_the_inventory_has_the_newest_first_and_says_what_is_not_complete() -> N
     running = a_backup(phase="running", startedAt="2026-02-01T00:00:00Z") | {"metadata": {"name": "b-now"}}
     unknown = a_backup(phase="pending")
     found = cnpg_backup.inventory([*told, running, unknown])
-    assert [backup.id for backup in found] == ["b-now", *reversed(names)][: cnpg_backup.MOST]
+    assert [backup.id for backup in found] == ["b-now", *reversed(names)][:MOST_BACKUPS]
     assert [backup.complete for backup in found[:2]] == [False, True]
 
 

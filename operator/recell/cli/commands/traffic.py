@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 
 import click
@@ -28,9 +27,9 @@ from recell.cli.session import Session, command
 from recell.cli.views.placement import placement_view
 from recell.domain import placement
 from recell.domain.placement import PERSON, Routing
-from recell.engine.errors import Forbidden, NotFound
+from recell.engine.errors import Forbidden
+from recell.providers.kube import isolation
 from recell.providers.kube.api import Object
-from recell.providers.kube.paths import NETWORK_POLICIES
 
 LOOK_AGAIN = 1.0
 
@@ -148,17 +147,13 @@ async def _keep(session: Session, key: Key) -> None:
 
 async def _let_in(session: Session, cell: Cell) -> None:
     """The NetworkPolicies that a run put around the cell's pods go, for they let no customer in."""
-    api, labels = session.cluster.api, f"{LABEL_MADE_BY}=recell,{LABEL_CELL}={cell.metadata.name}"
     try:
-        for item in (await api.list(NETWORK_POLICIES.collection(cell.workload_namespace), labels=labels)).items:
-            name, uid = item["metadata"]["name"], item["metadata"]["uid"]
-            with suppress(NotFound):
-                await api.delete(NETWORK_POLICIES.path(cell.workload_namespace, name), uid=uid)
+        async for name in isolation.lifted(session.cluster.api, cell):
             session.screen.note(f"NetworkPolicy {name} is deleted: its pods can be reached again")
     except Forbidden as error:
         session.screen.note(
             f"note: if a run isolated its pods, they stay so ({error}); take that away with: kubectl delete"
-            f" networkpolicy -n {cell.workload_namespace} -l {labels}"
+            f" networkpolicy -n {cell.workload_namespace} -l {LABEL_MADE_BY}=recell,{LABEL_CELL}={cell.metadata.name}"
         )
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from recell.api.meta import ANNOTATION_REQUEST, ANNOTATION_RESTORE, LABEL_CELL, LABEL_MADE_BY
+from recell.api.meta import ANNOTATION_REQUEST, ANNOTATION_RESTORE
+from recell.providers.data.job_status import alive
 from recell.providers.data.snapshots import Snapshot
 from recell.providers.kube.api import Object
 from recell.providers.kube.paths import CLAIMS, VOLUME_SNAPSHOTS
@@ -85,17 +86,11 @@ def restored_by(claim: Object) -> str | None:
     return found
 
 
-def made_for(claim: Object, cell: str) -> bool:
-    """Made from a template for exactly this cell: nothing else may be deleted."""
-    labels = claim["metadata"].get("labels") or {}
-    return labels.get(LABEL_MADE_BY) == "recell" and labels.get(LABEL_CELL) == cell
-
-
 def users(pods: Sequence[Object], claims: Sequence[str]) -> Mapping[str, str]:
     """Claim -> a pod that may still write to it."""
     found: dict[str, str] = {}
     for pod in pods:
-        if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        if not alive(pod):
             continue
         for volume in pod["spec"].get("volumes") or ():
             claim = str((volume.get("persistentVolumeClaim") or {}).get("claimName") or "")

@@ -9,14 +9,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from recell.api.meta import ANNOTATION_REQUEST, LABEL_CELL, LABEL_MADE_BY
-from recell.domain.data import Answer, Backup, Progress, Request
+from recell.domain.data import Answer, Backup, Progress, Request, newest
 from recell.domain.wording import clipped
 from recell.providers.data import job_template
 from recell.providers.kube.api import Object
 from recell.providers.kube.paths import CNPG_BACKUPS
-
-MOST = 20
-"""Backups that are told, the newest first."""
 
 
 class Method(StrEnum):
@@ -126,8 +123,7 @@ def stopped_at(backup: Object) -> datetime | None:
 
 
 def inventory(backups: Iterable[Object]) -> tuple[Backup, ...]:
-    found = [told for backup in backups if (told := entry(backup)) is not None]
-    return tuple(sorted(found, key=lambda told: told.at, reverse=True)[:MOST])
+    return newest(told for backup in backups if (told := entry(backup)) is not None)
 
 
 def method_of(backup: Object) -> Method:

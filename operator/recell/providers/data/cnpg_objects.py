@@ -57,7 +57,7 @@ class PostgresObjects:
 
     async def find(self, resource: Resource, place: Key) -> Object | None:
         watch = self._watch(resource, place[0])
-        if watch.synced.is_set() and not watch.blind_for:
+        if watch.current:
             return watch.get(place)
         return await self.read(resource, place)
 
@@ -70,7 +70,7 @@ class PostgresObjects:
 
     async def backups(self, namespace: str, cluster: str) -> Sequence[Object]:
         watch = self._watch(CNPG_BACKUPS, namespace)
-        if watch.synced.is_set() and not watch.blind_for:
+        if watch.current:
             return watch.by(_BY_CLUSTER, (namespace, cluster))
         there = (await self._api.list(CNPG_BACKUPS.collection(namespace))).items
         return [backup for backup in there if cnpg_backup.cluster_of(backup) == cluster]

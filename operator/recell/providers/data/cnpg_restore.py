@@ -19,16 +19,18 @@ from contextlib import suppress
 
 from recell.api import Cell
 from recell.api.cell import DataType
-from recell.api.meta import ANNOTATION_REPLACED_CLUSTER, ANNOTATION_REQUEST, LABEL_CELL, LABEL_MADE_BY
+from recell.api.meta import ANNOTATION_REPLACED_CLUSTER, ANNOTATION_REQUEST
 from recell.domain.data import Answer, Customers, Progress, Request
 from recell.domain.wording import clipped, listed
-from recell.engine.errors import BadInput, Conflict, Fenced, NotFound, RecellError
+from recell.engine.errors import BadInput, Conflict, NotFound
 from recell.engine.ports import Key
 from recell.providers.data import cnpg_backup, cnpg_cluster, cnpg_recovery, job_status
 from recell.providers.data.cnpg_objects import PostgresObjects
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.kstatus import stuck_reason
+from recell.providers.kube.ownership import made_for
 from recell.providers.kube.paths import CELLS, CLAIMS, CNPG_BACKUPS, CNPG_CLUSTERS, JOBS, PODS, SERVICES
+from recell.providers.kube.pods import log_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,15 +61,15 @@ class PostgresRestores:
         live = await self._objects.find(CNPG_CLUSTERS, place)
         if live is None:
             return await self._make(request, target, place)
-        made_for = _annotations(live).get(ANNOTATION_REQUEST, "")
+        asked = _annotations(live).get(ANNOTATION_REQUEST, "")
         if live["metadata"].get("deletionTimestamp"):
             self._objects.awaits(CNPG_CLUSTERS, place, request)
             kept = live["metadata"].get("finalizers")
             told = f" (kept by {listed(kept)})" if kept else ""
             return Answer(Progress.RUNNING, f"{_named(place)} is being deleted{told}")
-        if made_for == cnpg_recovery.mark(request):
+        if asked == cnpg_recovery.mark(request):
             return await self._answer(request, target, live)
-        if cnpg_recovery.key_of(made_for) == request.key:
+        if cnpg_recovery.key_of(asked) == request.key:
             raise BadInput(f"{_named(place)} was made for another request under the key {request.key}")
         return await self._replace(request, target, place)
 
@@ -93,8 +95,7 @@ class PostgresRestores:
         live = await self._objects.read(CNPG_CLUSTERS, place)
         if live is None:
             return Answer(Progress.RUNNING, f"{_named(place)} is gone")
-        labels = live["metadata"].get("labels") or {}
-        if labels.get(LABEL_MADE_BY) != "recell" or labels.get(LABEL_CELL) != target.metadata.name:
+        if not made_for(live, target.metadata.name):
             raise BadInput(
                 f"{_named(place)} was not made from a template for cell {target.metadata.name}, so it is left alone:"
                 " put the Cluster into the CellTemplate, with $(CELL) in its name"
@@ -227,21 +228,10 @@ class PostgresRestores:
         last = job_status.failure([pod for pod in there if cnpg_cluster.recovers(pod)], "")
         if last is None:
             return "its pods are gone, and what they said with them"
-        log = await self._log(place[0], last.pod, last.container) or last.said
+        log = await log_of(self._api, place[0], last.pod, last.container, lines=LOG_LINES, most=LOG_BYTES) or last.said
         if request.not_after and (why := cnpg_cluster.unreachable(log, request.not_after)):
             return why
         return cnpg_cluster.words(log) or f"pod {last.pod} ended with {last} and said nothing"
-
-    async def _log(self, namespace: str, pod: str, container: str) -> str:
-        """Empty where it cannot be read: it explains, and nothing depends on it."""
-        path = PODS.path(namespace, pod, "log")
-        try:
-            return await self._api.log(path, container=container, lines=LOG_LINES, most=LOG_BYTES)
-        except Fenced:
-            raise
-        except RecellError as error:
-            logger.info("log of pod %s/%s: %s", namespace, pod, error)
-            return ""
 
 
 _OWNED = (PODS, CLAIMS, SERVICES)

@@ -21,13 +21,13 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from recell.domain.data import Answer, Backup, Customers, Operation, Progress, Request, from_ranges
+from recell.domain.data import Answer, Backup, Customers, Operation, Progress, Request, from_ranges, newest
 from recell.domain.wording import clipped
 
 LIMIT = 4096
 """Bytes of a termination message that Kubernetes keeps."""
-BACKUPS = NAMES = CONFLICTS = 20
-"""More are left out: the oldest backups, the last names and conflicts."""
+NAMES = CONFLICTS = 20
+"""More are left out."""
 QUOTED = 200
 """Characters of a result that cannot be used."""
 COUNT = 2**31 - 1
@@ -128,8 +128,7 @@ class RestoredResult(MovedResult):
 
 
 def _inventory(result: InventoryResult) -> dict[str, Any]:
-    newest = sorted((b.backup for b in result.backups), key=lambda b: b.at, reverse=True)
-    return {"backups": tuple(newest[:BACKUPS]), "until": result.until}
+    return {"backups": newest(told.backup for told in result.backups), "until": result.until}
 
 
 def _moved(result: MovedResult) -> dict[str, Any]:

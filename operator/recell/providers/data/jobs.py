@@ -22,12 +22,12 @@ from recell.api import Cell
 from recell.api.meta import ANNOTATION_REQUEST, LABEL_DATA_JOB
 from recell.domain.data import Answer, Progress, Request
 from recell.domain.wording import clipped
-from recell.engine.errors import BadInput, Conflict, Fenced, NotFound, RecellError
+from recell.engine.errors import BadInput, Conflict, NotFound
 from recell.engine.ports import Clock, Key
 from recell.providers.data import job_result, job_status, job_template
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.paths import CRON_JOBS, JOBS, PODS
-from recell.providers.kube.pods import PodWatches, WorkloadKey
+from recell.providers.kube.pods import PodWatches, WorkloadKey, log_of
 from recell.providers.kube.reflector import Reflector, key_of
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class JobsData:
 
     async def _find(self, place: Key) -> Object | None:
         watch = self._watch(place[0])
-        if watch.synced.is_set() and not watch.blind_for:
+        if watch.current:
             return watch.get(place)
         try:
             return await self._api.get(JOBS.path(*place))
@@ -217,15 +217,7 @@ class JobsData:
         return clipped(f"{text}. It said last: {words}" if words else f"{text} and said nothing")
 
     async def _log(self, namespace: str, pod: str, container: str) -> str:
-        """Empty where it cannot be read: it explains, and nothing depends on it."""
-        path = PODS.path(namespace, pod, "log")
-        try:
-            return await self._api.log(path, container=container, lines=LOG_LINES, most=LOG_BYTES)
-        except Fenced:
-            raise
-        except RecellError as error:
-            logger.info("log of pod %s/%s: %s", namespace, pod, error)
-            return ""
+        return await log_of(self._api, namespace, pod, container, lines=LOG_LINES, most=LOG_BYTES)
 
     # Waking
 

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from recell.api.meta import LABEL_BACKUP
-from recell.domain.data import Backup
+from recell.domain.data import Backup, newest
 from recell.providers.kube.api import Object
 
-BACKUPS = 20
-"""Told of one cell; older ones are left out."""
 CUT_OFF = timedelta(seconds=1)
 """creationTime is written to the second, cut off: what was committed up to a second later may be in the snapshot, and
 nothing later than asked may be restored (rule 9)."""
@@ -102,4 +100,4 @@ def taken(objects: Iterable[Object], claims: Sequence[str], since: Mapping[str, 
 
 
 def backups(found: Sequence[Taken], claims: Sequence[str]) -> tuple[Backup, ...]:
-    return tuple(Backup(each.id, each.at, complete=not each.missing(claims)) for each in found[:BACKUPS])
+    return newest(Backup(each.id, each.at, complete=not each.missing(claims)) for each in found)

@@ -15,7 +15,7 @@ Must not: touch the snapshots.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 from recell.api import Cell
@@ -32,6 +32,7 @@ from recell.providers.data.snapshots import Taken
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.discovery import Kind
 from recell.providers.kube.made import MadeObjects, Place
+from recell.providers.kube.ownership import made_for
 from recell.providers.kube.paths import CELLS, CLAIMS, PODS
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class VolumeRestore:
         old = [claim for claim in record.claims if not _is_anew(live[_name(claim)], record)]
         told = await self._make(request, target, record, old, live) if old else None
         if told is None:
-            told = await self._finish(request, target, record)
+            told = await self._finish(request, target, record, live)
         if told.progress is not Progress.RUNNING:
             self._made.close(target.key)
         return told
@@ -184,7 +185,7 @@ class VolumeRestore:
         for claim in old:
             there = live[_name(claim)]
             if there is None:
-                await self._create(claim, record)
+                live[_name(claim)] = await self._create(claim)
             else:
                 going.append(_name(claim))
                 await self._delete(target, there)
@@ -192,7 +193,7 @@ class VolumeRestore:
             return _running(f"Replacing claim {listed(going)} of {target.metadata.name}", progress)
         return None
 
-    async def _create(self, claim: Object, record: claims.Record) -> None:
+    async def _create(self, claim: Object) -> Object:
         namespace, name = claim["metadata"]["namespace"], _name(claim)
         try:
             answer = await self._api.create(CLAIMS.collection(namespace), claim)
@@ -201,6 +202,7 @@ class VolumeRestore:
         self._made.put(Place(_CLAIM, namespace), answer)
         source = claim["spec"]["dataSource"]["name"]
         logger.info("made PersistentVolumeClaim %s/%s from VolumeSnapshot %s", namespace, name, source)
+        return answer
 
     async def _delete(self, target: Cell, claim: Object) -> None:
         _must_be_own(claim, target)
@@ -212,7 +214,9 @@ class VolumeRestore:
             path = CLAIMS.path(metadata["namespace"], metadata["name"])
             await self._api.delete(path, uid=metadata["uid"])
 
-    async def _finish(self, request: Request, target: Cell, record: claims.Record) -> Answer:
+    async def _finish(
+        self, request: Request, target: Cell, record: claims.Record, live: Mapping[str, Object | None]
+    ) -> Answer:
         """Every claim is made anew: the workloads are what they were, and use them."""
         for ref in _scalable(target):
             with suppress(NotFound):
@@ -220,7 +224,7 @@ class VolumeRestore:
         unbound: list[str] = []
         lost: list[str] = []
         for name in _names(record):
-            phase = ((await self._claim(target, name) or {}).get("status") or {}).get("phase")
+            phase = ((live[name] or {}).get("status") or {}).get("phase")
             if phase != "Bound":
                 (lost if phase == "Lost" else unbound).append(name)
         progress = (len(record.claims) - len(unbound) - len(lost), len(record.claims))
@@ -280,7 +284,7 @@ def _claims(cell: Cell) -> Sequence[str]:
 
 
 def _must_be_own(claim: Object, target: Cell) -> None:
-    if not claims.made_for(claim, target.metadata.name):
+    if not made_for(claim, target.metadata.name):
         metadata = claim["metadata"]
         raise BadInput(
             f"Cell {target.metadata.name}: spec.data.volumeSnapshots.claims: PersistentVolumeClaim"

@@ -18,7 +18,7 @@ import asyncio
 import errno
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ class KubeIsolation:
         A workload that does not exist is left out. Raises Forbidden with what to grant, BadInput, Retryable, Fenced.
         """
         await self._consent.ensure(cell)
-        present = {made["metadata"]["name"]: made["spec"] for made in await self._made(cell)}
+        present = {made["metadata"]["name"]: made["spec"] for made in await _made(self._api, cell)}
         for ref, workload in await self._workloads(cell):
             body = policy(cell, ref, workload["spec"]["selector"])
             name = body["metadata"]["name"]
@@ -82,12 +82,8 @@ class KubeIsolation:
     async def lift(self, cell: Cell) -> None:
         """They are gone, those of workloads that the Cell no longer names too. Repeatable. Raises as `isolate`."""
         await self._consent.ensure(cell)
-        for made in await self._made(cell):
-            metadata = made["metadata"]
-            with suppress(NotFound, Conflict):  # gone, or another one by now, which the next look finds
-                await self._api.delete(
-                    NETWORK_POLICIES.path(metadata["namespace"], metadata["name"]), uid=metadata["uid"]
-                )
+        async for _ in lifted(self._api, cell):
+            pass
 
     async def tried(self, cell: Cell) -> Isolated:
         """What came of trying to connect to every port that the cell's pods declare, `MOST_TRIED` at the most.
@@ -127,11 +123,6 @@ class KubeIsolation:
             return Isolated(Verdict.INCONCLUSIVE, "the operator reaches no cell at all at the moment")
         return Isolated(Verdict.PASSED, f"no connection within {TIMEOUT:g} s to {listed(map(str, places))}")
 
-    async def _made(self, cell: Cell) -> Sequence[Object]:
-        """The policies that are around this cell."""
-        labels = ",".join(f"{name}={value}" for name, value in _labels(cell).items())
-        return (await self._api.list(NETWORK_POLICIES.collection(cell.workload_namespace), labels=labels)).items
-
     async def _workloads(self, cell: Cell) -> list[tuple[WorkloadRef, Object]]:
         """Those that exist, as they are now."""
         found = []
@@ -169,6 +160,21 @@ def policy(cell: Cell, ref: WorkloadRef, selector: Mapping[str, Any]) -> Object:
             "egress": [{"to": allowed}, {"ports": dns}],
         },
     }
+
+
+async def _made(api: Api, cell: Cell) -> Sequence[Object]:
+    """The policies that are around this cell."""
+    labels = ",".join(f"{name}={value}" for name, value in _labels(cell).items())
+    return (await api.list(NETWORK_POLICIES.collection(cell.workload_namespace), labels=labels)).items
+
+
+async def lifted(api: Api, cell: Cell) -> AsyncIterator[str]:
+    """Take the policies around this cell away; the name of each that is gone. Repeatable. Raises Forbidden."""
+    for made in await _made(api, cell):
+        metadata = made["metadata"]
+        with suppress(NotFound, Conflict):  # gone, or another one by now, which the next look finds
+            await api.delete(NETWORK_POLICIES.path(metadata["namespace"], metadata["name"]), uid=metadata["uid"])
+        yield metadata["name"]
 
 
 def _labels(cell: Cell) -> dict[str, str]:

@@ -87,7 +87,7 @@ class MadeObjects:
     def get(self, place: Place, name: str) -> Object | None:
         """None: it is not there, or that is not known now."""
         reflector = self._watches.get(place)
-        if reflector is None or not reflector.synced.is_set() or reflector.blind_for:
+        if reflector is None or not reflector.current:
             return None
         return reflector.get((place.namespace, name))
 

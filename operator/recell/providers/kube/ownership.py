@@ -1,8 +1,9 @@
-"""Who else writes an object: Git tools and Helm by their marks, anybody by managedFields (rule 31).
+"""What was made here, and who else writes an object: Git tools and Helm by marks, anybody by managedFields (rule 31).
 
 Promises: pure functions over JSON.
 """
 
+from recell.api.meta import LABEL_CELL, LABEL_MADE_BY
 from recell.providers.kube.api import FIELD_MANAGER, HOLD_MANAGER, Object
 
 ARGO_TRACKING = "argocd.argoproj.io/tracking-id"
@@ -17,6 +18,12 @@ ANNOTATIONS = (ARGO_TRACKING, HELM_RELEASE, HELM_NAMESPACE)
 """Those that `owner_of` reads."""
 
 _OURS = frozenset({FIELD_MANAGER, HOLD_MANAGER})
+
+
+def made_for(obj: Object, cell: str) -> bool:
+    """Made here for exactly this cell. Both labels: one of them is also put on workloads that a person's Cell names."""
+    labels = obj["metadata"].get("labels") or {}
+    return labels.get(LABEL_MADE_BY) == "recell" and labels.get(LABEL_CELL) == cell
 
 
 def owner_of(obj: Object) -> str | None:

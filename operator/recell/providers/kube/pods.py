@@ -5,14 +5,18 @@ pods' own words), beside those that somebody has to see (`needed`); closed when 
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from recell.engine.errors import Fenced, RecellError
 from recell.engine.ports import Clock
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.kstatus import slim_pod
 from recell.providers.kube.paths import PODS
 from recell.providers.kube.reflector import Reflector
+
+logger = logging.getLogger(__name__)
 
 WATCHES = 64
 
@@ -77,3 +81,15 @@ class PodWatches:
         for workload in [*self._watches]:
             self.close(workload)
         await asyncio.gather(*self._closing)
+
+
+async def log_of(api: Api, namespace: str, pod: str, container: str, *, lines: int, most: int) -> str:
+    """The last lines, at most so many bytes; empty where they cannot be read: they explain, and nothing depends on
+    them. Raises Fenced."""
+    try:
+        return await api.log(PODS.path(namespace, pod, "log"), container=container, lines=lines, most=most)
+    except Fenced:
+        raise
+    except RecellError as error:
+        logger.info("log of pod %s/%s: %s", namespace, pod, error)
+        return ""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from recell.api import Cell
-from recell.api.meta import ANNOTATION_CONTENT, LABEL_AGGREGATE, LABEL_CELL, LABEL_MADE_BY
+from recell.api.meta import ANNOTATION_CONTENT, LABEL_AGGREGATE, LABEL_CELL
 from recell.domain import provisioning
 from recell.domain.provisioning import Order, Progress, Provisioned, UnfitTemplate
 from recell.domain.wording import clipped, listed
@@ -29,6 +29,7 @@ from recell.providers.kube.api import Api, Object
 from recell.providers.kube.discovery import Discovery, Kind
 from recell.providers.kube.errors import MissingPermission
 from recell.providers.kube.made import MADE, MadeObjects, Place
+from recell.providers.kube.ownership import made_for
 from recell.providers.kube.paths import CELLS, CLAIMS, STATEFUL_SETS
 from recell.providers.kube.readiness import has_pods, readiness
 from recell.providers.kube.store import KubeStore
@@ -268,7 +269,7 @@ class KubeProvisioner:
         live = self._store.raw(Cell, _key(order)) or await self._read(item)
         if live is None:
             return ""
-        if not _is_own(live, order):
+        if not made_for(live, order.name):
             return f"Cell {order.name} was not made from a template, so it and what belongs to it stay"
         if not live["metadata"].get("deletionTimestamp"):
             logger.info("deleting %s", item)
@@ -350,15 +351,9 @@ def _differs(item: _Wanted, live: Object | None) -> bool:
     return not same and not live["metadata"].get("deletionTimestamp")
 
 
-def _is_own(live: Object, order: Order) -> bool:
-    """Both labels: one of them is also put on workloads that a person's Cell names."""
-    labels = live["metadata"].get("labels") or {}
-    return bool(labels.get(LABEL_CELL) == order.name and labels.get(LABEL_MADE_BY) == "recell")
-
-
 def _require_own(live: Object, item: _Wanted, order: Order) -> None:
     # Not Conflict, after which one reads again: it takes another name.
-    if not _is_own(live, order):
+    if not made_for(live, order.name):
         raise BadInput(
             f"{item.where}: {item} exists and was not made for cell {order.name}, so it is left alone: give it a name"
             " with $(CELL) in it, or delete it if nobody needs it"

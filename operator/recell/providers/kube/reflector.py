@@ -120,6 +120,11 @@ class Reflector:
         """Seconds since when no watch is open; 0 while one is."""
         return 0.0 if self._blind_since is None else self._clock.monotonic() - self._blind_since
 
+    @property
+    def current(self) -> bool:
+        """What is here is all there is: the first list is complete, and a watch is open."""
+        return self.synced.is_set() and not self.blind_for
+
     # Listening
 
     def subscribe(self, listener: OnChange) -> None:
