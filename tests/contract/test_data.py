@@ -14,11 +14,10 @@ from recell.api.cell import DataType
 from recell.domain.data import Answer, Backup, Operation, Progress, Request, from_ranges, ranges
 from recell.domain.placement import slot_of
 from recell.engine.errors import BadInput
-from recell.engine.ports import Data
 from recell.providers.data.by_type import DataByType
 from recell.providers.data.job_template import FIELDS
 from recell.providers.data.jobs import JobsData
-from tests.contract.conftest import ManualClock
+from tests.contract.data_rig import DataRig
 from tests.fakes.data import FakeData
 from tests.fakes.job_cluster import Exited, JobApi, JobCluster
 from tests.unit.domain import builders
@@ -34,41 +33,13 @@ def a_cell(name: str, *, without: Sequence[Operation] = ()) -> Cell:
 A, B = a_cell("cell-a"), a_cell("cell-b")
 
 
-class Rig:
-    """The port, and the data behind it: `data.cells` and so on are what tests set and see."""
-
-    port: Data
+class Rig(DataRig):
+    """With the data behind it: `data.cells` and so on are what tests set and see."""
 
     def __init__(self) -> None:
-        self.clock = ManualClock()
+        super().__init__()
         self.begun: list[str] = []
         self.data = FakeData(self.clock, wrote=lambda kind, what: self.begun.append(what))
-
-    async def another_process(self) -> None:
-        """The one that asked is gone, with its memory."""
-
-    async def second(self) -> None:
-        self.clock.advance(1)
-
-    async def stop(self) -> None:
-        pass
-
-    async def seconds(self, count: int) -> None:
-        for _ in range(count):
-            await self.second()
-
-    async def ended(self, request: Request) -> Answer:
-        for _ in range(300):
-            answer = await self.port.ensure(request)
-            if answer.progress is not Progress.RUNNING:
-                return answer
-            await self.second()
-        raise AssertionError(f"{request.operation} does not end: {answer}")
-
-    async def done(self, request: Request) -> Answer:
-        answer = await self.ended(request)
-        assert answer.progress is Progress.DONE, answer.message
-        return answer
 
 
 class FakeRig(Rig):

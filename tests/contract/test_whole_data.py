@@ -10,12 +10,11 @@ import pytest
 
 from recell.api import Cell
 from recell.api.cell import DataType
-from recell.domain.data import Answer, Backup, Operation, Progress, Request
+from recell.domain.data import Backup, Operation, Progress, Request
 from recell.engine.errors import BadInput
-from recell.engine.ports import Data
 from recell.providers.data.by_type import DataByType
 from recell.providers.data.volume_snapshots import VolumeSnapshotsData
-from tests.contract.conftest import ManualClock
+from tests.contract.data_rig import DataRig
 from tests.fakes.data import FakeData
 from tests.fakes.volume_cluster import VolumeApi, VolumeCluster, VolumeWorkloads, a_cell
 
@@ -23,13 +22,8 @@ A, B = a_cell("cell-a"), a_cell("cell-b")
 SLOTS = tuple(range(512))
 
 
-class Rig:
-    """The port, and two cells with data behind it."""
-
-    port: Data
-
-    def __init__(self) -> None:
-        self.clock = ManualClock()
+class Rig(DataRig):
+    """With two cells that have data behind it."""
 
     def write(self, cell: str) -> None:
         """A customer's write."""
@@ -38,32 +32,6 @@ class Rig:
     def content(self, cell: str) -> list[datetime]:
         """When what is there was written."""
         raise NotImplementedError
-
-    async def another_process(self) -> None:
-        """The one that asked is gone, with its memory."""
-
-    async def second(self) -> None:
-        self.clock.advance(1)
-
-    async def stop(self) -> None:
-        pass
-
-    async def seconds(self, count: int) -> None:
-        for _ in range(count):
-            await self.second()
-
-    async def ended(self, request: Request) -> Answer:
-        for _ in range(300):
-            answer = await self.port.ensure(request)
-            if answer.progress is not Progress.RUNNING:
-                return answer
-            await self.second()
-        raise AssertionError(f"{request.operation} does not end: {answer}")
-
-    async def done(self, request: Request) -> Answer:
-        answer = await self.ended(request)
-        assert answer.progress is Progress.DONE, answer.message
-        return answer
 
     async def backed_up(self, key: str = "backup-1") -> Backup:
         (made,) = (await self.done(Request(Operation.BACKUP, key, A))).backups
