@@ -9,12 +9,44 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kubernetes import client, config
 
 ROOT = Path(__file__).parents[2]
 ESTABLISHED_SECONDS = 30.0
 
 Kubectl = Callable[..., str]
+
+
+def image_of(kubectl: Kubectl, part: str) -> str:
+    """The name of an image that a node has, without its digest, by a part of it."""
+    nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
+    names = [name for node in nodes for entry in node["status"]["images"] for name in entry.get("names") or ()]
+    return next(name for name in names if part in name and "@" not in name)
+
+
+def kubeconfig_with(kubeconfig: Path, kubectl: Kubectl, namespace: str, rules: list[Any], folder: Path) -> Path:
+    """A kubeconfig in `folder` of an account `operator` that has these rights, in this namespace only."""
+    group, metadata = "rbac.authorization.k8s.io", {"name": "operator"}
+    documents = [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
+        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": metadata, "rules": rules},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": "operator"},
+            "subjects": [{"kind": "ServiceAccount", "name": "operator", "namespace": namespace}],
+        },
+    ]
+    kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump_all(documents))
+    token = kubectl("create", "token", "operator", "-n", namespace, "--duration=1h").strip()
+    settings = yaml.safe_load(kubeconfig.read_text())
+    context = next(each for each in settings["contexts"] if each["name"] == settings["current-context"])["context"]
+    settings["users"] = [{"name": context["user"], "user": {"token": token}}]
+    made = folder / "kubeconfig"
+    made.write_text(yaml.safe_dump(settings))
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -63,9 +95,7 @@ def crds(api: client.ApiClient, kubectl: Kubectl) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def image(kubectl: Kubectl) -> str:
     """One that every node has: the sandbox's own, which does nothing."""
-    nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
-    names = [name for node in nodes for entry in node["status"]["images"] for name in entry.get("names") or ()]
-    return next(name for name in names if "pause" in name and "@" not in name)
+    return image_of(kubectl, "pause")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from recell.providers.data.jobs import JobsData
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.paths import JOBS, PODS
 from recell.runtime.clock import SystemClock
-from tests.cluster.conftest import ROOT, Kubectl
+from tests.cluster.conftest import ROOT, Kubectl, image_of, kubeconfig_with
 from tests.fakes.eventually import eventually
 from tests.unit.data.requests import documented_example
 from tests.unit.domain import builders
@@ -31,11 +31,7 @@ SAY = "printf %s '{}' > /dev/termination-log"
 
 @pytest.fixture(scope="module")
 def image(kubectl: Kubectl) -> str:
-    """One with a shell: the shop's, which `make stage` builds."""
-    nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
-    names = [name for node in nodes for entry in node["status"]["images"] for name in entry.get("names") or ()]
-    found: str = next(name for name in names if "recell/shop-load" in name)
-    return found
+    return image_of(kubectl, "recell/shop-load")  # it has a shell
 
 
 @pytest.fixture(scope="module")
@@ -44,27 +40,7 @@ def operator(kubeconfig: Path, kubectl: Kubectl, namespace: str, tmp_path_factor
     installed = yaml.safe_load_all((ROOT / "manifests" / "install.yaml").read_text())
     role = next(each for each in installed if each["kind"] == "ClusterRole" and each["metadata"]["name"] == "recell")
     rules = [rule for rule in role["rules"] if rule["apiGroups"] in (["batch"], [""])]
-    subject = {"kind": "ServiceAccount", "name": "operator", "namespace": namespace}
-    group = "rbac.authorization.k8s.io"
-    documents = [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator"}},
-        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": {"name": "operator"}, "rules": rules},
-        {
-            "apiVersion": f"{group}/v1",
-            "kind": "RoleBinding",
-            "metadata": {"name": "operator"},
-            "roleRef": {"apiGroup": group, "kind": "Role", "name": "operator"},
-            "subjects": [subject],
-        },
-    ]
-    kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump_all(documents))
-    token = kubectl("create", "token", "operator", "-n", namespace, "--duration=1h").strip()
-    config = yaml.safe_load(kubeconfig.read_text())
-    context = next(each for each in config["contexts"] if each["name"] == config["current-context"])["context"]
-    config["users"] = [{"name": context["user"], "user": {"token": token}}]
-    made: Path = tmp_path_factory.mktemp("operator") / "kubeconfig"
-    made.write_text(yaml.safe_dump(config))
-    return made
+    return kubeconfig_with(kubeconfig, kubectl, namespace, rules, tmp_path_factory.mktemp("operator"))
 
 
 class World:

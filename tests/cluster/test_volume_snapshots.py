@@ -27,7 +27,7 @@ from recell.providers.kube.provisioner import KubeProvisioner
 from recell.providers.kube.store import KubeStore
 from recell.providers.kube.workloads import KubeWorkloads
 from recell.runtime.clock import SystemClock
-from tests.cluster.conftest import ROOT, Kubectl
+from tests.cluster.conftest import ROOT, Kubectl, image_of, kubeconfig_with
 from tests.fakes.eventually import eventually
 from tests.unit.delivery.programs import program
 
@@ -53,11 +53,7 @@ def storage(kubectl: Kubectl) -> None:
 
 @pytest.fixture(scope="module")
 def image(kubectl: Kubectl) -> str:
-    """One with a shell: the shop's, which `make stage` builds."""
-    nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
-    names = [name for node in nodes for entry in node["status"]["images"] for name in entry.get("names") or ()]
-    found: str = next(name for name in names if "recell/shop-load" in name)
-    return found
+    return image_of(kubectl, "recell/shop-load")  # it has a shell
 
 
 @pytest.fixture(scope="module")
@@ -69,28 +65,7 @@ def operator(kubeconfig: Path, kubectl: Kubectl, namespace: str, tmp_path_factor
     ).stdout
     installed = [each for each in yaml.safe_load_all(rendered) if each]
     role = next(each for each in installed if each["kind"] == "ClusterRole" and each["metadata"]["name"] == "recell")
-    group = "rbac.authorization.k8s.io"
-    subject = {"kind": "ServiceAccount", "name": "operator", "namespace": namespace}
-    metadata = {"name": "operator"}
-    documents = [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
-        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": metadata, "rules": role["rules"]},
-        {
-            "apiVersion": f"{group}/v1",
-            "kind": "RoleBinding",
-            "metadata": metadata,
-            "roleRef": {"apiGroup": group, "kind": "Role", "name": "operator"},
-            "subjects": [subject],
-        },
-    ]
-    kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump_all(documents))
-    token = kubectl("create", "token", "operator", "-n", namespace, "--duration=1h").strip()
-    config = yaml.safe_load(kubeconfig.read_text())
-    context = next(each for each in config["contexts"] if each["name"] == config["current-context"])["context"]
-    config["users"] = [{"name": context["user"], "user": {"token": token}}]
-    made: Path = tmp_path_factory.mktemp("operator") / "kubeconfig"
-    made.write_text(yaml.safe_dump(config))
-    return made
+    return kubeconfig_with(kubeconfig, kubectl, namespace, role["rules"], tmp_path_factory.mktemp("operator"))
 
 
 class Anywhere:
