@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from urllib.parse import urlencode
 from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
-from recell.providers.kube.paths import LEASES, OWN, PODS
+from recell.providers.kube.paths import DEPLOYMENTS, LEASES, OWN, PODS, SERVICES
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEM = "recell-system"
@@ -35,8 +36,21 @@ IMAGES = {
     "recell/shop-archive:dev": ("examples/shop/archive/Dockerfile", "examples/shop/archive"),
 }
 
+BEARS = 60
+"""Requests per second of each cell where they are scarce: of 150, four bear their part easily, two do not."""
+SHEDDING = {
+    "classes": [
+        {"name": "order", "priority": 500, "sheddable": False, "matches": [{"methods": ["POST"]}]},
+        {"name": "history", "priority": 10, "matches": [{"pathPrefix": "/orders", "methods": ["GET"]}]},
+    ],
+    "defaultPriority": 100,
+    "defaultSheddable": True,
+}
+
 READ = {
-    name: resource for resource in (*OWN.values(), PODS, LEASES) for name in (resource.plural, resource.kind.lower())
+    name: resource
+    for resource in (*OWN.values(), PODS, LEASES, DEPLOYMENTS, SERVICES)
+    for name in (resource.plural, resource.kind.lower())
 }
 
 Object = dict[str, Any]
@@ -116,12 +130,16 @@ class Stage:
             self._say("cluster")
             self.hack_cluster("up", show=True)
 
-    def build_images(self) -> None:
+    def build_images(self, *parts: str) -> None:
+        """All of them, or those of these parts, as `shop-load`."""
         for tag, (file, context) in IMAGES.items():
+            if parts and tag.partition("/")[2].partition(":")[0] not in parts:
+                continue
             self._say(f"image {tag}")
             self.hack_cluster("build-image", "--tag", tag, "--file", str(ROOT / file), "--context", str(ROOT / context))
 
     def install_operator(self) -> None:
+        self.build_images("operator", "router")
         self._say("operator")
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
         for resource in OWN.values():
@@ -139,6 +157,7 @@ class Stage:
     def open_shop(self, policy: Object | None = None, *, data: str = "shared") -> None:
         """Three cells, a Router, a policy. `data`: shared, one database for all cells, so that each can serve every
         customer; or incell, a database in each cell, an archive of their backups, and the Jobs that move data."""
+        self.build_images("shop-web", "shop-load", "shop-postgres", *(["shop-archive"] if data == "incell" else []))
         self._say(f"shop ({data})")
         manifests = str(ROOT / "examples/shop/manifests" / data)
         self.kubectl("apply", "--server-side", "--force-conflicts", "-k", manifests)
@@ -152,6 +171,42 @@ class Stage:
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "examples/shop/recell" / data))
         self.eventually("every cell is Healthy", self.all_healthy, within=180)
         self.eventually("the Router is Ready", lambda: self.condition("router", "shop", "Ready") == "True", within=120)
+
+    def add_cell(self, name: str) -> None:
+        """One more cell like cell-c for a shop with one database; nobody is at home there but by weight."""
+        shop = ROOT / "examples/shop"
+        rendered = self.kubectl("kustomize", str(shop / "manifests/shared/cell-c"))
+        self.apply(rendered.replace("cell-c", name))
+        self.kubectl("-n", SHOP, "rollout", "status", f"deployment/{name}-web", "--timeout=120s", within=150)
+        cells = (shop / "recell/shared/cells.yaml").read_text().split("---\n")
+        self.apply(next(cell for cell in cells if "name: cell-c" in cell).replace("cell-c", name))
+        self.eventually(f"{name} is Healthy", lambda: self.phase(name) == "Healthy", within=120)
+
+    def make_scarce(self, cascade: Object) -> None:
+        """A shop with one database gets a fourth cell, cells that bear little, and request classes of which orders may
+        not be turned away; `cascade` goes into the policy."""
+        self.add_cell("cell-d")
+        for cell in (*CELLS, "cell-d"):
+            self.patch("cell", cell, {"spec": {"capacity": {"requestsPerSecond": BEARS}}})
+        self.patch("router", "shop", {"spec": {"shedding": SHEDDING}})
+        self.kubectl("-n", SHOP, "rollout", "status", "deployment/shop-router", "--timeout=120s", within=150)
+        self.patch("recoverypolicy", "default", {"spec": {"cascade": cascade}})
+
+    def is_as_opened(self) -> bool:
+        """The shop with one database, and with the cells that it had: a replaced cell is not the cell that it was."""
+        shared = any(pod["metadata"]["name"] == "shop-db-0" for pod in self.all("pods"))
+        return shared and {cell["metadata"]["name"] for cell in self.all("cells")} == set(CELLS)
+
+    def break_router(self) -> None:
+        """No pod of the router stays, and none can start: nothing but a new Deployment helps."""
+        nowhere = {"spec": {"nodeSelector": {"recell.dev/nowhere": "true"}}}
+        self.patch(
+            "deployment",
+            "shop-router",
+            {"spec": {"strategy": {"type": "Recreate", "rollingUpdate": None}, "template": nowhere}},
+        )
+        pods = ["-l", "app.kubernetes.io/name=recell-router"]
+        self.kubectl("-n", SHOP, "delete", "pods", *pods, "--grace-period=0", "--force", "--wait=false")
 
     def close_shop(self) -> None:
         """Without a trace: finalizers are Recell's, so the operator must still run."""
@@ -357,8 +412,14 @@ def _run(command: list[str], *, stdin: str | None = None, within: float, show: b
     return done.stdout or ""
 
 
+def prepare(asked: str) -> None:
+    """The cluster runs and has every image, or with `NAME=PART,PART` the images of these parts."""
+    cluster, _, parts = asked.partition("=")
+    stage = Stage(cluster, say=lambda what: print(f"{cluster}: {what}", flush=True))
+    stage.up()
+    stage.build_images(*filter(None, parts.split(",")))
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        prepared = Stage(name, say=lambda what, name=name: print(f"{name}: {what}", flush=True))  # type: ignore[misc]
-        prepared.up()
-        prepared.build_images()
+    with ThreadPoolExecutor() as together:  # each waits most of the time, for its control plane or for an image
+        list(together.map(prepare, sys.argv[1:]))

@@ -12,6 +12,14 @@ UP_SECONDS = 20 * 60
 """A first start compiles Kubernetes."""
 
 
+LONG = ("tests/unit/shop/", "tests/unit/procedures/", "tests/router/", "tests/contract/", "tests/cluster/")
+"""Where a file takes long: such files begin first, or the last of them would keep one process busy and no other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
 @pytest.fixture(scope="session")
 def kubeconfig() -> Path:
     """Kubeconfig of a running cluster: the one that RECELL_TEST_KUBECONFIG names, else the tests' own.

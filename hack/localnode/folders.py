@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -40,6 +40,15 @@ def locked(path: Path) -> Iterator[None]:
             if _is_at(held.fileno(), path):
                 yield
                 return
+
+
+def made_once(path: Path, lock: str, make: Callable[[], None]) -> Path:
+    """The path, made now unless the cache has it; whoever comes second waits and finds it."""
+    if not path.exists():
+        with locked(cache() / "locks" / lock):
+            if not path.exists():
+                make()
+    return path
 
 
 def write(path: Path, content: str, mode: int = 0o644) -> None:

@@ -14,8 +14,8 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import folders, packages, versions
@@ -36,6 +36,12 @@ class Program:
     ldflags: str = ""
     source: str = ""
     """A folder beside this package holding main.go; compiled in the module's dependency graph."""
+    overlay: str = field(default="", repr=False)
+    """A folder beside this package with files that stand in for the module's own, at the same paths below it."""
+
+    @property
+    def replaced(self) -> Sequence[Path]:
+        return sorted((folders.sources() / self.overlay).rglob("*.go")) if self.overlay else ()
 
     @property
     def binary(self) -> Path:
@@ -43,6 +49,8 @@ class Program:
         recipe = repr(self).encode()
         if self.source:
             recipe += (folders.sources() / self.source / "main.go").read_bytes()
+        for path in self.replaced:
+            recipe += path.read_bytes()
         digest = hashlib.sha256(recipe).hexdigest()[:8]
         return folders.cache() / "bin" / f"{self.name}-{self.version or 'own'}-{digest}" / self.name
 
@@ -53,6 +61,14 @@ class WithKubernetes(Program):
     libraries, which are compiled anyway."""
 
     kubernetes: str = versions.KUBERNETES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raised(Program):
+    """With `modules` at `to` where its go.mod locks them lower: a version that cannot be had any more."""
+
+    modules: tuple[str, ...]
+    to: str
 
 
 def kubernetes(version: str) -> Program:
@@ -81,6 +97,10 @@ KUBE_ROUTER = WithKubernetes(
 )
 CSI_SNAPSHOTS = "github.com/kubernetes-csi/external-snapshotter/client/v8"
 """The module with the CRDs of VolumeSnapshots."""
+GATEWAY_API = "sigs.k8s.io/gateway-api"
+"""The module with the CRDs of the Gateway API, in config/crd."""
+ENVOY_GATEWAY = "github.com/envoyproxy/gateway"
+"""With its own CRDs in charts/gateway-helm/charts/crds/crds/generated."""
 STORAGE: Mapping[str, Program] = {
     "csi-hostpath": WithKubernetes(
         name="csi-hostpath",
@@ -105,6 +125,18 @@ STORAGE: Mapping[str, Program] = {
     },
 }
 """A CSI driver of our own, and what Kubernetes needs beside a driver."""
+_KUBERNETES_OF_VELERO = tuple(
+    f"k8s.io/{name}"
+    for name in (
+        "api",
+        "apiextensions-apiserver",
+        "apimachinery",
+        "cli-runtime",
+        "client-go",
+        "kube-aggregator",
+        "metrics",
+    )
+)
 TOOLS: Mapping[str, Program] = {
     "helm": Program(
         name="helm",
@@ -140,6 +172,36 @@ TOOLS: Mapping[str, Program] = {
         version=versions.GOFAKES3,
         package="./cmd/gofakes3",
     ),
+    "velero": Raised(
+        name="velero",
+        module="github.com/vmware-tanzu/velero",
+        version=versions.VELERO,
+        package="./cmd/velero",
+        ldflags=f"-X github.com/vmware-tanzu/velero/pkg/buildinfo.Version=v{versions.VELERO}",
+        modules=_KUBERNETES_OF_VELERO,
+        to=versions.KUBERNETES_OF_VELERO,
+    ),
+    "velero-plugin-for-aws": Raised(
+        name="velero-plugin-for-aws",
+        module="github.com/vmware-tanzu/velero-plugin-for-aws",
+        version=versions.VELERO_AWS,
+        package="./velero-plugin-for-aws",
+        modules=_KUBERNETES_OF_VELERO,
+        to=versions.KUBERNETES_OF_VELERO,
+    ),
+    "external-dns": Program(
+        name="external-dns",
+        module="sigs.k8s.io/external-dns",
+        version=versions.EXTERNAL_DNS,
+        overlay="external-dns",
+        ldflags=f"-X sigs.k8s.io/external-dns/pkg/apis/externaldns.Version=v{versions.EXTERNAL_DNS}",
+    ),
+    "envoy-gateway": Program(
+        name="envoy-gateway",
+        module=ENVOY_GATEWAY,
+        version=versions.ENVOY_GATEWAY,
+        package="./cmd/envoy-gateway",
+    ),
     "kind": Program(name="kind", module="sigs.k8s.io/kind", version=versions.KIND),
     **STORAGE,
 }
@@ -148,12 +210,7 @@ TOOLS: Mapping[str, Program] = {
 def ensure(program: Program, progress: Progress) -> Path:
     """The path of the program's binary, compiled now unless the cache has it."""
     binary = program.binary
-    if binary.exists():
-        return binary
-    with folders.locked(folders.cache() / "locks" / f"go-{program.name}"):
-        if not binary.exists():
-            _compile(program, binary, progress)
-    return binary
+    return folders.made_once(binary, f"go-{program.name}", lambda: _compile(program, binary, progress))
 
 
 def source(module: str, version: str, progress: Progress) -> Path:
@@ -189,12 +246,36 @@ def _compile(program: Program, binary: Path, progress: Progress) -> None:
         # The module cache is read-only, and stays so: go.mod and go.sum are worked on as copies.
         for name in ("go.mod", "go.sum"):
             shutil.copyfile(folder / name, work / name)
+        if isinstance(program, Raised):
+            _raise(go, program, work, env)
+            build.append("-mod=mod")
         build[build.index(binary.name)] = str(work / binary.name)
+        if program.overlay:
+            folder = _overlaid(program, folder, work / "source")
         build = [*build, f"-modfile={work / 'go.mod'}", program.package]
     _watched(build, folder, env, lambda done: progress.say(f"{label}: compiling, {done} packages so far"))
     shutil.rmtree(binary.parent, ignore_errors=True)
+    shutil.rmtree(work / "source", ignore_errors=True)
     work.rename(binary.parent)
     progress.say(f"{label}: ready")
+
+
+def _overlaid(program: Program, folder: Path, copy: Path) -> Path:
+    """A copy of the module with the program's own files in it: Go does not overlay what is in its module cache."""
+    shutil.copytree(folder, copy, copy_function=shutil.copyfile)
+    for place in (copy, *copy.rglob("*")):
+        if place.is_dir():
+            place.chmod(0o755)  # as everything in the module cache, they came read-only
+    for path in program.replaced:
+        shutil.copyfile(path, copy / path.relative_to(folders.sources() / program.overlay))
+    return copy
+
+
+def _raise(go: Path, program: Raised, work: Path, env: Mapping[str, str]) -> None:
+    locked = json.loads(run([go, "mod", "edit", "-json", work / "go.mod"], cwd=work, env=env))["Require"]
+    known = {each["Path"] for each in locked}
+    raised = [f"-require={module}@v{program.to}" for module in program.modules if module in known]
+    run([go, "mod", "edit", *raised, work / "go.mod"], cwd=work, env=env)
 
 
 def _module(go: Path, module: str, version: str, work: Path, env: Mapping[str, str]) -> Path:

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from . import folders
 from .command import Failure, run
 from .progress import Progress
 
@@ -29,9 +30,18 @@ GO = {"go": "golang-go", "/etc/ssl/certs/ca-certificates.crt": "ca-certificates"
 
 def ensure(needs: dict[str, str], progress: Progress) -> None:
     """Install the packages of what is missing in `needs`; say nothing and do nothing when all is there."""
-    missing = sorted({package for what, package in needs.items() if not _found(what)})
-    if not missing:
+    if not _missing(needs):
         return
+    with folders.locked(folders.cache() / "locks" / "packages"):  # the package manager serves one at a time
+        if missing := _missing(needs):
+            _install(missing, progress)
+
+
+def _missing(needs: dict[str, str]) -> list[str]:
+    return sorted({package for what, package in needs.items() if not _found(what)})
+
+
+def _install(missing: list[str], progress: Progress) -> None:
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise Failure(f"these packages are needed and cannot be installed from here: {' '.join(missing)}")
     progress.say(f"installing {' '.join(missing)}")

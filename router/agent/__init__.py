@@ -4,6 +4,7 @@ It watches the one Placement of its Router and brings it into the running HAProx
 runtime socket, without a reload; it tells the operator what is applied and what the cells answer.
 
     settings        what the Deployment says, from the environment
+    classes         classes of requests and circuit breakers -> HAProxy's rules
     placement       the object -> a checked value, or why it is refused; which one is newer
     table           the value -> lines of HAProxy's map and configuration, and back
     files           the map and the configuration on disk

@@ -17,10 +17,10 @@ from typing import Any
 
 from .files import Files
 from .logs import log
-from .placement import Identity, Placement, Refused, check_newer, decode, identity
+from .placement import Identity, Limit, Placement, Refused, check_newer, decode, identity
 from .runtime_socket import RuntimeSocket, SocketError
 from .settings import Settings
-from .table import Held, Server, assign, entries, few_changes, held, parse_map
+from .table import CHECK, Held, Server, assign, entries, few_changes, held, parse_map
 
 LISTENS_EVERY = 1.0
 RETRY_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -54,6 +54,8 @@ class State:
     """What the running HAProxy holds, as read back."""
     applied_at: float | None = None
     servers: Mapping[int, Server] | None = None
+    limits: tuple[Limit, ...] = ()
+    """Shedding and open circuits, those that have expired included."""
     refusal: Refusal | None = None
     error: str = ""
     """Why the newest Placement is not applied although it was accepted."""
@@ -176,7 +178,11 @@ class Applier:
         self._newest = self._newest or found.identity
         self._held, self._opened, self._entries = found, None, {**dict(lines), "instance": instance}
         self._set(
-            process=Process(instance, pid, started_at), applied=found.identity, applied_at=None, servers=found.servers
+            process=Process(instance, pid, started_at),
+            applied=found.identity,
+            applied_at=None,
+            servers=found.servers,
+            limits=found.limits,
         )
         log("haproxy-found", pid=pid, holds=str(found.identity))
 
@@ -195,19 +201,22 @@ class Applier:
         had = {server.backend for server in self._held.servers.values()}
         new = [server.backend for server in servers.values() if server.backend not in had]
         self._last_backend = new[-1] if new else self._last_backend
-        self._held = Held(placement.identity, servers)
+        self._held = Held(placement.identity, servers, placement.limits)
         self._in_step = self._want is placement
         took = time.monotonic() - started
         self._set(
             applied=placement.identity,
             applied_at=time.time(),
             servers=servers,
+            limits=placement.limits,
             applies=self.state.applies + 1,
             took=took,
         )
         log("applied", placement=str(placement.identity), milliseconds=round(took * 1000, 1))
         # Last, when no slot names them any more; the other way round it cost requests.
-        await self._socket.ask_many([f"set server b{number}/s state maint" for number in closing])
+        # A server that connections hold on to is not deleted: it stays closed, and is tried again.
+        leave = ("set server b{}/s state maint", "del server b{}/s")
+        await self._socket.ask_many([command.format(number) for number in closing for command in leave])
         self._opened = servers
 
     async def _change_map(self, wanted: Mapping[str, str]) -> None:
@@ -229,25 +238,27 @@ class Applier:
         for server in servers.values():
             name, has = f"b{server.backend}/s", running.get(server.backend)
             if has is None:
-                raise SocketError(f"{name}: the running HAProxy does not have this backend")
+                commands.append(f"add server {name} {server.where} {CHECK}")
+                commands += [f"enable health {name}", f"enable server {name}"]
+                continue
             if (has.address, has.port) != (server.address, server.port):
                 commands.append(f"set server {name} addr {server.address} port {server.port}")
                 # Down for the cell that had this backend before is not down for this one.
                 commands.append(f"set server {name} health up")
-            if has.check == "maint":
-                commands.append(f"set server {name} state ready")
+            if has.check == "maint":  # or it was added, and this agent ended before it could go on
+                commands += [f"enable health {name}", f"set server {name} state ready"]
         if commands:
             await self._socket.ask_many(commands)
             running = await self._socket.servers()
         for server in servers.values():
-            has = running[server.backend]
-            if (has.address, has.port) != (server.address, server.port) or has.check == "maint":
+            has = running.get(server.backend)
+            if has is None or (has.address, has.port) != (server.address, server.port) or has.check == "maint":
                 raise SocketError(
                     f"b{server.backend}/s: cell {server.name} should be open at {server.where},"
-                    f" but HAProxy has {has.address}:{has.port}, {has.check}"
+                    f" but HAProxy has {f'{has.address}:{has.port}, {has.check}' if has else 'no such server'}"
                 )
         used = {server.backend for server in servers.values()}
-        return [number for number, has in running.items() if number not in used and has.check != "maint"]
+        return [number for number in running if number not in used]
 
     async def _read_back(self, wanted: Identity) -> None:
         answers = await self._socket.map_values(self._settings.map, "uid", "epoch", "generation")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from .classes import breaker_rules, cell_counters, class_rules
 from .settings import CustomerKey, Settings
 from .table import Server, backends
 
@@ -60,9 +61,17 @@ def render(template: str, settings: Settings, servers: Mapping[int, Server]) -> 
         "@ADMIN_BIND@": settings.admin_bind,
         "@IN_FLIGHT_MAX@": str(settings.in_flight_max),
         "@CUSTOMER_KEY@": key_rules(settings.customer_key),
+        "@CLASSES@": class_rules(settings.classes, str(settings.map)),
+        "@BREAKER@": breaker_rules(settings.breaker),
+        "@CELL_COUNTERS@": cell_counters(settings.breaker),
         "@BACKENDS@": backends(servers),
     }
-    for place, text in fill.items():
+    return filled(template, fill, settings)
+
+
+def filled(template: str, texts: Mapping[str, str], settings: Settings) -> str:
+    """The template with a text in each place. Raises ValueError for one that lacks a place."""
+    for place, text in texts.items():
         if place not in template:
             raise ValueError(f"{settings.template}: {place} is missing")
         template = template.replace(place, text)

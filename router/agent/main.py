@@ -22,7 +22,7 @@ async def run(settings: Settings) -> None:
     # As process 1 of its container nothing stops it unless it listens.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    server = Server()
+    server = Server(settings)
     applier = Applier(settings, server.changed)
     server.show(applier)
     listener = await server.listen(settings.agent_bind)

@@ -6,6 +6,7 @@ would send requests nowhere, so such an object is refused whole, with the field 
 
 import base64
 import binascii
+import datetime
 import ipaddress
 import struct
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ MAX_INDEX = 0x7FFE
 MAX_CELLS = 819
 MAX_PINS = 256
 MAX_KEY = 256
+MAX_NAME = 63
 SLOTS = (1024, 2048, 4096, 8192, 16384)
 
 
@@ -48,6 +50,17 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """Part of some requests that is turned away for a while."""
+
+    key: str
+    """In the map: `shed:` and a class, or `circuit:` and the index of a cell."""
+    percent: int
+    until: int
+    """Seconds since 1970; from then on it is as if it were not there."""
+
+
+@dataclass(frozen=True)
 class Placement:
     identity: Identity
     cells: tuple[Cell, ...]
@@ -55,6 +68,9 @@ class Placement:
     """For each slot the index of a cell, READ_ONLY | index, or REJECT."""
     pins: tuple[tuple[str, int], ...]
     """Customer key -> as in the table."""
+    limits: tuple[Limit, ...] = ()
+    leaving: bool = False
+    """Customers are to go to the fallback: every answer closes its connection."""
 
     @property
     def slots(self) -> int:
@@ -83,7 +99,8 @@ def decode(obj: dict[str, Any]) -> Placement:
     serving = _table(_part(spec, "serving", str), slots)
     for slot, target in enumerate(serving):
         _check_target(target, known, f"spec.serving: slot {slot}")
-    return Placement(who, cells, serving, _pins(spec, known))
+    leaving = spec.get("mode") == "Fallback"
+    return Placement(who, cells, serving, _pins(spec, known), _limits(spec, cells), leaving)
 
 
 def check_newer(current: Identity | None, new: Identity) -> bool:
@@ -157,6 +174,38 @@ def _pins(spec: dict[str, Any], known: set[int]) -> tuple[tuple[str, int], ...]:
         _check_target(target, known, f"{where}serving")
         pins[customer] = target
     return tuple(pins.items())
+
+
+def _limits(spec: dict[str, Any], cells: tuple[Cell, ...]) -> tuple[Limit, ...]:
+    """Classes that this pod does not know are kept: they match nothing. A cell that is not listed gets no request."""
+    indexes = {cell.name: cell.index for cell in cells}
+    limits: dict[str, Limit] = {}
+    for name, prefix, of in (("shedding", "shed:", "class"), ("openCircuits", "circuit:", "cell")):
+        for position, item in enumerate(_part(spec, name, list, default=[])):
+            where = f"spec.{name}[{position}]."
+            if not isinstance(item, dict):
+                raise Refused(f"spec.{name}[{position}]: not an object")
+            what = _part(item, of, str, where)
+            if not what or not what.replace("-", "").isalnum() or not what.isascii() or len(what) > MAX_NAME:
+                raise Refused(f"{where}{of}: {what!r} is not a name")
+            if of == "cell" and what not in indexes:
+                continue
+            key = f"{prefix}{indexes[what] if of == 'cell' else what}"
+            if key in limits:
+                raise Refused(f"{where}{of}: {what!r} is given twice")
+            limits[key] = Limit(key, _number(item, "percent", 0, 100, where), _second(item, "expiresAt", where))
+    return tuple(limits.values())
+
+
+def _second(obj: dict[str, Any], name: str, where: str) -> int:
+    text = _part(obj, name, str, where)
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Refused(f"{where}{name}: {error}") from None
+    if moment.tzinfo is None:
+        raise Refused(f"{where}{name}: {text!r} does not say its time zone")
+    return int(moment.timestamp())
 
 
 def _check_target(target: int, known: set[int], where: str) -> None:

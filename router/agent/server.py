@@ -13,8 +13,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 
 from .applier import Applier, State
-from .figures import BOUNDS, Figures, read
+from .figures import BOUNDS, TABLES, Figures, read
 from .runtime_socket import SocketError
+from .settings import Settings
+from .table import in_force
 
 INTERVAL = 1.0
 READ_WITHIN = 5.0
@@ -31,7 +33,8 @@ class Source:
 
 
 class Server:
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Settings, now: Callable[[], float] = time.time) -> None:
+        self._settings = settings
         self._now = now
         self._applier: Applier | None = None
         self._changed = asyncio.Condition()
@@ -125,11 +128,11 @@ class Server:
                 return self._sample[2]
             revision, at = self._revision, self._now()
             try:
-                table = await self._applier.socket.ask("show table cells")
+                tables = await self._applier.socket.ask(*TABLES)
                 running = await self._applier.socket.servers()
             except SocketError:
                 return None
-            figures = read(table, running, state.servers or {})
+            figures = read(tables, running, state.servers or {}, self._settings.breaker)
             self._sample = (revision, at, figures)
             return figures
 
@@ -154,6 +157,10 @@ class Server:
             if process
             else None,
             "rejected": figures.rejected if figures else None,
+            "turnedAway": figures.reasons if figures else {},
+            "classes": {name: asdict(c) for name, c in (figures.classes.items() if figures else ())},
+            "shedding": in_force(state.limits, "shed:", self._now()),
+            "openCircuits": in_force(state.limits, "circuit:", self._now()),
             "bounds": BOUNDS,
             "cells": {
                 str(index): {
@@ -162,6 +169,7 @@ class Server:
                     "inFlight": cell.in_flight,
                     "latency": cell.latency,
                     "check": cell.check,
+                    "breaker": "Tripped" if cell.tripped else "Closed",
                 }
                 for index, cell in (figures.cells.items() if figures else ())
             },
@@ -187,6 +195,23 @@ class Server:
         metric("placement_applies_total", "counter", "Placements applied.", ("", state.applies))
         metric("placement_apply_seconds", "gauge", "Duration of the last apply.", ("", round(state.took, 6)))
         metric("rejected_total", "counter", "Requests turned away with 503.", ("", figures.rejected))
+        metric(
+            "turned_away_total",
+            "counter",
+            "Requests turned away with 503, by reason.",
+            *((f'{{reason="{reason}"}}', count) for reason, count in figures.reasons.items()),
+        )
+        classes = [(f'class="{name}"', told) for name, told in figures.classes.items()]
+        metric("class_requests_total", "counter", "Requests.", *((f"{{{k}}}", c.requests) for k, c in classes))
+        metric("class_shed_total", "counter", "Requests that were shed.", *((f"{{{k}}}", c.shed) for k, c in classes))
+        metric(
+            "class_failures_total",
+            "counter",
+            "Requests that ended with 500 and above and were not shed.",
+            *((f"{{{k}}}", c.failures) for k, c in classes),
+        )
+        shed = in_force(state.limits, "shed:", self._now())
+        metric("class_shed_percent", "gauge", "Shed now.", *((f'{{class="{k}"}}', p) for k, p in shed.items()))
         metric("cell_requests_total", "counter", "Requests that ended.", *((f"{{{k}}}", c.requests) for k, c in cells))
         metric(
             "cell_failures_total",
@@ -197,6 +222,19 @@ class Server:
         metric("cell_in_flight", "gauge", "Requests that wait.", *((f"{{{k}}}", c.in_flight) for k, c in cells))
         metric(
             "cell_up", "gauge", "0 while its check fails.", *((f"{{{k}}}", float(c.check != "down")) for k, c in cells)
+        )
+        metric(
+            "cell_breaker_tripped",
+            "gauge",
+            "1 while the router turns requests away because too many fail.",
+            *((f"{{{k}}}", float(c.tripped)) for k, c in cells),
+        )
+        opened = in_force(state.limits, "circuit:", self._now())
+        metric(
+            "cell_circuit_open_percent",
+            "gauge",
+            "Requests turned away because a run opened the circuit.",
+            *((f'{{cell="{names[index]}"}}', opened.get(str(index), 0)) for index in figures.cells if index in names),
         )
         bounds = [f"{bound:g}" for bound in BOUNDS] + ["+Inf"]
         metric("cell_answer_seconds", "histogram", "Time until the cell's answer.")

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .classes import RATE_UNIT, Breaker, RequestClass, parse_classes
+
 KEY_TYPES = ("Header", "Cookie", "Host", "PathSegment")
 WHEN_ABSENT = ("Reject", "ClientAddress")
 
@@ -44,6 +46,10 @@ class Settings:
     agent_bind: str = ":8405"
     in_flight_max: int = 1000
     """Requests that may wait for one cell at a time in this pod; the next ones get 503."""
+    classes: tuple[RequestClass, ...] = ()
+    """By which requests are shed; the first that matches counts."""
+    breaker: Breaker | None = None
+    """None: a cell is spared by in_flight_max and by what a run says, not by its failures."""
     api_url: str = "https://kubernetes.default.svc"
     credentials: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
     """Folder with `token` and `ca.crt`."""
@@ -84,9 +90,30 @@ def from_environment(env: Mapping[str, str]) -> Settings:
         admin_bind=_bind(env, "ADMIN_BIND", ":8404"),
         agent_bind=_bind(env, "AGENT_BIND", ":8405"),
         in_flight_max=_number(env, "IN_FLIGHT_MAX", 1000),
+        classes=_classes(env),
+        breaker=_breaker(env),
         api_url=env.get("API_URL", default_url),
         credentials=Path(env.get("CREDENTIALS_DIR", "/var/run/secrets/kubernetes.io/serviceaccount")),
     )
+
+
+def _classes(env: Mapping[str, str]) -> tuple[RequestClass, ...]:
+    try:
+        return parse_classes(env.get("REQUEST_CLASSES", ""))
+    except ValueError as error:
+        raise ValueError(f"REQUEST_CLASSES: {error}") from None
+
+
+def _breaker(env: Mapping[str, str]) -> Breaker | None:
+    """The rate is in hundredths of a percent, the window in milliseconds; without a rate there is none."""
+    if not env.get("BREAKER_ERROR_RATE"):
+        return None
+    rate, window = _number(env, "BREAKER_ERROR_RATE", 5000), _number(env, "BREAKER_WINDOW", 3000)
+    if not 1 <= rate <= RATE_UNIT:
+        raise ValueError(f"BREAKER_ERROR_RATE: {rate} is not from 1 to {RATE_UNIT} hundredths of a percent")
+    if not 1000 <= window <= 60_000:
+        raise ValueError(f"BREAKER_WINDOW: {window} is not from 1000 to 60000 ms")
+    return Breaker(rate / RATE_UNIT, window, max(1, _number(env, "BREAKER_MINIMUM_REQUESTS", 20)))
 
 
 def _bind(env: Mapping[str, str], name: str, default: str) -> str:

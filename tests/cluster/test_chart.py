@@ -23,7 +23,7 @@ from tests.unit.delivery.programs import program
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "recell"
 RELEASE = "recell-chart-test"
-IMAGE_VALUES = {"repository": "recell/operator", "tag": "dev", "pullPolicy": "Never"}
+IMAGE_VALUES = {"repository": "recell/operator", "tag": "0.1.0", "pullPolicy": "Never"}
 
 HACK_CLUSTER = ROOT / "hack" / "cluster"
 BUILD_SECONDS = 1200

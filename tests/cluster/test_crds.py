@@ -258,6 +258,7 @@ DEFAULTS: dict[str, tuple[Object, Object]] = {
                 "latency": "1000ms",
                 "minimumRequests": 20,
                 "window": "10s",
+                "multipleCellFailures": 2,
                 "multipleCellWindow": "5m",
                 "flappingTransitions": 3,
                 "flappingWindow": "15m",
@@ -300,6 +301,17 @@ DEFAULTS: dict[str, tuple[Object, Object]] = {
             },
             "validation": {"duration": "30m", "consistencyDuration": "2h"},
             "objectives": {},
+            "cascade": {
+                "extraCells": 2,
+                "maxEmergencyCells": 4,
+                "emergencyCellsAfter": "Keep",
+                "expires": "15m",
+                "circuitPercent": "90%",
+                "stabilityBetween": "5m",
+                "recoveryTimeout": "6h",
+                "liftIncrements": 10,
+                "poisonWindow": "10m",
+            },
         },
     ),
     "RecoveryFreeze": (
@@ -340,7 +352,7 @@ COLUMNS = {
         "RUN": "cell-a-x7k2p",
     },
     "Router": {"NAME": "columns", "TYPE": "HAProxy", "CELLS": "3", "HEALTHY": "1", "READY": "True"},
-    "Placement": {"NAME": "columns", "MODE": "Primary", "SLOTS": "1024", "GENERATION": "1", "EPOCH": "7"},
+    "Placement": {"NAME": "columns", "MODE": "Fallback", "SLOTS": "1024", "GENERATION": "1", "EPOCH": "7"},
     "RecoveryRun": {
         "NAME": "columns",
         "TARGET": "cell-a",
@@ -482,7 +494,7 @@ def put(path: str, value: Any) -> Change:
         *parents, last = path.split(".")
         for name in parents:
             block = block[int(name)] if isinstance(block, list) else block.setdefault(name, {})
-        block[last] = value
+        block[last] = deepcopy(value)  # what is put is changed further on
 
     return change
 
@@ -529,12 +541,21 @@ def _nothing(obj: Object) -> None: ...
 _DATABASE: Object = {"type": "CloudNativePG", "cloudNativePG": {"cluster": "db"}}
 _DATA_BLOCK = (
     "set the block that type names: jobs for Jobs, volumeSnapshots for VolumeSnapshots, cloudNativePG for"
-    " CloudNativePG; jobs may stand beside another one"
+    " CloudNativePG, velero for Velero; jobs may stand beside another one"
 )
 _CELL_NAME = "a Cell's name is also a label value: at most 63 characters, no dots"
 _BLOCK = "set exactly the block that type names: service for Service, address for Address"
 _ADDRESS = {"host": "10.0.0.7", "port": 80}
+_BY_ADDRESS = {"type": "Address", "address": _ADDRESS}
+_CLUSTER = {"kubeconfigSecretRef": {"name": "cluster-a"}}
+_ELSEWHERE = both(put("backend", _BY_ADDRESS), put("cluster", _CLUSTER))
 _SHARED = both(put("customerData", "Shared"), drop("offHome"), drop("haproxy.initialCells"))
+_HAPROXY = both(put("type", "HAProxy"), put("haproxy", {"customerKey": {"type": "Host"}}))
+_OF_ANOTHER_TYPE = both(drop("haproxy"), drop("fallback"))
+_TO_GATEWAY = both(_OF_ANOTHER_TYPE, put("type", "Gateway"), put("gateway", {"parentRefs": [{"name": "public"}]}))
+_GATEWAY = both(_SHARED, _TO_GATEWAY)
+_TO_DNS = both(_OF_ANOTHER_TYPE, put("type", "DNS"), put("dns", {"hostname": "shop.example.com"}))
+_DNS = both(_SHARED, _TO_DNS)
 _MANUAL = both(put("trigger", "Manual"), drop("escalatedFrom"))
 _SPEC_OF_RUN = {
     "targetRef": {"kind": "Cell", "name": "cell-b"},
@@ -571,9 +592,10 @@ RULES = [
     Case("Cell", "another block", put("backend.type", "Address"), f"spec.backend: Invalid value: {_BLOCK}"),
     Case(
         "Cell",
-        "host name as address",
-        put("backend", {"type": "Address", "address": {"host": "db.example.com", "port": 80}}),
-        "spec.backend.address.host: Invalid value: host must be an IP address, for example 10.0.0.7",
+        "address that is none",
+        put("backend", {"type": "Address", "address": {"host": "10.0.0.300", "port": 80}}),
+        "spec.backend.address.host: Invalid value: host must be an IP address, for example 10.0.0.7, or a host name in"
+        " lower case",
     ),
     Case(
         "Cell",
@@ -594,7 +616,15 @@ RULES = [
             ("type without jobs", drop("data.jobs")),
             ("another type without its block", put("data.type", "VolumeSnapshots")),
             ("another type's block", put("data.cloudNativePG", {"cluster": "db"})),
+            ("Velero's block beside Jobs", put("data.velero", {"claims": ["data"]})),
+            ("Velero without its block", put("data", {"type": "Velero"})),
         )
+    ),
+    Case(
+        "Cell",
+        "a claim twice",
+        put("data", {"type": "Velero", "velero": {"claims": ["data", "wal", "data"]}}),
+        "spec.data.velero.claims: Invalid value: each claim may be named once",
     ),
     Case(
         "Cell",
@@ -631,6 +661,29 @@ RULES = [
             ("added", drop("namespace"), put("namespace", "shop-a")),
         )
     ),
+    Case(
+        "Cell",
+        "a Service of another cluster",
+        put("cluster", _CLUSTER),
+        "spec.backend.type: Invalid value: a cell in a cluster of its own needs backend type Address: the router"
+        " reaches no Service of another cluster by its name",
+    ),
+    *(
+        Case(
+            "Cell",
+            f"cluster {title}",
+            change,
+            "spec.cluster: Invalid value: cluster is immutable: rotate credentials by the content of the Secret, or"
+            " make a new Cell",
+            before=before,
+        )
+        for title, before, change in (
+            ("by another Secret", _ELSEWHERE, put("cluster.kubeconfigSecretRef.name", "other")),
+            ("by another key", _ELSEWHERE, put("cluster.kubeconfigSecretRef.key", "value")),
+            ("removed", _ELSEWHERE, drop("cluster")),
+            ("added", put("backend", _BY_ADDRESS), put("cluster", _CLUSTER)),
+        )
+    ),
     # Router
     Case(
         "Router",
@@ -645,6 +698,145 @@ RULES = [
         "a Router's name is part of its Services' names: at most 50 characters, no dots",
     ),
     Case("Router", "no block", drop("haproxy"), "spec.haproxy: Invalid value: type HAProxy needs the block haproxy"),
+    Case(
+        "Router",
+        "another type",
+        _TO_GATEWAY,
+        "spec.type: Invalid value: type is immutable: make a new Router instead",
+        before=_SHARED,
+    ),
+    *(
+        Case(
+            "Router",
+            f"Gateway {title}",
+            both(_GATEWAY, change),
+            "spec.gateway: Invalid value: type Gateway needs the block gateway, and no other type has it",
+        )
+        for title, change in (("without its block", drop("gateway")), ("block for HAProxy", _HAPROXY))
+    ),
+    *(
+        Case(
+            "Router",
+            f"a fallback of {title}",
+            both(change, put("fallback", {})),
+            "spec.fallback: Invalid value: fallback is for type HAProxy only: what serves with any other type is not"
+            " run by the operator",
+        )
+        for title, change in (("a Gateway", _GATEWAY), ("DNS", _DNS))
+    ),
+    Case(
+        "Router",
+        "pins of a Gateway",
+        both(_GATEWAY, put("haproxy", {"customerKey": {"type": "Host"}, "pins": [{"customer": "vip", "cell": "a"}]})),
+        "spec.haproxy: Invalid value: the block haproxy is for type HAProxy only: no other router has slots, pins or"
+        " customer keys of its own",
+    ),
+    Case(
+        "Router",
+        "customers' data in the cells of a Gateway",
+        both(_GATEWAY, put("customerData", "InCell")),
+        "spec.customerData: Invalid value: customerData InCell needs type HAProxy: no other router knows which customer"
+        " a request is from",
+    ),
+    Case(
+        "Router",
+        "metrics of no pods",
+        both(_GATEWAY, put("gateway.metrics", {"type": "Traefik", "podSelector": {}, "port": 8080})),
+        "spec.gateway.metrics.podSelector: Invalid value: podSelector must name at least one label: the pods of the"
+        " Gateway's implementation and no others",
+    ),
+    *(
+        Case(
+            "Router",
+            f"filter {title}",
+            both(_GATEWAY, put("gateway.rules", [{"filters": [filter]}])),
+            "spec.gateway.rules[0].filters[0]: Invalid value: set exactly the block that type names:"
+            " requestHeaderModifier, responseHeaderModifier, urlRewrite or extensionRef",
+        )
+        for title, filter in (
+            ("without its block", {"type": "URLRewrite"}),
+            (
+                "with another one's",
+                {"type": "URLRewrite", "urlRewrite": {"hostname": "a"}, "requestHeaderModifier": {"remove": ["X-A"]}},
+            ),
+        )
+    ),
+    Case(
+        "Router",
+        "rewrite without its field",
+        both(
+            _GATEWAY,
+            put(
+                "gateway.rules",
+                [{"filters": [{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplaceFullPath"}}}]}],
+            ),
+        ),
+        "spec.gateway.rules[0].filters[0].urlRewrite.path: Invalid value: set exactly the field that type names:"
+        " replaceFullPath or replacePrefixMatch",
+    ),
+    Case(
+        "Router",
+        "a try longer than the request",
+        both(_GATEWAY, put("gateway.rules", [{"timeouts": {"request": "5s", "backendRequest": "10s"}}])),
+        "spec.gateway.rules[0].timeouts.backendRequest: Invalid value: backendRequest must not be longer than request",
+    ),
+    *(
+        Case(
+            "Router",
+            f"DNS {title}",
+            both(_DNS, change),
+            "spec.dns: Invalid value: type DNS needs the block dns, and no other type has it",
+        )
+        for title, change in (("without its block", drop("dns")), ("block for HAProxy", _HAPROXY))
+    ),
+    *(
+        Case(
+            "Router",
+            f"{field} of DNS changed",
+            put(f"dns.{field}", value),
+            f"spec.dns.{field}: Invalid value: {field} is immutable: make a new Router",
+            before=_DNS,
+        )
+        for field, value in (("hostname", "other.example.com"), ("recordType", "AAAA"), ("routingPolicy", "Simple"))
+    ),
+    Case(
+        "Router",
+        "one record with several host names",
+        both(_DNS, put("dns.recordType", "CNAME"), put("dns.routingPolicy", "Simple")),
+        "spec.dns.routingPolicy: Invalid value: a name has one CNAME record at most: recordType CNAME needs"
+        " routingPolicy Weighted",
+    ),
+    Case(
+        "Router",
+        "weights of one record",
+        both(_DNS, put("dns.routingPolicy", "Simple"), put("dns.weights", {"max": 100})),
+        "spec.dns.weights: Invalid value: weights are for routingPolicy Weighted only",
+    ),
+    *(
+        Case(
+            "Router",
+            f"TTL of {ttl}",
+            both(_DNS, put("dns.ttl", ttl)),
+            "spec.dns.ttl: Invalid value: ttl must be whole seconds, from 1s to 1h: no drain is faster than it",
+        )
+        for ttl in ("0s", "1s500ms", "2h")
+    ),
+    *(
+        Case(
+            "Router",
+            f"publishing within {timeout}",
+            both(_DNS, put("dns.propagation", "1s"), put("dns.publishTimeout", timeout)),
+            "spec.dns.publishTimeout: Invalid value: publishTimeout must be from 10s to 1h",
+        )
+        for timeout in ("9s", "61m")
+    ),
+    Case(
+        "Router",
+        "propagation longer than publishing",
+        both(_DNS, put("dns.propagation", "5m")),
+        "spec.dns.propagation: Invalid value: propagation must be shorter than publishTimeout, within which everything"
+        " has to be published",
+    ),
     Case(
         "Router",
         "offHome with Shared",
@@ -702,6 +894,36 @@ RULES = [
     ),
     Case(
         "Router",
+        "a match that matches everything",
+        put("shedding.classes.1.matches", [{"methods": []}]),
+        "spec.shedding.classes[1].matches[0]: Invalid value: a match needs header, pathPrefix or methods, or it would"
+        " match every request",
+    ),
+    Case(
+        "Router",
+        "a class named default",
+        put("shedding.classes.1.name", "default"),
+        "spec.shedding.classes: Invalid value: the class default is what no other class matches: give it"
+        " defaultPriority and defaultSheddable instead",
+    ),
+    *(
+        Case(
+            "Router",
+            f"a breaker with a window of {window}",
+            put("circuitBreakers.window", window),
+            "spec.circuitBreakers.window: Invalid value: window must be from 1s to 60s",
+        )
+        for window in ("500ms", "2m")
+    ),
+    Case(
+        "Router",
+        "a breaker that lets nothing through",
+        put("circuitBreakers.errorRate", "0%"),
+        "spec.circuitBreakers.errorRate: Invalid value: errorRate must be more than 0%: a circuit breaker that trips"
+        " at 0% lets nothing through",
+    ),
+    Case(
+        "Router",
         "slots of no power of two",
         put("haproxy.slots", 1025),
         "spec.haproxy.slots: Invalid value: slots must be a power of two from 1024 to 16384",
@@ -727,6 +949,20 @@ RULES = [
         for title, before, change in (
             ("to Shared", _nothing, _SHARED),
             ("to InCell", _SHARED, both(put("customerData", "InCell"), put("haproxy.initialCells", ["cell-a"]))),
+        )
+    ),
+    # Placement
+    *(
+        Case(
+            "Placement",
+            title,
+            change,
+            "spec.fallback: Invalid value: fallback says who is behind the fallback: set it in mode Fallback, and in"
+            " this one only",
+        )
+        for title, change in (
+            ("Fallback without an order", drop("fallback")),
+            ("an order in mode Primary", put("mode", "Primary")),
         )
     ),
     # RecoveryRun
@@ -935,6 +1171,7 @@ def test_each_rule_is_tried() -> None:
         pytest.param("Cell", _nothing, put("weight", 0), id="a weight of nothing"),
         pytest.param("Cell", drop("policyRef"), put("policyRef", {"name": "other"}), id="a policy added"),
         pytest.param("Cell", _nothing, put("backend.service.name", "web-2"), id="another Service"),
+        pytest.param("Cell", _ELSEWHERE, put("backend.address.port", 81), id="another address of a cell elsewhere"),
         pytest.param("Router", _nothing, put("haproxy.slots", 4096), id="slots doubled"),
         pytest.param("Router", _nothing, put("haproxy.pins", []), id="pins removed"),
         pytest.param("RecoveryRun", _nothing, put("control.paused", False), id="a run resumed"),
@@ -956,6 +1193,8 @@ def test_each_rule_is_tried() -> None:
         ),
         pytest.param("RecoveryPolicy", _nothing, put("mode", "Observe"), id="automation switched off"),
         pytest.param("Placement", _nothing, put("epoch", 8), id="another leader"),
+        pytest.param("Placement", _nothing, both(put("mode", "Primary"), drop("fallback")), id="back to the router"),
+        pytest.param("Router", _nothing, drop("fallback"), id="no fallback any more"),
         pytest.param("RecoveryFreeze", _nothing, drop("until"), id="a freeze without end"),
         pytest.param("Cell", drop("templateRef"), put("templateRef", {"name": "other"}), id="a template added"),
         pytest.param("CellTemplate", _nothing, put("objects", []), id="a template without objects"),

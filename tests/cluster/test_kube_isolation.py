@@ -21,7 +21,7 @@ from tests.cluster.conftest import ROOT, Kubectl
 from tests.conftest import CLUSTER
 from tests.fakes.eventually import eventually
 
-IMAGE = "recell/router:dev"
+IMAGE = "recell/router:0.1.0"
 """It has Python in it, and is small."""
 PORT = 8080
 LISTEN = f"""
@@ -136,7 +136,7 @@ def stage(kubectl: Kubectl, namespace: str) -> Iterator[Stage]:
 async def isolation(kubeconfig: Path, stage: Stage) -> AsyncIterator[KubeIsolation]:
     api = await Api.connect(str(kubeconfig))
     consent = Consent(api, SystemClock(), (stage.namespace,), on_change=lambda key: None)
-    made = KubeIsolation(api, consent, cut_off=lambda: False)
+    made = KubeIsolation(api, consent, doubt=lambda: "")
     yield made
     await made.lift(stage.cell)
     stage.kubectl("delete", "networkpolicy", "--all")

@@ -1,7 +1,6 @@
 """The decommission of a retired cell on a real API server: a StatefulSet and its claims, by real controllers."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -35,14 +34,6 @@ pytestmark = pytest.mark.usefixtures("crds")
 SLOW = 120.0
 
 
-@pytest.fixture(scope="module")
-def image(kubectl: Kubectl) -> str:
-    """One that every node has: the sandbox's own, which does nothing."""
-    nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
-    names = [name for node in nodes for entry in node["status"]["images"] for name in entry.get("names") or ()]
-    return next(name for name in names if "pause" in name and "@" not in name)
-
-
 class Fleet:
     """b was replaced by b2; who has which backups is what the test says."""
 
@@ -63,7 +54,7 @@ class Fleet:
             self.workloads,
             anything,
             Protection(anything),
-            self.remains,
+            lambda cell: self.remains,
             anything,
             anything,
         )
@@ -147,6 +138,15 @@ class Fleet:
         async with asyncio.timeout(SLOW):
             while not await all_there():
                 await asyncio.sleep(0.2)
+
+    async def stopped(self, cell: Cell) -> list[Object]:
+        """Its workloads, once the cluster's own controllers have said that they are at zero."""
+        async with asyncio.timeout(SLOW):
+            while True:
+                try:
+                    return await self.remains.workloads(cell)
+                except Conflict:
+                    await asyncio.sleep(0.2)
 
     async def replaced(self) -> None:
         """b has nobody any more, was stopped, and its time is up."""
@@ -242,7 +242,7 @@ async def test_what_somebody_starts_again_is_not_deleted(fleet: Fleet) -> None:
     fleet.backups["b2"] = (Backup("b2/2", fleet.clock.now(), verified=True),)
     cell = fleet.store.cell((fleet.namespace, "b"))
     assert cell is not None
-    (read,) = await fleet.remains.workloads(cell)
+    (read,) = await fleet.stopped(cell)
     await fleet.api.merge_patch(STATEFUL_SETS.path(fleet.namespace, "b"), {"spec": {"replicas": 1}})
     with pytest.raises(Conflict):
         await fleet.remains.delete(read)

@@ -1,42 +1,32 @@
 """Real volumes: the snapshot controller, csi-snapshotter and csi-provisioner of Kubernetes with a CSI driver of our own
 (`hack/cluster storage`), under the very rights that the chart grants with features.volumeSnapshots."""
 
-import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from recell.api import Cell, CellTemplate
+from recell.api import Cell
 from recell.api.meta import LABEL_BACKUP, LABEL_CELL
-from recell.domain.data import Answer, Backup, Customers, Operation, Progress, Request
-from recell.domain.provisioning import Order
-from recell.domain.provisioning import Progress as Provisioning
+from recell.domain.data import Customers, Operation, Progress, Request
 from recell.engine.errors import BadInput, Forbidden
-from recell.engine.ports import Key
 from recell.providers.data.volume_snapshots import VolumeSnapshotsData
 from recell.providers.kube.api import Api, Object
-from recell.providers.kube.paths import CELLS, CLAIMS, STATEFUL_SETS, VOLUME_SNAPSHOTS
-from recell.providers.kube.provisioner import KubeProvisioner
-from recell.providers.kube.store import KubeStore
-from recell.providers.kube.workloads import KubeWorkloads
-from recell.runtime.clock import SystemClock
+from recell.providers.kube.paths import VOLUME_SNAPSHOTS
 from tests.cluster.conftest import ROOT, Kubectl, image_of, kubeconfig_with
+from tests.cluster.volume_world import DATA, WAL, WITHIN, Anywhere, Provider, VolumeWorld
 from tests.fakes.eventually import eventually
 from tests.unit.delivery.programs import program
 
 pytestmark = pytest.mark.usefixtures("crds", "storage")
 
-WITHIN = 120.0
 STORAGE_SECONDS = 20 * 60
 """The first time it is compiled."""
-DATA, WAL = "data", "wal"
 
 
 @pytest.fixture(scope="module")
@@ -68,163 +58,19 @@ def operator(kubeconfig: Path, kubectl: Kubectl, namespace: str, tmp_path_factor
     return kubeconfig_with(kubeconfig, kubectl, namespace, role["rules"], tmp_path_factory.mktemp("operator"))
 
 
-class Anywhere:
-    async def ensure(self, cell: Cell) -> None: ...
-
-
-class World:
-    """The provider with real workloads, and cells with a StatefulSet each."""
-
-    def __init__(self, tested: Api, direct: Api, kubectl: Kubectl, namespace: str, image: str) -> None:
-        self.tested, self.direct, self.namespace, self.image = tested, direct, namespace, image
-        self._kubectl = kubectl
-        self.clock = SystemClock()
-        self.woken = asyncio.Event()
-        self.homes: set[str] = set()
-        self.store = KubeStore(tested, self.clock, (namespace,))
-        self.workloads = KubeWorkloads(tested, self.clock, self.store, (namespace,), on_change=self._wake)
-        self.provisioner = KubeProvisioner(
-            tested, self.clock, self.store, Anywhere(), is_home=lambda router, cell: False, on_change=self._wake
-        )
-        self.data = self.provider()
-        self._old: list[VolumeSnapshotsData] = []
-
-    def provider(self) -> VolumeSnapshotsData:
+class World(VolumeWorld):
+    def provider(self) -> Provider:
         return VolumeSnapshotsData(
             self.tested,
             self.clock,
             self.workloads,
             require_consent=Anywhere().ensure,
             is_home=lambda router, cell: cell in self.homes,
-            on_change=self._wake,
+            on_change=self.wake,
         )
 
-    async def start(self) -> None:
-        self.store.start()
-        self.workloads.start()
-        await asyncio.wait_for(asyncio.gather(self.store.wait_synced(), self.workloads.wait_synced()), 30)
-
-    async def stop(self) -> None:
-        for provider in (self.data, *self._old):
-            await provider.stop()
-        await self.provisioner.stop()
-        await self.workloads.stop()
-        await self.store.stop()
-
-    async def another_process(self) -> None:
-        self._old.append(self.data)
-        self.data = self.provider()
-
-    def _wake(self, cell: Key) -> None:
-        self.woken.set()
-
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        return self._kubectl("-n", self.namespace, *arguments, stdin=stdin)
-
-    # Cells
-
-    def stateful_set(self, cell: str, storage_class: str, volumes: tuple[str, ...]) -> Object:
-        mounts = [{"name": volume, "mountPath": f"/{volume}"} for volume in volumes]
-        main = {"name": "main", "image": self.image, "imagePullPolicy": "Never", "volumeMounts": mounts}
-        pod = {"containers": [main | {"command": ["sleep", "3600"]}], "terminationGracePeriodSeconds": 1}
-        claim = {
-            "accessModes": ["ReadWriteOnce"],
-            "storageClassName": storage_class,
-            "resources": {"requests": {"storage": "1Mi"}},
-        }
-        return {
-            "apiVersion": STATEFUL_SETS.api_version,
-            "kind": STATEFUL_SETS.kind,
-            "metadata": {"name": f"{cell}-db"},
-            "spec": {
-                "serviceName": f"{cell}-db",
-                "selector": {"matchLabels": {"app": f"{cell}-db"}},
-                "template": {"metadata": {"labels": {"app": f"{cell}-db"}}, "spec": pod},
-                "volumeClaimTemplates": [{"metadata": {"name": volume}, "spec": claim} for volume in volumes],
-            },
-        }
-
-    def spec(self, cell: str, volumes: tuple[str, ...], **settings: Any) -> Object:
-        claims = [f"{volume}-{cell}-db-0" for volume in volumes]
-        return {
-            "backend": {"type": "Service", "service": {"name": cell, "port": 80}},
-            "workloads": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": f"{cell}-db"}],
-            "data": {"type": "VolumeSnapshots", "volumeSnapshots": {"claims": claims, **settings}},
-        }
-
-    async def source(self, name: str, storage_class: str = "hostpath", volumes: tuple[str, ...] = (DATA,)) -> Cell:
-        """As a person makes it."""
-        body = {
-            "apiVersion": CELLS.api_version,
-            "kind": "Cell",
-            "metadata": {"name": name, "namespace": self.namespace},
-            "spec": {"routerRef": {"name": "shop"}, **self.spec(name, volumes)},
-        }
-        self.kubectl("apply", "-f", "-", stdin=json.dumps(self.stateful_set(name, storage_class, volumes)))
-        made = Cell.model_validate(await self.direct.create(CELLS.collection(self.namespace), body))
-        self.kubectl("rollout", "status", f"statefulset/{name}-db", "--timeout=50s")
-        return made
-
-    async def target(
-        self, name: str, source: Cell, storage_class: str = "hostpath", volumes: tuple[str, ...] = (DATA,)
-    ) -> Cell:
-        """As the operator makes it from a template."""
-        template = {
-            "metadata": {"name": "cell", "namespace": self.namespace},
-            "spec": {
-                "cell": self.spec("$(CELL)", volumes),
-                "objects": [self.stateful_set("$(CELL)", storage_class, volumes)],
-            },
-        }
-        order = Order(name, source, CellTemplate.model_validate(template), "run-1")
-        async with asyncio.timeout(WITHIN):
-            while True:
-                self.woken.clear()
-                made = await self.provisioner.ensure(order)
-                if made.progress is Provisioning.READY:
-                    assert made.cell is not None
-                    break
-                await self.woken.wait()
-        cell = made.cell
-
-        async def watched() -> bool:
-            await self.workloads.ensure_labels(cell)
-            return all(state.desired is not None for state in self.workloads.states(cell))
-
-        await eventually(watched, f"the workloads of {name} are known")
-        return cell
-
-    def shell(self, cell: Cell, script: str) -> str:
-        return self.kubectl("exec", f"{cell.metadata.name}-db-0", "--", "sh", "-euc", script).strip()
-
-    # The port
-
-    async def ended(self, request: Request, *, between: Callable[[], Any] = lambda: None) -> Answer:
-        """Asked again only when somebody is woken; a step of a second covers what was missed between two processes."""
-        async with asyncio.timeout(WITHIN):
-            while True:
-                self.woken.clear()
-                answer = await self.data.ensure(request)
-                if answer.progress is not Progress.RUNNING:
-                    return answer
-                done = between()
-                if done is not None:
-                    await done
-                    await asyncio.sleep(0.2)
-                else:
-                    await self.woken.wait()
-
-    async def done(self, request: Request, *, between: Callable[[], Any] = lambda: None) -> Answer:
-        answer = await self.ended(request, between=between)
-        assert answer.progress is Progress.DONE, answer
-        return answer
-
-    async def backed_up(self, cell: Cell, key: str) -> Backup:
-        (made,) = (await self.done(Request(Operation.BACKUP, key, cell))).backups
-        return made
-
-    async def claim(self, name: str) -> Object:
-        return await self.direct.get(CLAIMS.path(self.namespace, name))
+    def data_of(self, claims: list[str]) -> Object:
+        return {"type": "VolumeSnapshots", "volumeSnapshots": {"claims": claims}}
 
 
 @pytest.fixture
@@ -237,7 +83,7 @@ async def world(operator: Path, kubeconfig: Path, kubectl: Kubectl, namespace: s
     for api in apis:
         await api.close()
     for kind in ("cells", "statefulsets", "volumesnapshots", "pvc"):
-        made.kubectl("delete", kind, "--all", "--timeout=50s")
+        made.kubectl("delete", kind, "--all", "--timeout=150s")
 
 
 @pytest.mark.parametrize("storage_class", ["hostpath", "hostpath-late"])
@@ -354,7 +200,7 @@ async def test_a_pod_that_is_not_of_the_cell_is_waited_for(world: World) -> None
     spec = {"containers": [container], "volumes": volumes, "terminationGracePeriodSeconds": 0}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shell"}, "spec": spec}
     world.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
-    world.kubectl("wait", "pod/shell", "--for=condition=Ready", "--timeout=50s")
+    world.kubectl("wait", "pod/shell", "--for=condition=Ready", "--timeout=150s")
     request = Request(Operation.RESTORE, "restore-1", source, target=target, backup=made.id)
 
     async def told() -> bool:

@@ -1,29 +1,51 @@
-"""The data planes on which the contract of the Traffic port is tried: the fake, and real router pods."""
+"""The data planes on which the contract of the Traffic port is tried: the fake, real router pods, Gateways that an
+implementation in memory stands behind (`tests/gateway` has real ones), and name servers."""
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import pytest
 
-from recell.api import Placement
+from recell.api import Cell, Placement, Router
+from recell.api.dns import DNS
+from recell.api.router import RouterSpec
 from recell.engine.ports import Key, Traffic
+from recell.providers.kube.paths import HTTP_ROUTES
+from recell.providers.routing.dns.data_plane import asked
+from recell.providers.routing.dns.records import answered, endpoint, records
+from recell.providers.routing.dns.resolving import NameServers
+from recell.providers.routing.dns.traffic import DNSTraffic
+from recell.providers.routing.gateway.data_plane import GatewayDataPlane
+from recell.providers.routing.gateway.figures import Figures
 from recell.providers.routing.haproxy.streams import HAProxyTraffic
+from recell.providers.routing.version import Version
+from tests.dns import bind
+from tests.dns.bind import ZONE, Bind
+from tests.fakes.eventually import eventually
 from tests.fakes.traffic import FakeTraffic
 from tests.router.rig import Cells, Load, PlacementApi, RouterPod, placement
 from tests.router.rig.placements import NAME, NAMESPACE
 from tests.router.rig.pod import free_port
+from tests.unit.routing.played_gateway import PlayedGateway, RouteApi, router_spec
 
 ROUTER: Key = (NAMESPACE, NAME)
+
+
+REJECTING, CHECKS, IN_FLIGHT, FREEZING, FIGURES = "rejecting", "checks", "in flight", "freezing", "figures"
+"""What not every data plane can do or tell."""
 
 
 class Plane(Protocol):
     """A router of two pods with the cells a and b under a steady load, seen through the port."""
 
     traffic: Traffic
+    lacks: frozenset[str]
+    lag: float
+    """Seconds until what is applied is obeyed."""
 
     def write(self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1") -> Placement:
         """Somebody writes the Placement: a is 0, b is 1."""
@@ -77,6 +99,9 @@ class ManualClock:
 
 
 class FakePlane:
+    lacks: frozenset[str] = frozenset()
+    lag = 0.0
+
     def __init__(self) -> None:
         self._clock = ManualClock()
         self.traffic = FakeTraffic(self._clock)
@@ -136,6 +161,9 @@ class SystemClock:
 class RealPlane:
     """HAProxy and agent processes, cells that answer HTTP, and clients that ask."""
 
+    lacks: frozenset[str] = frozenset()
+    lag = 0.0
+
     def __init__(self, api: PlacementApi, cells: Cells, pods: tuple[RouterPod, ...], traffic: HAProxyTraffic) -> None:
         self._api = api
         self._cells = cells
@@ -156,14 +184,9 @@ class RealPlane:
 
     async def until(self, condition: Callable[[], Any], within: float = 30.0) -> Any:
         try:
-            async with asyncio.timeout(within):
-                while True:
-                    value = condition()
-                    if value:
-                        return value
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            raise AssertionError(f"did not happen within {within} s\n{self._pods[0].log('agent')[-2000:]}") from None
+            return await eventually(condition, "what the test waits for", deadline=within)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self._pods[0].log('agent')[-2000:]}") from None
 
     def failing(self, cell: str) -> None:
         self._cells[cell].failing = True
@@ -217,10 +240,183 @@ async def real_plane() -> AsyncIterator[RealPlane]:
                 cells[name].hung = False
 
 
-@pytest.fixture(params=["fake", "haproxy"])
+class PlayedPlane:
+    """A Router of type Gateway on an API server and an implementation in memory."""
+
+    lacks = frozenset({REJECTING, CHECKS})
+    lag = 0.0
+
+    def __init__(self, served: PlayedGateway) -> None:
+        self._served = served
+        api: Any = RouteApi(served)
+        clock = SystemClock()
+        self._plane = GatewayDataPlane(
+            api, clock, [NAMESPACE], lambda key: CELLS, Figures(api, clock), on_change=lambda key: None
+        )
+        self.traffic: Traffic = self._plane
+        self._telling: set[asyncio.Task[None]] = set()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def write(self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1") -> Placement:
+        cells = {"a": (0, "10.0.0.1", 80), "b": (1, "10.0.0.2", 80)}
+        made = Placement.model_validate(_object(cells, table, generation=generation, epoch=epoch, uid=uid))
+        task = asyncio.get_running_loop().create_task(self._tell(made))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+        return made
+
+    async def _tell(self, placed: Placement) -> None:
+        await self._plane.ensure(gateway_router(self._served.port))
+        await self._plane.tell(ROUTER, placed)
+
+    async def until(self, condition: Callable[[], Any], within: float = 30.0) -> Any:
+        return await eventually(condition, "what the test waits for", deadline=within)
+
+    def failing(self, cell: str) -> None:
+        self._served.changed(cell, failing=True)
+
+    def hung(self, cell: str) -> None:
+        self._served.changed(cell, hung=True)
+
+    async def down(self, cell: str) -> None:
+        self._served.changed(cell, down=True)
+
+    async def freeze(self) -> None:
+        self._served.frozen = True
+
+    async def thaw(self) -> None:
+        self._served.frozen = False
+        self._served.take_up(HTTP_ROUTES.path(*ROUTER))
+
+    def silence(self) -> None:
+        self._served.silent = True
+
+    def speak(self) -> None:
+        self._served.silent = False
+
+    def serving(self, pods: int) -> None:
+        self._served.accepting = pods
+        self._served.pods(pods)
+        self._served.take_up(HTTP_ROUTES.path(*ROUTER))
+
+    async def stop(self) -> None:
+        await asyncio.gather(*self._telling, return_exceptions=True)
+        await self._plane.stop()
+
+
+def _cell(name: str) -> Cell:
+    backend = {"type": "Service", "service": {"name": name, "port": 80}}
+    body = {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"routerRef": {"name": NAME}}}
+    body["spec"]["backend"] = backend
+    return Cell.model_validate(body)
+
+
+CELLS = {name: _cell(name) for name in "ab"}
+
+
+def gateway_router(port: int) -> Router:
+    metadata = {"name": NAME, "namespace": NAMESPACE, "uid": "router-uid"}
+    return Router.model_validate({"metadata": metadata, "spec": router_spec(port)})
+
+
+class NamesPlane:
+    """A Router of type DNS: two BIND servers of one zone, ExternalDNS in memory (`tests/dns` has the real one)."""
+
+    lacks = frozenset({FIGURES})
+    lag = 0.0
+
+    def __init__(self, servers: Sequence[Bind]) -> None:
+        self._servers = servers
+        named = [{"host": "127.0.0.1", "port": server.port} for server in servers]
+        self._block = DNS.model_validate(
+            {"hostname": NAMED, "ttl": "1s", "routingPolicy": "Simple", "nameservers": named}
+        )
+        clock = SystemClock()
+        self.names = DNSTraffic(clock, NameServers(clock), on_change=lambda key: None)
+        self.traffic: Traffic = self.names
+        self._newest: Placement | None = None
+        self._frozen = False
+        self._telling: set[asyncio.Task[None]] = set()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def write(self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1") -> Placement:
+        cells = {"a": (0, "192.0.2.1", 80), "b": (1, "192.0.2.2", 80)}
+        made = Placement.model_validate(_object(cells, table, generation=generation, epoch=epoch, uid=uid))
+        if self._newest is None or Version.of(made).may_follow(Version.of(self._newest)):  # as the data plane has it
+            self._newest = made
+        task = asyncio.get_running_loop().create_task(self._tell(made))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+        return made
+
+    async def _tell(self, placed: Placement) -> None:
+        await self._publish()
+        asked_for = asked(placed, self._block, endpoint(Router(spec=NAMED_ROUTER), placed, self._block))
+        await self.names.publish(ROUTER, self._block, asked_for, taken=True)
+
+    async def _publish(self) -> None:
+        """To the primary; the secondary follows."""
+        if self._newest is not None and not self._frozen:
+            await self._servers[0].put(NAMED, "A", *answered(records(self._newest.spec, self._block)), ttl=1)
+
+    async def until(self, condition: Callable[[], Any], within: float = 120.0) -> Any:
+        return await eventually(condition, "what the test waits for", deadline=within)
+
+    def failing(self, cell: str) -> None:
+        raise NotImplementedError("no request passes here")
+
+    def hung(self, cell: str) -> None:
+        raise NotImplementedError("no request passes here")
+
+    async def down(self, cell: str) -> None:
+        raise NotImplementedError("no request passes here")
+
+    async def freeze(self) -> None:
+        self._frozen = True
+
+    async def thaw(self) -> None:
+        self._frozen = False
+        await self._publish()
+
+    def silence(self) -> None:
+        for server in self._servers:
+            server.freeze()
+
+    def speak(self) -> None:
+        for server in self._servers:
+            server.thaw()
+
+    def serving(self, pods: int) -> None:
+        raise NotImplementedError("name servers are the zone's")
+
+    async def stop(self) -> None:
+        await asyncio.gather(*self._telling, return_exceptions=True)
+        await self.names.stop()
+
+
+NAMED = f"shop.{ZONE}"
+NAMED_ROUTER = RouterSpec.model_validate({"type": "DNS", "customerData": "Shared", "dns": {"hostname": NAMED}})
+
+
+@pytest.fixture(params=["fake", "haproxy", "gateway", "dns"])
 async def plane(request: pytest.FixtureRequest) -> AsyncIterator[Plane]:
-    if request.param == "fake":
-        yield FakePlane()
-    else:
-        async with real_plane() as real:
-            yield real
+    match request.param:
+        case "fake":
+            yield FakePlane()
+        case "haproxy":
+            async with real_plane() as real:
+                yield real
+        case "dns":
+            with bind.servers(request.getfixturevalue("tmp_path")) as zone:
+                names = NamesPlane(zone)
+                yield names
+                await names.stop()
+        case _:
+            async with PlayedGateway() as served:
+                played = PlayedPlane(served)
+                yield played
+                await played.stop()

@@ -8,6 +8,7 @@ from typing import Any
 from hack.stage import Stage
 
 Entry = dict[str, Any]
+OPERATOR = "system:serviceaccount:recell-system:recell"
 
 
 class Audit:
@@ -38,6 +39,17 @@ class Audit:
                     continue  # the last line is still being written
                 if entry.get("stage") == "ResponseComplete":
                     yield entry
+
+    def created(self) -> list[tuple[str, str]]:
+        """What the operator made, as resource and name, in order."""
+        return [
+            (
+                entry["objectRef"]["resource"],
+                entry["objectRef"].get("name") or entry["responseObject"]["metadata"]["name"],
+            )
+            for entry in self.entries()
+            if entry["user"]["username"] == OPERATOR and entry["responseStatus"]["code"] == 201
+        ]
 
     def writes(self, resource: str, name: str, subresource: str = "") -> list[Entry]:
         found = []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hack.stage import SHOP, Stage
+from hack.stage import CELLS, SHOP, Stage
 
 QUICK = {
     "apiVersion": "recell.dev/v1alpha1",
@@ -26,11 +26,11 @@ QUICK = {
 
 @pytest.fixture(scope="session")
 def whole_stage() -> Iterator[Stage]:
-    """On a cluster of its own, which goes on running: nobody else's operator, and nobody else's load."""
-    cluster = os.environ.get("RECELL_E2E_CLUSTER", "recell-e2e")
+    """On a cluster of each process's own, which goes on running: nobody else's operator, and nobody else's load."""
+    number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    cluster = f"{os.environ.get('RECELL_E2E_CLUSTER', 'recell-e2e')}-{number}"
     stage = Stage(cluster, say=lambda what: print(f"stage: {what}", file=sys.__stderr__))
     stage.up()
-    stage.build_images()
     stage.install_operator()
     yield stage
     stage.close_shop()
@@ -40,13 +40,14 @@ def whole_stage() -> Iterator[Stage]:
 @pytest.fixture
 def stage(whole_stage: Stage) -> Iterator[Stage]:
     """The shop with a shared database as it should be: no runs, no freezes, every cell Healthy and whole."""
-    if not any(found["metadata"]["name"] == "shop-db-0" for found in whole_stage.all("pods")):
+    if not whole_stage.is_as_opened():
         whole_stage.close_shop()
         whole_stage.open_shop(QUICK)
         _warm_up(whole_stage)
     _reset(whole_stage)
     yield whole_stage
-    _reset(whole_stage)
+    if whole_stage.is_as_opened():
+        _reset(whole_stage)
 
 
 def _warm_up(stage: Stage) -> None:
@@ -64,7 +65,7 @@ def _quick(seconds: list[dict[str, Any]]) -> bool:
 def _reset(stage: Stage) -> None:
     # No run may begin between the deletion of the others and the moment at which every cell is seen to be well.
     stage.patch("recoverypolicy", "default", {"spec": {"mode": "Observe"}})
-    for cell in ("cell-a", "cell-b", "cell-c"):
+    for cell in CELLS:
         stage.heal(cell)
     for kind in ("recoveryfreezes", "recoveryruns"):
         stage.kubectl("-n", SHOP, "delete", kind, "--all", "--timeout=120s", within=150)

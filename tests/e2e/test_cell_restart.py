@@ -52,7 +52,7 @@ def assert_everything_once(audit: Audit) -> None:
 def test_a_cell_that_errs_is_recovered_by_itself_and_nobody_else_notices(stage: Stage) -> None:
     stage.patch("recoverypolicy", "default", {"spec": {"detection": {"window": "8s"}}})
     audit = Audit(stage)
-    with stage.load(rate=150) as load:
+    with stage.load(rate=100) as load:
         time.sleep(5)
         stage.fault("cell-b", **ERRORS)
         stage.eventually("a run appears", lambda: bool(stage.runs()), within=60)
@@ -75,7 +75,7 @@ def test_a_cell_that_errs_is_recovered_by_itself_and_nobody_else_notices(stage: 
 
 def test_kubectl_apply_and_wait(stage: Stage) -> None:
     audit = Audit(stage)
-    with stage.load(rate=60):
+    with stage.load(rate=40):
         time.sleep(6)
         stage.apply(run_of("by-hand", **always(stage)))
         stage.kubectl(
@@ -89,7 +89,7 @@ def test_kubectl_apply_and_wait(stage: Stage) -> None:
 
 def test_recell_recover_and_a_second_run_that_waits_for_it(stage: Stage) -> None:
     """The second is made while the first runs, says why it waits, and starts when the first has ended."""
-    with stage.load(rate=60), ThreadPoolExecutor() as beside:
+    with stage.load(rate=40), ThreadPoolExecutor() as beside:
         time.sleep(6)
         how = ("--strategy", "CellRestart", "--always", "--yes", "--wait")
         first = beside.submit(stage.recell, "recover", "cell-b", "-n", SHOP, *how, within=240)

@@ -9,7 +9,7 @@ from typing import Any
 from kubernetes import client, config
 
 from hack.stage import SHOP, Stage
-from tests.e2e.audit import Audit
+from tests.e2e.audit import OPERATOR, Audit
 from tests.e2e.test_cell_restart import always, assert_everything_once, ended, run_of, step_of
 
 STEPS = ("drain-traffic", "restart-workloads", "check-health", "restore-traffic", "watch-stability")
@@ -30,7 +30,7 @@ def reached(stage: Stage, name: str, step: str) -> bool:
 def test_the_leader_is_killed_in_each_step(stage: Stage) -> None:
     stage.patch("recoverypolicy", "default", SLOWER)
     audit = Audit(stage)
-    with stage.load(rate=60):
+    with stage.load(rate=40):
         time.sleep(6)
         start(stage, "killed")
         killed = []
@@ -51,7 +51,7 @@ def test_the_leader_is_killed_in_each_step(stage: Stage) -> None:
 def test_a_stopped_leader_that_wakes_after_the_take_over_writes_nothing(stage: Stage) -> None:
     stage.patch("recoverypolicy", "default", SLOWER)
     audit = Audit(stage)
-    with stage.load(rate=60):
+    with stage.load(rate=40):
         time.sleep(6)
         start(stage, "stopped")
         stage.eventually("the drain runs", lambda: step_of(stage, "stopped") == "drain-traffic", within=60, every=0.2)
@@ -91,7 +91,6 @@ def test_the_api_server_is_away_for_half_a_minute(stage: Stage) -> None:
     assert stage.get("placement", "shop", SHOP)["spec"].get("holds", []) == []
 
 
-OPERATOR = "system:serviceaccount:recell-system:recell"
 FLOW: dict[str, Any] = {"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "metadata": {"name": "recell-test-throttle"}}
 
 
@@ -126,10 +125,13 @@ def test_conflicts_and_too_many_requests(stage: Stage) -> None:
     over = threading.Event()
 
     def turn_away() -> None:
-        for number in itertools.count():
-            throttle(stage, number % 2 * 30)
-            if over.wait(1.0):
-                return
+        while not over.is_set():
+            before, until = audit.answers(OPERATOR, 429), time.monotonic() + 5
+            throttle(stage, 0)
+            while audit.answers(OPERATOR, 429) == before and time.monotonic() < until and not over.wait(0.3):
+                pass
+            throttle(stage, 30)
+            over.wait(1.0)
 
     def write_too() -> None:
         objects = client.CustomObjectsApi(config.new_client_from_config(stage.kubeconfig))
@@ -141,7 +143,7 @@ def test_conflicts_and_too_many_requests(stage: Stage) -> None:
                     return
 
     disturbers = [threading.Thread(target=disturb) for disturb in (turn_away, write_too)]
-    with stage.load(rate=60):
+    with stage.load(rate=40):
         time.sleep(6)
         start(stage, "contested")
         throttle(stage, 30)

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from hack.stage import SHOP, Stage, StageError
+from hack.stage import SHOP, Stage
 from recell.api.placement import PlacementSpec
 from recell.domain.placement import slots_of
 from tests.e2e.audit import Audit
+from tests.e2e.killer import Killer
 from tests.e2e.test_cell_restart import ended, step_of
 
 ORDERS = "/orders/orders.jsonl"
-OPERATOR = "system:serviceaccount:recell-system:recell"
 QUICK = {
     "apiVersion": "recell.dev/v1alpha1",
     "kind": "RecoveryPolicy",
@@ -99,24 +99,6 @@ def to_the_end(
     return str(status["summary"])
 
 
-class Killer:
-    """Kills the leading operator once in each step of a run."""
-
-    def __init__(self, stage: Stage, name: str) -> None:
-        self._stage, self._name = stage, name
-        self.killed: list[str] = []
-
-    def __call__(self) -> None:
-        step = step_of(self._stage, self._name)
-        if not step or step in self.killed:
-            return
-        try:
-            self._stage.kill_operator(self._stage.leader())
-        except StageError:
-            return  # nobody leads yet since the last time
-        self.killed.append(step)
-
-
 def replacement_of(stage: Stage, name: str) -> str:
     made = result_of(stage, name)["replacement"]
     assert stage.phase(made) == "Healthy"
@@ -127,12 +109,7 @@ def replacement_of(stage: Stage, name: str) -> str:
 
 def assert_everything_once(audit: Audit, made: str) -> None:
     """One cell, each data Job once, and no slot goes back: as the API server recorded it."""
-    entries = list(audit.entries())
-    created = [
-        (entry["objectRef"]["resource"], entry["objectRef"].get("name") or entry["responseObject"]["metadata"]["name"])
-        for entry in entries
-        if entry["user"]["username"] == OPERATOR and entry["responseStatus"]["code"] == 201
-    ]
+    entries, created = list(audit.entries()), audit.created()
     assert [name for resource, name in created if resource == "cells"] == [made]
     jobs = [name for resource, name in created if resource == "jobs"]
     assert jobs, "data is moved by Jobs"
@@ -255,6 +232,74 @@ def test_a_corrupted_backup_is_followed_by_an_older_one(stage: Stage) -> None:
     assert steps["choose-backup"]["data"]["iteration"] == 2
     assert stage.verify(ORDERS)["altered"] == []
     assert stage.sql(made, "SELECT count(*) FROM shop.orders") != "0"
+
+
+def test_with_no_intact_backup_left_nothing_is_promoted(stage: Stage) -> None:
+    """A person asked for one backup, and what it holds is corrupted too."""
+    with stage.load(rate=60, customers=120):
+        time.sleep(10)
+    before = stage.get("placement", "shop")["spec"]
+    stage.sql("cell-b", "UPDATE shop.orders SET cents = cents + 1")
+    stage.back_up("cell-b")
+    stage.keep_from_starting("cell-b")
+    stage.eventually("the cell is Failed", lambda: failed(stage), within=60)
+    asked = "backup-corrupted"
+    stage.apply(run_of("none-left", "IsolateAndRestoreFromBackup", recoveryTarget={"backupID": asked}))
+    stage.eventually("the run ends", lambda: ended(stage, "none-left"), within=60)
+    told = stage.get("recoveryrun", "none-left")["status"]["summary"]
+    assert f"No backup named {asked}" in told, "and which there are is said"
+    newest = told.partition("There are: ")[2].split(" of ")[0]
+    stage.apply(run_of("corrupted-too", "IsolateAndRestoreFromBackup", recoveryTarget={"backupID": newest}))
+    stage.eventually("the run ends", lambda: ended(stage, "corrupted-too"), within=240)
+    status = stage.get("recoveryrun", "corrupted-too")["status"]
+    assert status["phase"] == "ManualInterventionRequired", status
+    assert "Nothing was promoted" in status["summary"], status["summary"]
+    steps = {step["name"]: step for step in status["steps"]}
+    assert steps["choose-backup"]["data"]["tried"] == [newest]
+    after = stage.get("placement", "shop")["spec"]
+    assert (after["homes"], after.get("successors", [])) == (before["homes"], [])
+    assert stage.sql("cell-b", "SELECT count(*) FROM shop.orders"), "what there was is still there"
+
+
+def test_aborted_in_each_step_everybody_who_was_served_is_served(stage: Stage) -> None:
+    """Of a cell that is well: its customers come back to it, or stay where they were routed, with every order."""
+    healthy = {"startWhen": "Always", "startBefore": rfc3339(datetime.now(UTC) + timedelta(minutes=20))}
+    homes = stage.get("placement", "shop")["spec"]["homes"]
+    cells = {cell["metadata"]["name"] for cell in stage.all("cells")}
+    with stage.load(rate=60, customers=120, orders=ORDERS) as load:
+        time.sleep(8)
+        for step in ("drain-traffic-now", "provision-replacement", "move-customers", "route-replacement"):
+            name = f"aborted-in-{step}"
+            stage.apply(run_of(name, "TrafficDrainAndReplace", **healthy))
+            stage.eventually(
+                f"{step} runs", lambda name=name, step=step: step_of(stage, name) == step, within=180, every=0.1
+            )
+            if step == "route-replacement":
+                stage.eventually(
+                    "somebody is routed", lambda: stage.get("placement", "shop")["spec"]["homes"] != homes, within=60
+                )
+            stage.patch("recoveryrun", name, {"spec": {"control": {"abort": True}}})  # at once: a step may be short
+            stage.eventually("the run ends", lambda name=name: ended(stage, name), within=180)
+            status = stage.get("recoveryrun", name)["status"]
+            assert status["phase"] == "Aborted", status
+            if step != "route-replacement":
+                placed = stage.get("placement", "shop")["spec"]
+                assert (placed["homes"], placed["serving"]) == (homes, homes), (step, status["summary"])
+                assert placed.get("holds", []) == [], (step, placed["holds"])
+                stage.eventually(
+                    "the new cell is gone",
+                    lambda: {cell["metadata"]["name"] for cell in stage.all("cells")} == cells,
+                    within=60,
+                )
+                stage.eventually("the cell is Healthy", lambda: stage.phase("cell-b") == "Healthy", within=60)
+        time.sleep(5)
+    placed = PlacementSpec.model_validate(stage.get("placement", "shop")["spec"])
+    assert placed.homes == placed.serving, "whoever has a home is served there"
+    assert load.seconds[-1]["errors"] == {}, status["summary"]
+    found = stage.verify(ORDERS)
+    assert found["checked"] > 50
+    assert (found["missing"], found["altered"], found["unreadable"]) == ({}, [], {})
+    assert_others_unaffected(load)
 
 
 def test_a_template_that_cannot_be_made_is_said_and_nobody_is_moved(stage: Stage) -> None:

@@ -11,7 +11,7 @@ from tests.e2e.test_cell_restart import always, ended, run_of, step_of
 def test_observe_moves_nothing(stage: Stage) -> None:
     stage.patch("recoverypolicy", "default", {"spec": {"mode": "Observe"}})
     audit = Audit(stage)
-    with stage.load(rate=80):
+    with stage.load(rate=50):
         time.sleep(5)
         stage.fault("cell-b", kind="err", percent=60, until="restart")
         stage.eventually("the cell is Failed", lambda: stage.phase("cell-b") == "Failed", within=60)
@@ -24,7 +24,7 @@ def test_observe_moves_nothing(stage: Stage) -> None:
 
 
 def test_a_freeze_stops_a_run_and_lets_it_go_on(stage: Stage) -> None:
-    with stage.load(rate=60):
+    with stage.load(rate=40):
         time.sleep(6)
         stage.apply(run_of("frozen", **always(stage)))
         stage.eventually("the drain runs", lambda: step_of(stage, "frozen") == "drain-traffic", within=60, every=0.2)
@@ -41,7 +41,7 @@ def test_a_freeze_stops_a_run_and_lets_it_go_on(stage: Stage) -> None:
 
 
 def test_abort_gives_a_healthy_cell_its_traffic_back(stage: Stage) -> None:
-    with stage.load(rate=60):
+    with stage.load(rate=40):
         time.sleep(6)
         stage.apply(run_of("aborted", **always(stage)))
         stage.eventually("the drain runs", lambda: step_of(stage, "aborted") == "drain-traffic", within=60, every=0.2)

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from hack.stage import CELLS, ROOT, SHOP, Stage, StageError
+from tests.e2e.killer import Killer
 from tests.e2e.test_replacement import (
     ORDERS,
     QUICK,
-    Killer,
     assert_others_unaffected,
     failed,
     replacement_of,

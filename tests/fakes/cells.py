@@ -66,6 +66,14 @@ class FakeProvisioner:
         world.admit()
         world.wrote("provision", f"{cell.metadata.name} weight {weight}")
 
+    async def unweigh(self, cell: Cell) -> None:
+        world = self.world
+        world.guard()
+        if cell.spec.weight:
+            world.cells[cell.key] = cell.model_copy(update={"spec": cell.spec.model_copy(update={"weight": 0})})
+            world.admit()
+            world.wrote("provision", f"{cell.metadata.name} weight 0")
+
     async def remove(self, order: Order) -> Sequence[str]:
         world = self.world
         world.guard()
@@ -90,18 +98,19 @@ class FakeIsolation:
     isolated: set[str] = field(default_factory=set)
 
     async def isolate(self, cell: Cell) -> None:
-        self.world.guard()
+        self.world.reach(cell)
         if cell.metadata.name not in self.isolated:
             self.isolated.add(cell.metadata.name)
             self.world.wrote("isolate", cell.metadata.name)
 
     async def lift(self, cell: Cell) -> None:
-        self.world.guard()
+        self.world.reach(cell)
         if cell.metadata.name in self.isolated:
             self.isolated.remove(cell.metadata.name)
             self.world.wrote("lift", cell.metadata.name)
 
     async def tried(self, cell: Cell) -> data.Isolated:
+        self.world.reach(cell)
         if cell.metadata.name in self.isolated and self.enforced:
             return data.Isolated(Verdict.PASSED, "2 pods were tried, none was reached")
         return data.Isolated(Verdict.FAILED, f"pod {cell.metadata.name}-web-0 was reached on port 8080")

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from recell.api import Placement
 from recell.api.placement import READ_ONLY, REJECT, decode_table
-from recell.domain.observation import Applied, CellTraffic, RouterTraffic
+from recell.domain.observation import Applied, CellTraffic, ClassTraffic, RouterTraffic
 from recell.engine.ports import Key
 
 SAMPLE_INTERVAL = 1.0
@@ -132,6 +132,8 @@ class _Router:
     refused: str = ""
     meters: dict[str, _Meter] = field(default_factory=dict)
     rejected: _Record = field(default_factory=_Record)
+    classes: dict[str, _Record] = field(default_factory=dict)
+    """By class, all requests; `failed` are those that were shed."""
     settled: datetime | None = None
 
 
@@ -145,6 +147,7 @@ class FakeTraffic:
         self._rps = 0.0
         self._customers: dict[str, float] = {}
         self._write_part = 0.0
+        self._classes: dict[str, float] = {}
         self._frozen = False
         self._silent_since: datetime | None = None
         self._pods = 2
@@ -184,6 +187,16 @@ class FakeTraffic:
     def write_part(self, value: float) -> None:
         self.settle()
         self._write_part = value
+
+    @property
+    def classes(self) -> Mapping[str, float]:
+        """Part of the requests by class; empty: the Router tells no classes apart."""
+        return self._classes
+
+    @classes.setter
+    def classes(self, value: Mapping[str, float]) -> None:
+        self.settle()
+        self._classes = dict(value)
 
     @property
     def frozen(self) -> bool:
@@ -262,6 +275,7 @@ class FakeTraffic:
                 for cell in state.placement.spec.cells
             },
             rejected=round(state.rejected.count(since, until)),
+            classes={name: _class(record, since, until) for name, record in state.classes.items()},
         )
 
     def _cell_traffic(self, name: str, meter: _Meter, since: datetime, until: datetime) -> CellTraffic:
@@ -319,13 +333,33 @@ class FakeTraffic:
         router.settled = max(start, to)
         if to <= start or router.placement is None:
             return
+        shed = self._shed(router.placement, start)
+        passing = 1 - sum(part * shed.get(name, 0.0) for name, part in self._classes.items())
         rates, rejected = self._rates(router, router.placement)
+        for name, part in self._open(router.placement, start).items():
+            if name in rates:
+                rejected, rates[name] = rejected + rates[name] * part, rates[name] * (1 - part)
+        arrived = sum(rates.values()) + rejected
+        rejected += sum(rates.values()) * (1 - passing)
+        rates = {name: rate * passing for name, rate in rates.items()}
         took = (to - start).total_seconds()
         for name in router.meters.keys() | rates.keys():
             meter = router.meters.setdefault(name, _Meter())
             meter.rate = rates.get(name, 0.0)
             self._serve_cell(meter, self.cells[name], start, to)
         router.rejected.add(_Stretch(start, to, rejected * took, 0, 0))
+        for name, part in self._classes.items():
+            count = arrived * part * took
+            router.classes.setdefault(name, _Record()).add(_Stretch(start, to, count, count * shed.get(name, 0.0), 0))
+
+    @staticmethod
+    def _shed(placement: Placement, now: datetime) -> dict[str, float]:
+        """Parts by class; what has expired is not shed any more, whoever is there."""
+        return {item.class_: item.percent / 100 for item in placement.spec.shedding if item.expires_at > now}
+
+    @staticmethod
+    def _open(placement: Placement, now: datetime) -> dict[str, float]:
+        return {item.cell: item.percent / 100 for item in placement.spec.open_circuits if item.expires_at > now}
 
     @staticmethod
     def _serve_cell(meter: _Meter, cell: CellBehaviour, start: datetime, to: datetime) -> None:
@@ -366,6 +400,14 @@ class FakeTraffic:
             rates[names[target & ~READ_ONLY]] += rate - turned_away
             rejected += turned_away
         return rates, rejected
+
+
+def _class(record: _Record, since: datetime, until: datetime) -> ClassTraffic:
+    parts = [(s, s.part_in(since, until)) for s in record.stretches]
+    requests, shed = (sum(count * part for count, part in pairs) for pairs in (
+        [(s.requests, part) for s, part in parts], [(s.failed, part) for s, part in parts]
+    ))  # fmt: skip
+    return ClassTraffic(round(requests), requests / (until - since).total_seconds(), round(shed), 0)
 
 
 def _p95(weights: list[tuple[float, float]]) -> float | None:

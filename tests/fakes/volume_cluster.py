@@ -49,7 +49,7 @@ class StatefulSet:
 
     @property
     def claims(self) -> Sequence[str]:
-        settings = self.cell.spec.data.volume_snapshots
+        settings = self.cell.spec.data.volume_snapshots or self.cell.spec.data.velero
         assert settings is not None
         return settings.claims
 
@@ -131,6 +131,8 @@ class VolumeCluster:
         name = snapshot["metadata"]["name"]
         if (snapshot.get("status") or {}).get("readyToUse"):
             return
+        if "volumeSnapshotContentName" in snapshot["spec"]["source"]:
+            return  # brought, not taken
         if self.problem:
             error = {"message": self.problem, "time": timestamp(self.clock.now())}
             snapshot["status"] = {"readyToUse": False, "error": error}

@@ -1,11 +1,13 @@
 """A whole fleet in virtual time: the engine's ports as behaving fakes, with a log of every write.
 
 `World.crash_after = n` makes the process die right after its n-th write has landed (`Crash`), as a
-killed operator does; what is in memory is lost by building a new Engine. Writers conflict as they do
-on a real API server: by resourceVersion and epoch.
+killed operator does; what is in memory is lost by building a new Engine. `World.left = []` collects the
+world as a process would have left it that was killed after each write. Writers conflict as they do on a
+real API server: by resourceVersion and epoch.
 """
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -24,7 +26,7 @@ from recell.api.meta import (
     seconds,
 )
 from recell.api.placement import PlacementSpec
-from recell.api.recovery_run import RecoveryRunStatus
+from recell.api.recovery_run import RecoveryRunStatus, TargetKind
 from recell.domain import failure as failures
 from recell.domain import health, placement, runs
 from recell.domain.decommission import Retirement
@@ -33,17 +35,21 @@ from recell.domain.observation import (
     Endpoints,
     IntegrityResult,
     ProbeResult,
+    Reach,
     RouterTraffic,
     WorkloadPhase,
     WorkloadState,
 )
-from recell.engine.errors import BadInput, Conflict, Fenced, NotFound
+from recell.engine.errors import BadInput, Conflict, Fenced, NotFound, Unreachable
 from recell.engine.ports import Key, Ports
 from tests.fakes.cells import FakeAccess, FakeIsolation, FakeProvisioner
 from tests.fakes.data import FakeData
+from tests.fakes.routers import FakeRouters
 from tests.fakes.traffic import FakeTraffic
 
 NAMESPACE = "fleet"
+LOOK_EVERY = 2.0
+"""Virtual seconds between two looks at health: more often costs most of the time that tests take, and shows no more."""
 START = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
 
 
@@ -72,7 +78,7 @@ class Write:
     """One write that landed."""
 
     kind: str
-    """status, metadata, create, placement, restart, stop, provision, remove, isolate, lift or data."""
+    """status, metadata, create, placement, restart, stop, provision, remove, isolate, lift, data, switch or renew."""
     what: str
 
     def __str__(self) -> str:
@@ -118,16 +124,25 @@ class World:
     writes: list[Write] = field(default_factory=list)
     announced: list[str] = field(default_factory=list)
     crash_after: int | None = None
+    broken: list[str] = field(default_factory=list)
+    """What all cells depend on and does not answer."""
+    left: "list[World] | None" = None
     epoch: int = 1
     fenced: bool = False
     obstacle: str | None = None
+    unreachable: set[str] = field(default_factory=set)
+    unprobed: set[str] = field(default_factory=set)
+    """Cells that customers reach, and the operator's probe does not."""
+    """Cells in clusters of their own that do not answer."""
     _versions: Any = field(default_factory=lambda: count(100))
 
     def __post_init__(self) -> None:
         self.traffic = FakeTraffic(self.clock)
         self.provisioner = FakeProvisioner(self)
         self.isolation = FakeIsolation(self)
+        self.router_side = FakeRouters(self)
         self.data = FakeData(self.clock, wrote=self.wrote, guard=self.guard)
+        self._looked_at = 0.0
         self.intact_at: dict[str, datetime] = {}
         self.asked_at: dict[str, datetime] = {}
         """When cells were last asked whether their data is intact; those that are not in it are asked all the time."""
@@ -199,6 +214,22 @@ class World:
             changed = cell.spec.model_copy(update={"template_ref": TemplateRef(name=name)})
             self.cells[key] = cell.model_copy(update={"spec": changed})
 
+    def lose_cluster_of(self, name: str) -> None:
+        """The cell is in a cluster of its own, which does not answer; the cell itself does what it did."""
+        cell = self.cells[NAMESPACE, name]
+        spec = cell.spec.to_dict() | {
+            "backend": {"type": "Address", "address": {"host": "10.1.0.1", "port": 80}},
+            "cluster": {"kubeconfigSecretRef": {"name": name}},
+        }
+        self.cells[cell.key] = Cell.model_validate({"metadata": cell.metadata, "spec": spec, "status": cell.status})
+        self.unreachable.add(name)
+
+    def reach(self, cell: Cell) -> None:
+        """Raises Unreachable."""
+        self.guard()
+        if cell.metadata.name in self.unreachable:
+            raise Unreachable("the API server has not answered since 03:00")
+
     def add_cell(self, name: str, spec: dict[str, Any], labels: dict[str, str]) -> Cell:
         """A Cell and its workloads come to be; the Router admits it as it admits any Cell."""
         meta = {**self._meta(name), "labels": labels}
@@ -236,10 +267,10 @@ class World:
             self.placements[NAMESPACE, "shop"] = placed.model_copy(update={"metadata": meta, "spec": spec})
             self.traffic.apply(self.placements[NAMESPACE, "shop"])
 
-    def run(self, name: str, cell: str, **spec: Any) -> Key:
+    def run(self, name: str, target: str, *, kind: str = "Cell", **spec: Any) -> Key:
         key = (NAMESPACE, name)
         self.runs[key] = RecoveryRun.model_validate(
-            {"metadata": self._meta(name), "spec": {"targetRef": {"kind": "Cell", "name": cell}, **spec}}
+            {"metadata": self._meta(name), "spec": {"targetRef": {"kind": kind, "name": target}, **spec}}
         )
         return key
 
@@ -270,9 +301,12 @@ class World:
             self.clock.advance(step)
             left -= step
             self._heal()
-            self.look()
+            if self.clock.monotonic() - self._looked_at >= LOOK_EVERY:
+                self.look()
 
     def look(self) -> None:
+        self._looked_at = self.clock.monotonic()
+        self.router_side.look()
         policy = self.policies[NAMESPACE, "default"].spec
         seen = self.traffic.observed((NAMESPACE, "shop"), window=seconds(policy.detection.window))
         for (_, name), cell in self.cells.items():
@@ -301,11 +335,19 @@ class World:
 
     def wrote(self, kind: str, what: str) -> None:
         self.writes.append(Write(kind, what))
+        if self.left is not None:
+            self.left.append(self._as_left())
         if self.crash_after is not None:
             self.crash_after -= 1
             if self.crash_after <= 0:
                 self.crash_after = None
                 raise Crash(f"after {kind} {what}")
+
+    def _as_left(self) -> "World":
+        others, self.left = self.left, None
+        found = deepcopy(self)
+        self.left = others
+        return found
 
     def guard(self) -> None:
         if self.fenced:
@@ -330,6 +372,8 @@ class World:
             store=FakeStore(self),
             records=FakeRecords(self),
             observer=FakeObserver(self),
+            routers=self.router_side,
+            switches=(self.router_side,),
             traffic=self.traffic,
             switchboard=FakeSwitchboard(self),
             workloads=FakeWorkloads(self),
@@ -367,6 +411,9 @@ class FakeStore:
 
     def policy_for(self, cell: Cell) -> RecoveryPolicy:
         return self.policy_for_namespace(cell.metadata.namespace)
+
+    def router_policy(self, router: Key) -> RecoveryPolicy:
+        return self.policy_for_namespace(router[0])
 
     def policy_for_namespace(self, namespace: str) -> RecoveryPolicy:
         return self.world.policies[namespace, "default"]
@@ -419,17 +466,18 @@ class FakeRecords:
 
     def _remember(self, run: RecoveryRun) -> None:
         self.world.guard()
-        cell = self.world.cells.get((run.metadata.namespace, run.spec.target_ref.name))
-        if cell is None:
+        kept: dict[Key, Any] = self.world.cells if run.spec.target_ref.kind is TargetKind.CELL else self.world.routers
+        target = kept.get((run.metadata.namespace, run.spec.target_ref.name))
+        if target is None:
             return
-        history = runs.remembered(cell, run)
-        if history == cell.metadata.annotations.get(ANNOTATION_RUN_HISTORY):
+        history = runs.remembered(target, run)
+        if history == target.metadata.annotations.get(ANNOTATION_RUN_HISTORY):
             return
-        annotations = {**cell.metadata.annotations, ANNOTATION_RUN_HISTORY: history}
-        self.world.cells[cell.key] = cell.model_copy(
-            update={"metadata": cell.metadata.model_copy(update={"annotations": annotations})}
+        annotations = {**target.metadata.annotations, ANNOTATION_RUN_HISTORY: history}
+        kept[target.key] = target.model_copy(
+            update={"metadata": target.metadata.model_copy(update={"annotations": annotations})}
         )
-        self.world.wrote("metadata", f"{cell.metadata.name} remembers {run.metadata.name}")
+        self.world.wrote("metadata", f"{target.metadata.name} remembers {run.metadata.name}")
 
     async def release(self, run: RecoveryRun) -> None:
         self.world.guard()
@@ -443,6 +491,14 @@ class FakeRecords:
             meta = current.metadata.model_copy(update={"finalizers": finalizers})
             self.world._store(current.model_copy(update={"metadata": meta}))
         self.world.wrote("metadata", f"{run.metadata.name} released")
+
+    async def abort(self, run: RecoveryRun) -> None:
+        self.world.guard()
+        current = self.world.runs[run.key]
+        if current.phase.ended or (current.spec.control and current.spec.control.abort):
+            return
+        self.world.control(run.key, abort=True)
+        self.world.wrote("control", f"{run.metadata.name} abort")
 
     async def retire(self, cell: Cell, retirement: Retirement) -> None:
         self.world.guard()
@@ -480,11 +536,14 @@ class FakeObserver:
     def seen(self, cell: Cell, seen: RouterTraffic | None) -> CellObservation:
         world, name, now = self.world, cell.metadata.name, self.world.clock.now()
         behaviour = world.traffic.cells[name]
-        bad = behaviour.down or behaviour.hung
+        bad = behaviour.down or behaviour.hung or name in world.unprobed
         states = FakeWorkloads(world).states(cell)
+        ready = Endpoints(service_found=True, port_found=True, ready=0 if behaviour.down else 1, total=1)
+        lost = Reach(False, "Unreachable", "no answer") if name in world.unreachable else None
         return CellObservation(
             workloads=states,
-            endpoints=Endpoints(service_found=True, port_found=True, ready=0 if behaviour.down else 1, total=1),
+            endpoints=None if lost else ready,
+            cluster=lost,
             probe=ProbeResult(ok=not bad, message="HTTP 200" if not bad else "no answer", at=now, since=START),
             integrity=IntegrityResult(intact=world.intact(name), message="checked", at=now),
             traffic=seen.cells.get(name) if seen else None,
@@ -508,7 +567,11 @@ class FakeObserver:
             world.traffic.observed((NAMESPACE, "shop"), window=10),
             policy,
             world.clock.now(),
+            broken=self.world.broken,
         )
+
+    def broken(self, router: Key) -> tuple[str, ...]:
+        return tuple(self.world.broken)
 
     def evidence(self, cell: Cell) -> tuple[Evidence, ...]:
         policy = FakeStore(self.world).policy_for(cell).spec
@@ -550,6 +613,10 @@ class FakeSwitchboard:
         self.world.traffic.apply(changed)
         limits = ", ".join(f"{h.cell} {h.max_percent} %" for h in spec.holds) or "no holds"
         extra = f", {len(spec.reservations)} reservations" if spec.reservations else ""
+        extra += "".join(f", shed {item.class_} {item.percent} %" for item in spec.shedding)
+        extra += "".join(f", circuit {item.cell}" for item in spec.open_circuits)
+        extra += ", quarantine" if spec.quarantine else ""
+        extra += f", fallback over {' '.join(spec.fallback.order)}" if spec.fallback else ""
         self.world.wrote("placement", limits + extra)
         return changed
 
@@ -559,7 +626,10 @@ class FakeWorkloads:
     world: World
 
     def states(self, cell: Cell) -> tuple[WorkloadState, ...]:
-        return tuple(self._state(w) for w in self.world.workloads.get(cell.metadata.name, ()))
+        states = tuple(self._state(w) for w in self.world.workloads.get(cell.metadata.name, ()))
+        if cell.metadata.name not in self.world.unreachable:
+            return states
+        return tuple(WorkloadState(s.ref, WorkloadPhase.UNKNOWN, "the API server does not answer") for s in states)
 
     def _state(self, workload: FakeWorkload) -> WorkloadState:
         if workload.missing:
@@ -586,7 +656,7 @@ class FakeWorkloads:
         return 0 if workload.stops and (self.world.clock.now() - since).total_seconds() >= 10 else 2
 
     async def scale_to_zero(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
-        self.world.guard()
+        self.world.reach(cell)
         workload = next(w for w in self.world.workloads[cell.metadata.name] if w.ref == ref)
         if not workload.stoppable:
             raise BadInput(f"{ref} cannot be scaled")
@@ -596,7 +666,7 @@ class FakeWorkloads:
             self.world.wrote("stop", str(ref))
 
     async def scale_back(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
-        self.world.guard()
+        self.world.reach(cell)
         workload = next(w for w in self.world.workloads[cell.metadata.name] if w.ref == ref)
         if workload.stop_token == token:
             workload.stop_token = workload.stopped_at = None
@@ -604,7 +674,7 @@ class FakeWorkloads:
             self.world.wrote("start", str(ref))
 
     async def restart(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
-        self.world.guard()
+        self.world.reach(cell)
         workload = next(w for w in self.world.workloads[cell.metadata.name] if w.ref == ref)
         if workload.missing:
             raise NotFound(f"{ref} does not exist")

@@ -29,7 +29,7 @@ from tests.router.rig import Load, ask, placement, spread
 from tests.router.rig.load import slot_of
 
 ROOT = Path(__file__).parents[2]
-IMAGE = "recell/router:dev"
+IMAGE = "recell/router:0.1.0"
 NAMESPACE = "router-test"
 KEY = (NAMESPACE, "shop")
 CELL = """

@@ -1,6 +1,6 @@
 {{- /*
 The operator's permissions, one block per feature: a feature that is off gives nothing away.
-No wildcards, no Secrets. Verbs are those that the code uses, no more.
+No wildcards; no Secrets, but kubeconfigs with features.remoteClusters. Verbs are those that the code uses, no more.
 */}}
 
 {{- /* In a fleet namespace: Recell's own kinds, and events about them. */}}
@@ -30,6 +30,21 @@ No wildcards, no Secrets. Verbs are those that the code uses, no more.
   resources: [placements]
   verbs: [create, update]
 {{ include "recell.rules.events" . }}
+{{- end }}
+
+{{- /*
+In a fleet namespace: the kubeconfigs of cells in clusters of their own. Each Secret is read by its name, and nothing else
+of the namespace's Secrets is asked for.
+*/}}
+{{- define "recell.rules.remoteClusters" -}}
+{{- if .Values.features.remoteClusters -}}
+- apiGroups: [""]
+  resources: [secrets]
+  {{- with .Values.remoteClusters.secrets }}
+  resourceNames: {{ toJson . }}
+  {{- end }}
+  verbs: [list, watch]
+{{- end }}
 {{- end }}
 
 {{- define "recell.rules.events" -}}
@@ -148,6 +163,42 @@ takes them away with their Router.
 {{- end }}
 
 {{- /*
+In a fleet namespace: the HTTPRoutes of Routers, which the garbage collector takes away with them, and the addresses of
+Gateways, for trying the customers' way in.
+*/}}
+{{- define "recell.rules.gatewayApi" -}}
+{{- if .Values.features.gatewayApi -}}
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [gateways]
+  verbs: [get]
+{{- end }}
+{{- end }}
+
+{{- /*
+Fleet namespaces: a router that no restart helps is made anew, and a fallback that is no longer asked for goes. Making
+and patching them comes with recell.rules.router.
+*/}}
+{{- define "recell.rules.routerFailover" -}}
+{{- if .Values.features.routerFailover -}}
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [delete]
+{{- end }}
+{{- end }}
+
+{{- /*
 Where cells' workloads live: snapshots of cells' volumes, and claims made anew from them. The operator deletes claims of
 cells that it made, and snapshots that it made and that are not ready.
 */}}
@@ -159,6 +210,21 @@ cells that it made, and snapshots that it made and that are not ready.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, watch, create, delete]
+{{- end }}
+{{- end }}
+
+{{- /*
+Where cells' workloads live: claims that Velero backs up get the label by which their snapshots are known again; its
+snapshots are read, and claims of cells that the operator made are made anew from them.
+*/}}
+{{- define "recell.rules.velero" -}}
+{{- if .Values.features.velero -}}
+- apiGroups: [snapshot.storage.k8s.io]
+  resources: [volumesnapshots]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, list, watch, create, patch, delete]
 {{- end }}
 {{- end }}
 
@@ -203,5 +269,17 @@ their Backups. Backups are never deleted: what they stand for may go with them.
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]
+{{- end }}
+{{- end }}
+
+{{- /*
+In a fleet namespace: the DNSEndpoints of Routers, which ExternalDNS publishes. The garbage collector takes them away
+with their Router.
+*/}}
+{{- define "recell.rules.dnsEndpoints" -}}
+{{- if .Values.features.dnsEndpoints -}}
+- apiGroups: [externaldns.k8s.io]
+  resources: [dnsendpoints]
+  verbs: [get, list, watch, create, patch]
 {{- end }}
 {{- end }}

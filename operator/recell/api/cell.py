@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,7 @@ from recell.api.meta import (
     AGE,
     ATOMIC,
     INT32_MAX,
+    NAME_PATTERN,
     CellName,
     Column,
     Condition,
@@ -40,7 +41,7 @@ class BackendType(StrEnum):
     SERVICE = "Service"
     """A Service in this cluster."""
     ADDRESS = "Address"
-    """A fixed IP address and port."""
+    """A fixed address and port."""
 
 
 class ServiceBackend(Model):
@@ -53,9 +54,21 @@ class ServiceBackend(Model):
 class AddressBackend(Model):
     """A fixed address."""
 
-    model_config = rules(cel("isIP(self.host)", "host must be an IP address, for example 10.0.0.7", fieldPath=".host"))
+    model_config = rules(
+        cel(
+            "isIP(self.host) || (self.host.matches('[a-z]')"
+            " && self.host.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?[.])*[a-z0-9]([-a-z0-9]*[a-z0-9])?$'))",
+            "host must be an IP address, for example 10.0.0.7, or a host name in lower case",
+            fieldPath=".host",
+        )
+    )
 
-    host: str = Field(min_length=1, max_length=45, description="IP address that the router connects to.")
+    host: str = Field(
+        min_length=1,
+        max_length=253,
+        description="IP address that the router connects to; a host name only for a Router of type DNS with CNAME"
+        " records.",
+    )
     port: int = Field(ge=1, le=65535, description="TCP port.")
 
 
@@ -169,6 +182,12 @@ class DataType(StrEnum):
     """CSI snapshots of the cell's volumes; everything is restored as one."""
     CLOUD_NATIVE_PG = "CloudNativePG"
     """A PostgreSQL Cluster of CloudNativePG, its backups and archived WAL; everything is restored as one."""
+    VELERO = "Velero"
+    """Backups by Velero, with CSI snapshots of the cell's volumes; everything is restored as one."""
+
+
+ClaimName = Annotated[str, Field(min_length=1, max_length=63, pattern=NAME_PATTERN)]
+"""Of a claim or Schedule that is told apart by a label's value."""
 
 
 class DataJobs(Model):
@@ -200,8 +219,47 @@ class VolumeSnapshots(Model):
 class CloudNativePG(Model):
     """The cell's database."""
 
-    cluster: ObjectName = Field(
-        max_length=50, description="Cluster (postgresql.cnpg.io) in the namespace of the cell's workloads."
+    cluster: str = Field(
+        min_length=1,
+        max_length=50,
+        pattern=NAME_PATTERN,
+        description="Cluster (postgresql.cnpg.io) in the namespace of the cell's workloads.",
+    )
+
+
+class Velero(Model):
+    """Volumes with the cell's data, and the Velero that backs them up. A cell that is made from a template names claims
+    of its own, in the same order."""
+
+    model_config = rules(
+        cel(
+            "self.claims.all(c, self.claims.exists_one(d, d == c))",
+            "each claim may be named once",
+            fieldPath=".claims",
+        )
+    )
+
+    claims: list[ClaimName] = Field(
+        min_length=1,
+        max_length=8,
+        json_schema_extra=ATOMIC,
+        description="PersistentVolumeClaims in the namespace of the cell's workloads, with CSI volumes. Velero's"
+        " snapshots are found again by the label recell.dev/claim, with the claim's name as its value.",
+    )
+    namespace: ObjectName = Field(
+        default="velero", description="Namespace of Velero's server, its Backups and Restores."
+    )
+    storage_location: ObjectName | None = Field(
+        default=None, description="BackupStorageLocation of the Backups that are made; Velero's default if unset."
+    )
+    ttl: Duration | None = Field(
+        default=None, description="How long Velero keeps the Backups that are made; its default if unset (720h)."
+    )
+    schedules: list[ClaimName] = Field(
+        default_factory=list,
+        max_length=8,
+        json_schema_extra=ATOMIC,
+        description="Velero Schedules whose Backups hold these claims; others are found by the label recell.dev/cell.",
     )
 
 
@@ -216,9 +274,10 @@ class Data(Model):
         cel(
             f"{_block('volumeSnapshots', DataType.VOLUME_SNAPSHOTS)}"
             f" && {_block('cloudNativePG', DataType.CLOUD_NATIVE_PG)}"
+            f" && {_block('velero', DataType.VELERO)}"
             " && (!has(self.type) ? !has(self.jobs) : self.type != 'Jobs' || has(self.jobs))",
             "set the block that type names: jobs for Jobs, volumeSnapshots for VolumeSnapshots, cloudNativePG for"
-            " CloudNativePG; jobs may stand beside another one",
+            " CloudNativePG, velero for Velero; jobs may stand beside another one",
         ),
         cel(
             "!has(self.type) || self.type == 'Jobs' || !has(self.jobs) || !(has(self.jobs.inventory)"
@@ -247,6 +306,7 @@ class Data(Model):
     cloud_native_pg: CloudNativePG | None = Field(
         default=None, alias="cloudNativePG", description="The cell's database."
     )
+    velero: Velero | None = Field(default=None, description="Volumes with the cell's data, backed up by Velero.")
 
 
 class Capacity(Model):
@@ -258,10 +318,60 @@ class Capacity(Model):
     customers: int | None = Field(default=None, ge=1, le=INT32_MAX, description="Customers that the cell has room for.")
 
 
+KUBECONFIG = "kubeconfig"
+"""Default key in a Secret."""
+
+
+class KubeconfigSecretRef(Model):
+    """A Secret with a kubeconfig."""
+
+    name: ObjectName = Field(description="Name of the Secret, in the namespace of the Cell.")
+    key: str = Field(
+        default=KUBECONFIG,
+        min_length=1,
+        max_length=253,
+        pattern="^[-._a-zA-Z0-9]+$",
+        description="Key of the kubeconfig in the Secret; Cluster API and Flux use value.",
+    )
+
+
+class CellCluster(Model):
+    """The cluster of the cell's workloads."""
+
+    kubeconfig_secret_ref: KubeconfigSecretRef = Field(
+        description="How the operator gets there. The Secret is watched: credentials are rotated by its content."
+        " A kubeconfig that runs programs (exec, auth-provider) or names files is refused."
+    )
+
+
+class SecretKey(NamedTuple):
+    """One entry of a Secret."""
+
+    namespace: str
+    name: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"Secret {self.namespace}/{self.name} (key {self.key})"
+
+
 class CellSpec(Model):
     """What the cell is, and how it is watched and recovered."""
 
     model_config = rules(
+        cel(
+            "!has(self.cluster) || self.backend.type == 'Address'",
+            "a cell in a cluster of its own needs backend type Address: the router reaches no Service of another"
+            " cluster by its name",
+            fieldPath=".backend.type",
+        ),
+        cel(
+            "has(self.cluster) == has(oldSelf.cluster) && (!has(self.cluster)"
+            " || (self.cluster.kubeconfigSecretRef.name == oldSelf.cluster.kubeconfigSecretRef.name"
+            " && self.cluster.kubeconfigSecretRef.key == oldSelf.cluster.kubeconfigSecretRef.key))",
+            "cluster is immutable: rotate credentials by the content of the Secret, or make a new Cell",
+            fieldPath=".cluster",
+        ),
         cel(
             "self.routerRef.name == oldSelf.routerRef.name",
             "routerRef is immutable: make a new Cell instead",
@@ -286,7 +396,10 @@ class CellSpec(Model):
     namespace: ObjectName | None = Field(
         default=None,
         description="Namespace of the workloads and the Service; the Cell's own if unset. Another one"
-        " needs the label recell.dev/fleet with the Cell's namespace as its value.",
+        " needs the label recell.dev/fleet with the Cell's namespace as its value; in another cluster it always does.",
+    )
+    cluster: CellCluster | None = Field(
+        default=None, description="Cluster of the workloads, if that is not the one of the Cell."
     )
     workloads: list[WorkloadRef] = Field(
         default_factory=list,
@@ -375,11 +488,13 @@ class CellStatus(Model):
         default_factory=list,
         max_length=64,
         json_schema_extra=list_map("type"),
-        description="Accepted, Ready, Available, Performing, DataIntact, those of other controllers, and of a"
-        " retired cell DeletionBlocked and RemoveFromGit.",
+        description="Accepted, Ready, Available, Performing, DataIntact, ClusterReachable of a cell in a cluster of"
+        " its own, those of other controllers, and of a retired cell DeletionBlocked and RemoveFromGit.",
     )
     share: Share | None = Field(default=None, description="The cell's part of the router's slots.")
-    failure: Failure | None = Field(default=None, description="Set while Degraded or Failed.")
+    failure: Failure | None = Field(
+        default=None, description="Set while Degraded or Failed, and until it is known to be over."
+    )
     recovery: CellRecovery | None = Field(default=None, description="The cell's recoveries.")
 
 
@@ -413,6 +528,14 @@ class Cell(Resource):
     @property
     def workload_namespace(self) -> str:
         return self.spec.namespace or self.metadata.namespace
+
+    @property
+    def kubeconfig(self) -> SecretKey | None:
+        """Where the way to its cluster is; None: it is in the cluster of the Cell."""
+        if self.spec.cluster is None:
+            return None
+        ref = self.spec.cluster.kubeconfig_secret_ref
+        return SecretKey(self.metadata.namespace, ref.name, ref.key)
 
     @model_validator(mode="after")
     def _named(self) -> Self:

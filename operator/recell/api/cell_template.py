@@ -1,5 +1,6 @@
 """CellTemplate: how a further cell is made, for a replacement, a recovery environment or emergency capacity."""
 
+from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
@@ -52,6 +53,13 @@ class ParameterValue(Model):
     value: str = Field(max_length=1024, description="Put in place of $(NAME).")
 
 
+class TargetCluster(StrEnum):
+    CELL = "Cell"
+    """The cluster of the new cell's workloads."""
+    MANAGEMENT = "Management"
+    """The cluster of the Cells."""
+
+
 class TemplateObject(Model):
     """An object of any kind, as it is applied, with $(CELL), $(SOURCE), $(NAMESPACE) and parameters in its texts."""
 
@@ -75,6 +83,11 @@ class TemplateObject(Model):
         description="apiVersion of the object.",
     )
     kind: str = Field(max_length=63, pattern="^[A-Z][A-Za-z0-9]*$", description="Kind of the object.")
+    cluster: TargetCluster | None = Field(
+        default=None,
+        description="Where it is applied, for cells in clusters of their own: Cell (if unset) is where their workloads"
+        " are, Management where the Cells are, for example an Argo CD Application. Not a part of the object.",
+    )
     metadata: dict[str, Any] = Field(
         max_length=16, description="At least a name; a namespace only if not the cells' own."
     )

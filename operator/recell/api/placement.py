@@ -8,7 +8,7 @@ unsigned 16-bit numbers, big-endian, in base64: for each slot the index of a cel
 
 import base64
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -28,7 +28,10 @@ from recell.api.meta import (
     Model,
     ObjectName,
     Resource,
+    cel,
+    rules,
 )
+from recell.api.shedding import ClassName
 
 REJECT = 0xFFFF
 READ_ONLY = 0x8000
@@ -48,7 +51,9 @@ class PlacedCell(Model):
     name: CellName = Field(description="Name of the Cell.")
     uid: str = Field(max_length=64, description="UID of the Cell that was admitted.")
     index: int = Field(ge=0, le=MAX_INDEX, description="The cell's number in the tables; never used twice.")
-    address: str = Field(max_length=45, description="IP address that the router connects to.")
+    address: str = Field(
+        max_length=253, description="IP address that the router connects to, or what its DNS record names."
+    )
     port: int = Field(ge=1, le=65535, description="TCP port.")
     weight: int = Field(ge=0, le=1000, description="The Cell's weight as of the last change.")
 
@@ -98,6 +103,33 @@ class Successor(Model):
     successor: CellName = Field(description="The cell that took its place.")
 
 
+class Quarantine(Model):
+    """Slots that nobody serves: their cell failed, and so did the one that took them over (rule 13)."""
+
+    slots: str = Field(max_length=2736, description="Bitmap in base64: one bit a slot, the first slot's the highest.")
+    holder: Holder = Field(description="Who asked for it.")
+    reason: Message = Field(description="For people.")
+    since: datetime = Field(description="Since when.")
+
+
+class Shed(Model):
+    """So much of a class of requests is turned away, the same customers all the time, until it expires by itself."""
+
+    class_: ClassName = Field(alias="class", description="Class of Router.spec.shedding, or default.")
+    percent: int = Field(ge=0, le=100, description="Part of the customers whose requests of this class get 503.")
+    expires_at: datetime = Field(description="The routers end it by then, with or without the operator.")
+    holder: Holder = Field(description="Who asked for it.")
+
+
+class OpenCircuit(Model):
+    """Requests for a cell are turned away at the router, so that it is spared and nobody waits, until it expires."""
+
+    cell: CellName = Field(description="Name of the Cell.")
+    percent: int = Field(ge=1, le=100, description="Part of the cell's requests that get 503; the others try it.")
+    expires_at: datetime = Field(description="The routers end it by then, with or without the operator.")
+    holder: Holder = Field(description="Who asked for it.")
+
+
 class PinnedCustomer(Model):
     """A pin of the Router, resolved."""
 
@@ -106,14 +138,42 @@ class PinnedCustomer(Model):
     serving: int = Field(ge=0, le=REJECT, description="As in the table of slots.")
 
 
+class FallbackRouting(Model):
+    """Who is behind the fallback while customers go through it."""
+
+    order: list[CellName] = Field(
+        min_length=1,
+        max_length=819,
+        json_schema_extra=ATOMIC,
+        description="Cells in the order that was frozen when the fallback began to serve. Without data in the cells a"
+        " customer's is number MD5 modulo their count; the count never changes while the fallback serves.",
+    )
+    holder: Holder = Field(description="The run or person that switched.")
+    since: datetime = Field(description="Since when.")
+    dual_routing: bool = Field(
+        default=False,
+        description="True: the router itself could not be told to let its customers go, so that for a while some may"
+        " still be served by it.",
+    )
+
+
 class PlacementSpec(Model):
     """The whole record; people change it through `recell isolate` and `recell return` only."""
+
+    model_config = rules(
+        cel(
+            "(self.mode == 'Fallback') == has(self.fallback)",
+            "fallback says who is behind the fallback: set it in mode Fallback, and in this one only",
+            fieldPath=".fallback",
+        ),
+    )
 
     epoch: Generation = Field(
         description="Raised by each new leader; a write of an older one is refused.",
     )
     slots: int = Field(ge=1024, le=16384, description="Number of slots.")
     mode: PlacementMode = Field(default=PlacementMode.PRIMARY, description="Primary or Fallback.")
+    fallback: FallbackRouting | None = Field(default=None, description="In mode Fallback: who is behind it.")
     next_index: int = Field(ge=0, le=MAX_INDEX, description="Index of the next cell that is admitted.")
     cells: list[PlacedCell] = Field(
         default_factory=list,
@@ -134,6 +194,21 @@ class PlacementSpec(Model):
     )
     successors: list[Successor] = Field(
         default_factory=list, max_length=1024, json_schema_extra=ATOMIC, description="Cells that were replaced."
+    )
+    quarantine: list[Quarantine] = Field(
+        default_factory=list, max_length=16, json_schema_extra=ATOMIC, description="Slots that nobody serves."
+    )
+    shedding: list[Shed] = Field(
+        default_factory=list,
+        max_length=9,
+        json_schema_extra=ATOMIC,
+        description="Classes of requests that are shed; at most one entry a class.",
+    )
+    open_circuits: list[OpenCircuit] = Field(
+        default_factory=list,
+        max_length=819,
+        json_schema_extra=ATOMIC,
+        description="Cells that are spared; at most one entry a cell.",
     )
 
 
@@ -164,6 +239,22 @@ def encode_table(table: Sequence[int]) -> str:
     except struct.error as error:
         raise ValueError(f"not a table of slots: {error}") from error
     return base64.b64encode(raw).decode()
+
+
+def encode_bits(slots: Iterable[int], count: int) -> str:
+    """The bitmap of these out of `count` slots."""
+    number = sum(1 << (count - 1 - slot) for slot in set(slots))
+    return base64.b64encode(number.to_bytes(count // 8, "big")).decode()
+
+
+@lru_cache(maxsize=32)
+def decode_bits(text: str) -> frozenset[int]:
+    """The slots of a bitmap. Raises ValueError for text that is none."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ValueError(f"not a bitmap of slots in base64: {error}") from error
+    return frozenset(8 * at + bit for at, byte in enumerate(raw) for bit in range(8) if byte & (0x80 >> bit))
 
 
 @lru_cache(maxsize=32)

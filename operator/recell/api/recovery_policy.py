@@ -83,7 +83,13 @@ class Detection(Model):
     )
     window: Duration = Field(default="10s", description="Window of the error rate and the latency.")
     multiple_cell_window: Duration = Field(
-        default="5m", description="Two cells of a router that fail within it are a MultipleCell failure."
+        default="5m", description="Window in which several cells of a router fail together."
+    )
+    multiple_cell_failures: int = Field(
+        default=2,
+        ge=2,
+        le=100,
+        description="So many cells that fail within multipleCellWindow are a MultipleCell failure.",
     )
     flapping_transitions: int = Field(
         default=3,
@@ -140,7 +146,9 @@ class Steps(Model):
     )
     stability_duration: Duration = Field(default="15m", description="Without a failed check, after the restore.")
     stability_tolerance: Duration = Field(
-        default="10s", description="A failure shorter than this restarts the clock, once."
+        default="10s",
+        description="A failure shorter than this restarts the clock, once. Figures tell of it for detection.window"
+        " longer, which is not counted.",
     )
 
 
@@ -194,12 +202,67 @@ class Replacement(Model):
     retain_for: Duration = Field(default="168h", description="How long a retained cell is kept.")
 
 
+class EmergencyCellsAfter(StrEnum):
+    KEEP = "Keep"
+    """They go on serving; a person deletes them when they are not needed."""
+    RETIRE = "Retire"
+    """Their customers go back to the other cells, and they are deleted."""
+
+
+class Cascade(Model):
+    """Bringing several cells of a router back while the others bear more than their own."""
+
+    extra_cells: int = Field(default=2, ge=0, le=16, description="Emergency cells beyond the number of failed ones.")
+    max_emergency_cells: int = Field(
+        default=4, ge=0, le=16, description="At most so many emergency cells (not from the runbook)."
+    )
+    emergency_cells_after: EmergencyCellsAfter = Field(
+        default=EmergencyCellsAfter.KEEP, description="What becomes of them when all is well: Keep, Retire."
+    )
+    expires: Duration = Field(
+        default="15m",
+        description="Shedding and open circuits end by themselves after this, unless the run renews them"
+        " (not from the runbook).",
+    )
+    circuit_percent: Percent = Field(
+        default="90%",
+        description="Part of a failed cell's requests that its open circuit turns away (not from the runbook).",
+    )
+    stability_between: Duration = Field(
+        default="5m", description="All cells but the failed ones are watched so long before the next one is recovered."
+    )
+    recovery_timeout: Duration = Field(
+        default="6h", description="The run of one cell has to end by then, or the next one's turn comes."
+    )
+    lift_increments: int = Field(default=10, ge=1, le=100, description="Shedding is lifted in so many increments.")
+    poison_window: Duration = Field(
+        default="10m", description="A cell that fails so soon after it took customers over is not drained (rule 13)."
+    )
+
+
 class Validation(Model):
     """The six checks of a cell that takes over."""
 
     duration: Duration = Field(default="30m", description="All checks have to pass for so long.")
     consistency_duration: Duration = Field(
         default="2h", description="After a point-in-time recovery the data is watched for so long."
+    )
+
+
+class Dependency(Model):
+    """Something that all cells need; asked by the operator."""
+
+    name: str = Field(min_length=1, max_length=63, description="Shown where it does not answer.")
+    host: str = Field(
+        min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?$",
+        description="Host name or IP address.",
+    )  # fmt: skip
+    port: int = Field(ge=1, le=65535, description="TCP port.")
+    path: str | None = Field(
+        default=None,
+        max_length=1024,
+        pattern="^/[!-~]*$",
+        description="Asked by HTTP GET, and has to answer below 500; without it a connection is enough.",
     )
 
 
@@ -254,7 +317,14 @@ class RecoveryPolicySpec(Model):
     limits: Limits = Field(default=Limits(), description="Limits on the automation.")
     steps: Steps = Field(default=Steps(), description="Numbers of the procedures' steps.")
     replacement: Replacement = Field(default=Replacement(), description="Replacing a cell and restoring its data.")
+    cascade: Cascade = Field(default=Cascade(), description="Several cells at once.")
     validation: Validation = Field(default=Validation(), description="The checks of a cell that takes over.")
+    dependencies: list[Dependency] = Field(
+        default_factory=list,
+        max_length=16,
+        json_schema_extra=list_map("name"),
+        description="What all cells share: while one does not answer, failures count as Systemic (rule 10).",
+    )
     objectives: Objectives = Field(default=Objectives(), description="What the service promises.")
 
 

@@ -100,7 +100,7 @@ class Trigger(StrEnum):
     AUTOMATIC = "Automatic"
     """Made by the operator, by its own decision."""
     CHILD = "Child"
-    """Made by the operator, to go on from a run that escalated."""
+    """Made by the operator for another run: to go on from it, or to recover one of its cells."""
 
 
 class Approval(Model):
@@ -184,7 +184,9 @@ class RecoveryRunSpec(Model):
     dry_run: bool = Field(default=False, description="Every step says what it would do; nothing is changed.")
     reason: str | None = Field(default=None, max_length=512, description="Why, for people.")
     trigger: Trigger = Field(default=Trigger.MANUAL, description="Others than Manual are for the operator alone.")
-    escalated_from: ObjectName | None = Field(default=None, description="The run that this one goes on from.")
+    escalated_from: ObjectName | None = Field(
+        default=None, description="The run that this one goes on from, or works for."
+    )
     control: Control | None = Field(default=None, description="Pause, abort, approvals.")
 
 
@@ -273,7 +275,7 @@ class Plan(Model):
     steps: list[StepName] = Field(max_length=32, json_schema_extra=ATOMIC, description="Ids of the steps.")
     numbers: dict[str, Number] = Field(
         default_factory=dict,
-        max_length=64,
+        max_length=128,
         description="Every number of the policy that the procedure uses.",
     )
 
@@ -351,8 +353,18 @@ class CustomerCounts(Model):
     )
 
 
+class CascadeResult(Model):
+    """What came of a run that recovers several cells."""
+
+    total: int = Field(ge=0, le=INT32_MAX, description="Cells that were failed in the course of the run.")
+    recovered: int = Field(ge=0, le=INT32_MAX, description="Those that are well again, or were replaced.")
+    quarantined_slots: int = Field(
+        default=0, ge=0, le=16384, description="Slots that nobody serves, for two cells failed that served them."
+    )
+
+
 class RunResult(Model):
-    """What came of a run that replaces a cell or restores data."""
+    """What came of a run that replaces a cell, restores data or recovers several cells."""
 
     replacement: CellName | None = Field(default=None, description="The Cell that took the target's place.")
     emergency_cells: list[CellName] = Field(
@@ -361,6 +373,7 @@ class RunResult(Model):
     customers: CustomerCounts | None = Field(default=None, description="Customers affected, moved and restored.")
     recovery_point: RecoveryPoint | None = Field(default=None, description="What data was brought back to.")
     data_loss: DataLoss | None = Field(default=None, description="Absent where nothing was lost or nobody can tell.")
+    cascade: CascadeResult | None = Field(default=None, description="Several cells: how many were recovered.")
     conflicts: list[Message] = Field(
         default_factory=list, max_length=20, json_schema_extra=ATOMIC, description="Writes made elsewhere, not merged."
     )
@@ -388,6 +401,9 @@ class RecoveryRunStatus(Model):
     )
     awaiting: Awaiting | None = Field(default=None, description="Set while AwaitingApproval.")
     escalation: Escalation | None = Field(default=None, description="The runs before and after this one.")
+    superseded_by: str | None = Field(
+        default=None, max_length=253, description="Run that took the target over; what is temporary is undone first."
+    )
     result: RunResult | None = Field(default=None, description="What came of it.")
     summary: str | None = Field(default=None, max_length=4096, description="The result in a few sentences.")
     conditions: list[Condition] = Field(

@@ -11,11 +11,37 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
-from recell.api import cell, failure, meta, placement, recovery_freeze, recovery_policy, recovery_run, router
+from recell.api import (
+    cell,
+    cell_template,
+    dns,
+    failure,
+    gateway,
+    meta,
+    placement,
+    recovery_freeze,
+    recovery_policy,
+    recovery_run,
+    router,
+    shedding,
+)
 from recell.api.meta import API_VERSION, Resource
 from recell.api.schema import Schema
 
-_MODULES = (cell, failure, meta, placement, recovery_freeze, recovery_policy, recovery_run, router)
+_MODULES = (
+    cell,
+    cell_template,
+    dns,
+    failure,
+    gateway,
+    meta,
+    placement,
+    recovery_freeze,
+    recovery_policy,
+    recovery_run,
+    router,
+    shedding,
+)
 _PATTERNS = {
     meta.DURATION_PATTERN: "duration",
     meta.PERCENT_PATTERN: "percentage",

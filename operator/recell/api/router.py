@@ -1,10 +1,14 @@
 """Router: sends each customer to a cell."""
 
+from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
 from pydantic import Field
 
+from recell.api.cell import Blocked, Failure
+from recell.api.dns import DNS
+from recell.api.gateway import Gateway
 from recell.api.meta import (
     AGE,
     ATOMIC,
@@ -21,11 +25,16 @@ from recell.api.meta import (
     list_map,
     rules,
 )
+from recell.api.shedding import CircuitBreakers, Shedding
 
 
 class RouterType(StrEnum):
     HAPROXY = "HAProxy"
     """The built-in router: HAProxy pods that the operator runs."""
+    GATEWAY = "Gateway"
+    """An HTTPRoute of the Gateway API, carried out by whatever implements its Gateways."""
+    DNS = "DNS"
+    """Records of a zone that ExternalDNS manages."""
 
 
 class CustomerData(StrEnum):
@@ -171,6 +180,40 @@ class HAProxy(Model):
     service: RouterService = Field(default=RouterService(), description="The Service that customers use.")
 
 
+class Verification(StrEnum):
+    OBSERVED = "Observed"
+    """Traffic is counted: a change is proven by figures."""
+    RESOLVED = "Resolved"
+    """The change is seen to be published; traffic is not counted."""
+    ELAPSED = "Elapsed"
+    """Nothing is seen; the time that a change takes has passed."""
+
+
+class Capability(StrEnum):
+    STICKY_CUSTOMERS = "StickyCustomers"
+    """All requests of a customer go to the same cell."""
+    PINS = "Pins"
+    """A customer's cell can be fixed by name."""
+    REJECT = "Reject"
+    """A part of the customers can be turned away, when no cell may serve them."""
+    READ_ONLY = "ReadOnly"
+    """Customers whose cell is out can be served elsewhere, for reading only."""
+    SHEDDING = "Shedding"
+    """Requests can be turned away by class when there are too many."""
+    CIRCUIT_BREAKERS = "CircuitBreakers"
+    """Requests for a cell that fails can be turned away at the router."""
+
+
+class Fallback(Model):
+    """A second, tiny router that stands by and serves when the router itself does not.
+
+    It knows nothing but a table of the cells, so it needs neither the operator nor the API server.
+    """
+
+    enabled: bool = Field(default=True, description="False: no fallback runs, and a router that fails has none.")
+    replicas: int = Field(default=2, ge=1, le=50, description="Pods of the fallback; they always run.")
+
+
 class RouterSpec(Model):
     """How customers reach the cells."""
 
@@ -183,6 +226,31 @@ class RouterSpec(Model):
         ),
         cel(
             "self.type != 'HAProxy' || has(self.haproxy)", "type HAProxy needs the block haproxy", fieldPath=".haproxy"
+        ),
+        cel(
+            "self.type == 'HAProxy' || !has(self.haproxy)",
+            "the block haproxy is for type HAProxy only: no other router has slots, pins or customer keys of its own",
+            fieldPath=".haproxy",
+        ),
+        cel(
+            "(self.type == 'Gateway') == has(self.gateway)",
+            "type Gateway needs the block gateway, and no other type has it",
+            fieldPath=".gateway",
+        ),
+        cel(
+            "self.type == 'HAProxy' || self.customerData == 'Shared'",
+            "customerData InCell needs type HAProxy: no other router knows which customer a request is from",
+            fieldPath=".customerData",
+        ),
+        cel(
+            "(self.type == 'DNS') == has(self.dns)",
+            "type DNS needs the block dns, and no other type has it",
+            fieldPath=".dns",
+        ),
+        cel(
+            "self.type == 'HAProxy' || !has(self.fallback)",
+            "fallback is for type HAProxy only: what serves with any other type is not run by the operator",
+            fieldPath=".fallback",
         ),
         cel(
             "self.customerData == 'InCell' || !has(self.offHome)",
@@ -202,7 +270,7 @@ class RouterSpec(Model):
         ),
     )
 
-    type: RouterType = Field(description="How traffic is routed: HAProxy.")
+    type: RouterType = Field(description="How traffic is routed: HAProxy, Gateway or DNS.")
     customer_data: CustomerData = Field(
         description="Shared: any cell can serve any customer. InCell: a customer's data is in the customer's cell."
     )
@@ -218,19 +286,39 @@ class RouterSpec(Model):
         default=None, description="RecoveryPolicy; else the one named default, else built in (mode Observe)."
     )
     haproxy: HAProxy | None = Field(default=None, description="The built-in router.")
+    shedding: Shedding | None = Field(
+        default=None, description="Classes of requests, by which runs may shed overload; unset: nothing is shed."
+    )
+    circuit_breakers: CircuitBreakers | None = Field(
+        default=None, description="When the router itself spares a failing cell; unset: only by requests in flight."
+    )
+    gateway: Gateway | None = Field(default=None, description="An HTTPRoute of the Gateway API.")
+    dns: DNS | None = Field(default=None, description="Records that ExternalDNS publishes.")
+    fallback: Fallback | None = Field(
+        default=None, description="What serves when the router itself does not; unset: nothing does."
+    )
+
+    @property
+    def has_fallback(self) -> bool:
+        return self.fallback is not None and self.fallback.enabled
 
     @property
     def reject_off_home(self) -> bool:
         return self.off_home in (None, OffHome.REJECT)
 
+    @property
+    def verification(self) -> Verification:
+        """What can be proven about a change of traffic."""
+        if self.type is RouterType.GATEWAY and (self.gateway is None or self.gateway.metrics is None):
+            return Verification.RESOLVED
+        if self.dns is not None:  # which addresses are answered is seen; how often one of them is, is not
+            return Verification.ELAPSED if self.dns.weighted else Verification.RESOLVED
+        return Verification.OBSERVED
 
-class Verification(StrEnum):
-    OBSERVED = "Observed"
-    """Traffic is counted: a change is proven by figures."""
-    RESOLVED = "Resolved"
-    """The change is seen to be published; traffic is not counted."""
-    ELAPSED = "Elapsed"
-    """Nothing is seen; the time that a change takes has passed."""
+    @property
+    def capabilities(self) -> tuple[Capability, ...]:
+        """What the router can do beside dividing requests among cells."""
+        return tuple(Capability) if self.type is RouterType.HAPROXY else ()
 
 
 class CellCounts(Model):
@@ -240,6 +328,16 @@ class CellCounts(Model):
     healthy: int = Field(ge=0, le=INT32_MAX, description="Cells in phase Healthy.")
     failed: int = Field(ge=0, le=INT32_MAX, description="Cells in phase Failed.")
     recovering: int = Field(ge=0, le=INT32_MAX, description="Cells in phase Recovering.")
+
+
+class RouterRecovery(Model):
+    """The router's recoveries."""
+
+    active_run: str | None = Field(default=None, max_length=253, description="RecoveryRun that works on it.")
+    last_run: str | None = Field(default=None, max_length=253, description="RecoveryRun that ended last.")
+    attempts: int = Field(default=0, ge=0, le=INT32_MAX, description="Runs counted in the policy's window.")
+    next_allowed_at: datetime | None = Field(default=None, description="End of the cooldown.")
+    blocked: Blocked | None = Field(default=None, description="Why no automatic run is started.")
 
 
 class RouterStatus(Model):
@@ -252,12 +350,23 @@ class RouterStatus(Model):
     verification: Verification | None = Field(
         default=None, description="What this router can prove about a change of traffic."
     )
+    capabilities: list[Capability] | None = Field(
+        default=None,
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+        description="What this router can do beside dividing requests among cells; what is not listed it cannot.",
+    )
     cells: CellCounts | None = Field(default=None, description="Cells by state.")
+    failure: Failure | None = Field(
+        default=None, description="Set while the router itself, not a cell of it, is Degraded or Failed."
+    )
+    recovery: RouterRecovery | None = Field(default=None, description="The router's own recoveries.")
     conditions: list[Condition] = Field(
         default_factory=list,
         max_length=32,
         json_schema_extra=list_map("type"),
-        description="Accepted, Ready, Programmed, PlacementStale.",
+        description="Accepted, Ready, Programmed, PlacementStale, OrphanedHold, FallbackReady, FallbackActive,"
+        " DualRouting, Shedding, CircuitsOpen.",
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
-from recell.api.placement import Hold
+from recell.api.placement import Hold, Quarantine
 from recell.domain import limits, placement, runs
 
 Key = tuple[str, str]
@@ -105,7 +105,7 @@ class Fleet:
     def template(self, key: Key) -> CellTemplate | None:
         return next((template for template in self.templates or () if template.key == key), None)
 
-    def run_over(self, namespace: str, hold: Hold) -> bool:
+    def run_over(self, namespace: str, hold: Hold | Quarantine) -> bool:
         """A run's hold whose run is gone or has ended: nobody but a person releases it."""
         if hold.holder.kind != runs.HOLDER:
             return False
@@ -130,10 +130,16 @@ def target_cell(run: RecoveryRun) -> Key | None:
     return (run.metadata.namespace, ref.name) if ref.kind == "Cell" else None
 
 
+def target_router(run: RecoveryRun) -> Key | None:
+    """The Router that the run is about; None for a run on a Cell."""
+    ref = run.spec.target_ref
+    return (run.metadata.namespace, ref.name) if ref.kind == "Router" else None
+
+
 def _by_cell(runs: Iterable[RecoveryRun]) -> dict[Key, list[RecoveryRun]]:
     """By the cell that each recovers and the one that took its place; those that work now first, then the newest."""
     found: dict[Key, list[RecoveryRun]] = {}
-    for run in sorted(runs, key=_recency, reverse=True):
+    for run in sorted(runs, key=recency, reverse=True):
         made = run.status.result.replacement if run.status.result else None
         for cell in {target_cell(run), (run.metadata.namespace, made) if made else None}:
             if cell is not None:
@@ -141,6 +147,7 @@ def _by_cell(runs: Iterable[RecoveryRun]) -> dict[Key, list[RecoveryRun]]:
     return found
 
 
-def _recency(run: RecoveryRun) -> tuple[bool, float]:
+def recency(run: RecoveryRun) -> tuple[bool, float]:
+    """Sorts those that work now and the newest last."""
     made = run.metadata.creation_timestamp
     return (not run.phase.ended, made.timestamp() if made else 0.0)

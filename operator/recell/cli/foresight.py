@@ -7,8 +7,9 @@ fails: a person should know before traffic is moved. What only the operator sees
 from collections.abc import Iterator
 
 from recell.api import Cell, CellTemplate, RecoveryPolicy
+from recell.api.cell import DataType
 from recell.api.failure import Strategy
-from recell.api.meta import LABEL_MADE_BY, Model
+from recell.api.meta import LABEL_MADE_BY, Model, find_condition
 from recell.api.recovery_policy import Gate
 from recell.api.router import CustomerData
 from recell.cli.fleet import Fleet, router_key
@@ -56,6 +57,20 @@ def failures(fleet: Fleet, cell: Cell, strategy: Strategy, policy: RecoveryPolic
 
 
 def questions(fleet: Fleet, cell: Cell, strategy: Strategy, policy: RecoveryPolicy) -> list[Asked]:
+    """In the order in which they may come."""
+    return [*_about_cluster(cell, strategy), *_about_data(fleet, cell, strategy, policy)]
+
+
+def _about_cluster(cell: Cell, strategy: Strategy) -> list[Asked]:
+    """Of a cell in a cluster of its own that cannot be reached now."""
+    reach = find_condition(cell.status.conditions, "ClusterReachable")
+    gates = {Strategy.CELL_RESTART: "unseen-workloads", **dict.fromkeys(MAKES_A_CELL, "unfenced-source")}
+    if reach is None or reach.status != "False" or strategy not in gates:
+        return []
+    return [Asked(gate=gates[strategy], when=f"while its cluster cannot be reached ({reach.reason}: {reach.message})")]
+
+
+def _about_data(fleet: Fleet, cell: Cell, strategy: Strategy, policy: RecoveryPolicy) -> list[Asked]:
     if strategy not in MAKES_A_CELL or (_shared(fleet, cell) and strategy is REPLACE):
         return []
     rpo, jobs = policy.spec.objectives.rpo, cell.spec.data.jobs
@@ -86,7 +101,7 @@ def _choice(fleet: Fleet, cell: Cell, strategy: Strategy) -> Iterator[Problem]:
     step, jobs, name = CHOOSES[strategy], cell.spec.data.jobs, cell.metadata.name
     if _shared(fleet, cell):
         yield step, "DataIsShared", "the router's cells share their data: it cannot be restored for one of them alone"
-    elif jobs is None or jobs.inventory is None:
+    elif not _restored_as_one(cell) and (jobs is None or jobs.inventory is None):
         yield step, "NoInventory", f"Cell {name} names no means to list its backups (spec.data.jobs.inventory)"
 
 
@@ -136,8 +151,13 @@ def _idle(fleet: Fleet, cell: Cell) -> list[str]:
     )
 
 
+def _restored_as_one(cell: Cell) -> bool:
+    """By a provider that lists and restores backups itself, and restores what it cannot move."""
+    return cell.spec.data.type not in (None, DataType.JOBS)
+
+
 def _data(fleet: Fleet, cell: Cell, strategy: Strategy) -> Iterator[Problem]:
-    if _shared(fleet, cell):
+    if _shared(fleet, cell) or _restored_as_one(cell):
         return
     jobs, name = cell.spec.data.jobs, cell.metadata.name
     step = {REPLACE: "move-customers", RESTORE: "restore-customers", REWIND: "restore-data"}[strategy]

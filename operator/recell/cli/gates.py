@@ -54,6 +54,10 @@ _QUESTIONS = {
         "Drain the cell although nobody knows whether the others can bear its traffic?",
         "The others may become overloaded.",
     ),
+    "unseen-workloads": Question(
+        "Drain and restart the cell although its cluster cannot be reached?",
+        "Its customers' traffic is taken away, and it is not restarted before its cluster can be reached again.",
+    ),
     "unverified-drain": Question(
         "Go on although nothing shows that the traffic has left?",
         "Requests that are still under way in the cell may fail.",
@@ -67,6 +71,17 @@ _QUESTIONS = {
     ),
     "unverified-stability": Question(
         "End the run although nothing shows that the cell stayed well?", "Nobody watches it for this run any longer."
+    ),
+    "systemic": Question(
+        "Recover the cells although most have failed, or something that all of them need does not answer?",
+        "Cells are restarted, made and replaced. If the cause is shared that changes nothing and costs time.",
+    ),
+    "lift-shedding": Question(
+        "Let all requests through although the cells do not seem to bear them?",
+        "Shedding is lifted step by step without looking at capacity and health. The cells may become overloaded.",
+    ),
+    "unverified-fleet": Question(
+        "End the run although nothing shows that all cells stayed well?", "Nobody watches them for this run any longer."
     ),
     "unverified-replacement": Question(
         "Take the new cell as good although nothing shows that it serves well?",

@@ -16,8 +16,8 @@ COMMANDS = (
     Later("status", "status:status", "Show cells, shares, health and active runs."),
     Later("where", "customers:where", "Say which cell serves a customer, and why."),
     Later("customers", "customers:customers", "Show whose home a cell is, and how far they are moved."),
-    Later("plan", "recover:plan_", "Show what recovering a cell would do; change nothing."),
-    Later("recover", "recover:recover", "Recover a cell and follow the run to its end."),
+    Later("plan", "recover:plan_", "Show what recovering a cell or a router would do; change nothing."),
+    Later("recover", "recover:recover", "Recover a cell or a router and follow the run to its end."),
     Later("watch", "recover:watch", "Follow a run; the exit code says how it ended."),
     Later("runs", "status:runs", "List recovery runs, the newest first."),
     Later("approve", "control:approve", "Open the gate at which a run waits."),
@@ -29,7 +29,7 @@ COMMANDS = (
     Later("isolate", "traffic:isolate", "Send a cell no traffic until a person returns it."),
     Later("return", "traffic:return_", "Give a cell its traffic back."),
     Later("placement", "traffic:placement_group", "The record of who gets traffic."),
-    Later("acknowledge", "control:acknowledge", "Let automatic recovery of a cell go on."),
+    Later("acknowledge", "control:acknowledge", "Let automatic recovery of a cell or a router go on."),
     Later("uninstall-check", "uninstall:uninstall_check", "Say whether Recell can be uninstalled."),
 )
 

@@ -1,25 +1,26 @@
-"""What a recovery of a cell would be, decided here by the operator's own pure functions.
+"""What a recovery of a cell or a router would be, decided here by the operator's own pure functions.
 
 Promises: nothing is written and nothing asked of the operator; the decision, the admission and the
 limits are computed from the same objects by the same code. What only the operator sees (fresh
-figures of the router, probes) is taken from the Cell's status as it was last written.
+figures of the router, probes) is taken from the target's status as it was last written.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from pydantic import Field
 
-from recell.api import Cell, RecoveryPolicy, RecoveryRun
+from recell.api import Cell, RecoveryPolicy, RecoveryRun, Router
 from recell.api.cell import CellPhase
 from recell.api.failure import Evidence, Strategy
-from recell.api.meta import Model, ObjectMeta, duration_text
+from recell.api.meta import Model, ObjectMeta, duration_text, find_condition
 from recell.api.recovery_policy import Mode
 from recell.api.recovery_run import DecisionInputs, RecoveryRunSpec, RecoveryTarget, RunPhase
 from recell.cli import foresight
-from recell.cli.fleet import Fleet, router_key, target_cell
+from recell.cli.fleet import Fleet, Key, router_key, target_cell, target_router
 from recell.cli.foresight import Asked, Foreseen
 from recell.cli.report import Obstacle
-from recell.domain import limits
+from recell.domain import fallback, limits, pace, router_health
 from recell.domain.health import HealthState, Level
 from recell.engine import admission, record
 from recell.procedures import PROCEDURES
@@ -29,6 +30,14 @@ _LEVEL = {
     CellPhase.DEGRADED: Level.DEGRADED,
     CellPhase.FAILED: Level.FAILED,
 }
+
+_PHASE = {
+    Level.HEALTHY: CellPhase.HEALTHY,
+    Level.DEGRADED: CellPhase.DEGRADED,
+    Level.FAILED: CellPhase.FAILED,
+    Level.UNKNOWN: CellPhase.UNKNOWN,
+}
+"""A router's health in the words of a cell's."""
 
 STARTS = "Starts"
 UNDECIDED = "none"
@@ -46,7 +55,9 @@ class PlanReport(Model):
     """The documented shape of `recell plan -o json`."""
 
     namespace: str
-    cell: str
+    cell: str | None = None
+    """The target, if it is a Cell; else `router` is."""
+    router: str | None = None
     health: CellPhase | None
     policy: str | None
     mode: Mode
@@ -79,14 +90,15 @@ class PlanReport(Model):
         return self.outcome == STARTS
 
 
-def plan(fleet: Fleet, cell: Cell, spec: RecoveryRunSpec) -> PlanReport:
+def plan(fleet: Fleet, target: Cell | Router, spec: RecoveryRunSpec) -> PlanReport:
     """The plan of a run with this spec, were it made now."""
-    policy = fleet.policy(cell) or RecoveryPolicy()
-    run = RecoveryRun(
-        metadata=ObjectMeta(name="planned", namespace=cell.metadata.namespace, creation_timestamp=fleet.now), spec=spec
-    )
-    decision = admission.decide(run, cell.status.failure, policy)
-    answer = admission.admit(_situation(fleet, cell, run, policy))
+    namespace, name = target.key
+    cell = target if isinstance(target, Cell) else None
+    policy = (fleet.policy(cell) if cell else fleet.router_policy(target.key)) or RecoveryPolicy()
+    paced = pace.fitted(policy.spec, fleet.router(_router_key(target)))
+    run = RecoveryRun(metadata=ObjectMeta(name="planned", namespace=namespace, creation_timestamp=fleet.now), spec=spec)
+    decision = admission.decide(run, target.status.failure, policy, _unavailable(target))
+    answer = admission.admit(_situation(fleet, target, run, policy))
     outcome, why = _outcome(answer)
     procedure = PROCEDURES.get(decision.strategy)
     if procedure is None and decision.strategy is not Strategy.MANUAL_INTERVENTION and why is None:
@@ -97,9 +109,10 @@ def plan(fleet: Fleet, cell: Cell, spec: RecoveryRunSpec) -> PlanReport:
             ),
         )
     return PlanReport(
-        namespace=cell.metadata.namespace,
-        cell=cell.metadata.name,
-        health=cell.status.phase,
+        namespace=namespace,
+        cell=name if cell else None,
+        router=None if cell else name,
+        health=target.status.phase if isinstance(target, Cell) else _PHASE[router_level(target)],
         policy=policy.metadata.name or None,
         mode=policy.spec.mode,
         strategy=decision.strategy,
@@ -109,46 +122,86 @@ def plan(fleet: Fleet, cell: Cell, spec: RecoveryRunSpec) -> PlanReport:
         evidence=decision.evidence,
         outcome=outcome,
         why=why,
-        automatic=_automatic(fleet, cell, policy)
+        automatic=_automatic(fleet, target, policy)
         or (why if outcome == RunPhase.MANUAL_INTERVENTION_REQUIRED else None),
         recovery_target=spec.recovery_target,
-        foreseen=foresight.failures(fleet, cell, decision.strategy, policy),
-        asks=foresight.questions(fleet, cell, decision.strategy, policy),
+        foreseen=foresight.failures(fleet, cell, decision.strategy, policy) if cell else [],
+        asks=foresight.questions(fleet, cell, decision.strategy, policy) if cell else [],
         steps=[
             PlannedStep(
                 name=step.name,
                 phase=step.phase,
                 does=step.does,
-                at_most=duration_text(step.within(policy.spec)),
+                at_most=duration_text(step.within(paced)),
             )
             for step in (procedure.steps if procedure else ())
         ],
-        numbers=record.frozen_numbers(policy.spec) if procedure else {},
+        numbers=record.frozen_numbers(paced) if procedure else {},
     )
 
 
-def _situation(fleet: Fleet, cell: Cell, run: RecoveryRun, policy: RecoveryPolicy) -> admission.Situation:
-    router = fleet.router_of(cell)
+def _unavailable(target: Cell | Router) -> Mapping[Strategy, str]:
+    """What the operator said last of a router's fallback; it knows more than stands in the spec."""
+    if not isinstance(target, Router):
+        return {}
+    ready = find_condition(target.status.conditions, "FallbackReady")
+    why = ""
+    if not target.spec.has_fallback:
+        why = fallback.unavailable(target, None, None)
+    elif ready is None or ready.status != "True":
+        why = f"has no fallback to use: {ready.message if ready else 'the operator has not said that it is ready'}"
+    elif target.status.failure is not None:
+        why = fallback.reserved(target, target.status.failure.impact)
+    return {Strategy.ACTIVATE_FALLBACK_ROUTING: why} if why else {}
+
+
+def _router_key(target: Cell | Router) -> Key:
+    return router_key(target) if isinstance(target, Cell) else target.key
+
+
+def _situation(fleet: Fleet, target: Cell | Router, run: RecoveryRun, policy: RecoveryPolicy) -> admission.Situation:
+    namespace, key = target.metadata.namespace, _router_key(target)
+    router = fleet.router(key)
     return admission.Situation(
         run=run,
-        cell=cell,
-        health=_health(cell, fleet.now),
-        failure=cell.status.failure,
+        target=target,
+        health=_health_of_cells(fleet, target) if admission.about_cells(run) else _health(target, fleet.now),
+        failure=target.status.failure,
         policy=policy,
-        others=[other for other in fleet.runs if other.metadata.namespace == cell.metadata.namespace],
-        router_cells=frozenset(other.metadata.name for other in fleet.cells_of(router_key(cell))),
+        others=[other for other in fleet.runs if other.metadata.namespace == namespace],
+        router_cells=frozenset(other.metadata.name for other in fleet.cells_of(key)),
         router_labels=router.metadata.labels if router else {},
-        freezes=[f for f in fleet.freezes if f.metadata.namespace == cell.metadata.namespace],
+        freezes=[f for f in fleet.freezes if f.metadata.namespace == namespace],
         approved=False,
         now=fleet.now,
+        mode=placement.spec.mode if (placement := fleet.placement(key)) else None,
+        unavailable=_unavailable(target),
     )
 
 
-def _health(cell: Cell, now: datetime) -> HealthState:
-    failure = cell.status.failure
+def router_level(router: Router) -> Level:
+    """Its health, from what the operator wrote last; Unknown before it wrote anything."""
+    if router.status.failure is not None:
+        return router_health.judged(router.status.failure.evidence)
+    return Level.HEALTHY if router.status.conditions else Level.UNKNOWN
+
+
+def _health(target: Cell | Router, now: datetime) -> HealthState:
+    failure = target.status.failure
+    if isinstance(target, Router):
+        return HealthState(level=router_level(target), since=failure.since if failure else now)
+    cell = target
     by_failure = Level.FAILED if failure else Level.UNKNOWN
     level = _LEVEL.get(cell.status.phase, by_failure) if cell.status.phase else Level.UNKNOWN
     return HealthState(level=level, since=failure.since if failure else now)
+
+
+def _health_of_cells(fleet: Fleet, router: Cell | Router) -> HealthState:
+    """Of the cell that is worst, for a run that is about several."""
+    worst = (Level.FAILED, Level.DEGRADED, Level.HEALTHY, Level.UNKNOWN)
+    states = [_health(cell, fleet.now) for cell in fleet.cells_of(router.key)]
+    unknown = HealthState(level=Level.UNKNOWN, since=fleet.now)
+    return min(states, key=lambda state: worst.index(state.level), default=unknown)
 
 
 def _outcome(answer: admission.Answer) -> tuple[str, Obstacle | None]:
@@ -163,12 +216,13 @@ def _outcome(answer: admission.Answer) -> tuple[str, Obstacle | None]:
             return phase, Obstacle(reason=reason, message=message)
 
 
-def _automatic(fleet: Fleet, cell: Cell, policy: RecoveryPolicy) -> Obstacle | None:
+def _automatic(fleet: Fleet, target: Cell | Router, policy: RecoveryPolicy) -> Obstacle | None:
     """The operator's own word where it gave one (it knows more), else its rules on what is known here."""
-    recovery = cell.status.recovery
+    recovery = target.status.recovery
     said = recovery.blocked if recovery else None
     if said is None:
-        said = _limits(fleet, cell, policy).blocked
+        known = _limits(fleet, target, policy) if isinstance(target, Cell) else _router_limits(fleet, target, policy)
+        said = known.blocked
     if said is not None:
         return Obstacle(reason=said.reason, message=said.message)
     if policy.spec.mode is not Mode.AUTOMATIC:
@@ -177,6 +231,21 @@ def _automatic(fleet: Fleet, cell: Cell, policy: RecoveryPolicy) -> Obstacle | N
             message=f"policy {policy.metadata.name or 'built in'} is in mode {policy.spec.mode}: a person starts runs",
         )
     return None
+
+
+def _router_limits(fleet: Fleet, router: Router, policy: RecoveryPolicy) -> limits.Allowance:
+    placement = fleet.placement(router.key)
+    return limits.router_blocked(
+        router,
+        policy.spec,
+        fleet.now,
+        runs=[run for run in fleet.runs if target_router(run) == router.key],
+        freezes=[f for f in fleet.freezes if f.metadata.namespace == router.metadata.namespace],
+        state=_health(router, fleet.now),
+        failure=router.status.failure,
+        spec=placement.spec if placement else None,
+        policy_name=policy.metadata.name or "(built in)",
+    )
 
 
 def _limits(fleet: Fleet, cell: Cell, policy: RecoveryPolicy) -> limits.Allowance:
@@ -189,7 +258,7 @@ def _limits(fleet: Fleet, cell: Cell, policy: RecoveryPolicy) -> limits.Allowanc
         policy.spec,
         fleet.now,
         lineage=[run for run in runs if target_cell(run) == cell.key],
-        active=[run for run in runs if admission.started(run) and run.spec.target_ref.name in names],
+        active=[run for run in runs if admission.started(run) and admission.of_cells(run, names)],
         freezes=[f for f in fleet.freezes if f.metadata.namespace == cell.metadata.namespace],
         state=_health(cell, fleet.now),
         failure=cell.status.failure,

@@ -21,13 +21,15 @@ from recell.api.meta import (
     is_true,
     percent_text,
 )
-from recell.api.placement import READ_ONLY, REJECT, Hold, HoldState, decode_table
+from recell.api.placement import READ_ONLY, REJECT, Hold, HoldState, OpenCircuit, Shed, decode_table
 from recell.api.recovery_policy import Mode
 from recell.api.recovery_run import Awaiting, Decision, RecoveryTarget, RunPhase, StepState
+from recell.api.router import Verification
 from recell.cli import gates
-from recell.cli.fleet import Fleet, Key, router_key, target_cell
+from recell.cli.fleet import Fleet, Key, recency, router_key, target_cell, target_router
 from recell.cli.results import ProgressReport, ResultReport, progress_report, result_report
 from recell.domain import decommission, provisioning
+from recell.domain import placement as table
 from recell.domain.placement import PERSON
 
 EXPECTED_CONDITIONS = ("Accepted", "Ready", "Available", "Performing", "DataIntact", "ClusterReachable")
@@ -105,6 +107,15 @@ class PolicyReport(Model):
     mode: Mode = Mode.OBSERVE
 
 
+class TurnedAway(Model):
+    """Requests that the routers turn away for a run, until it expires."""
+
+    what: str
+    percent: int
+    holder: str
+    expires_at: datetime
+
+
 class PlacementReport(Model):
     mode: str
     slots: int
@@ -114,6 +125,12 @@ class PlacementReport(Model):
     """Slots whose customers are turned away."""
     read_only: str
     """Slots that are served away from home, for reading only."""
+    shedding: list[TurnedAway] = Field(default_factory=list)
+    """By class of requests."""
+    open_circuits: list[TurnedAway] = Field(default_factory=list)
+    """By cell."""
+    quarantined: int = 0
+    """Slots that nobody serves, for two cells failed that served them."""
 
 
 class RouterReport(Model):
@@ -122,8 +139,20 @@ class RouterReport(Model):
     found: bool
     type: str | None = None
     customer_data: str | None = None
+    verification: Verification | None = None
     ready: bool = False
     conditions: list[Condition] = Field(default_factory=list)
+    failure: Failure | None = None
+    """Of the router itself, not of its cells."""
+    active_run: str | None = None
+    """The run that works on the router itself, or waits to."""
+    cascades: bool = False
+    """That run is about the failed cells, not about the router."""
+    last_run: str | None = None
+    last_phase: RunPhase | None = None
+    last_summary: str | None = None
+    blocked: Blocked | None = None
+    next_allowed_at: datetime | None = None
     policy: PolicyReport
     placement: PlacementReport | None = None
     cells: list[CellReport]
@@ -283,6 +312,10 @@ def template_problem(template: CellTemplate | None) -> Obstacle | None:
     return Obstacle(reason=reason, message=found.removeprefix(name)) if found is not None else None
 
 
+SHOWN_OTHERWISE = ("Shedding", "CircuitsOpen")
+"""Conditions that say in short what stands in the Placement."""
+
+
 def router_report(fleet: Fleet, key: Key, names: tuple[str, ...] = ()) -> RouterReport:
     router, placement, policy = fleet.router(key), fleet.placement(key), fleet.router_policy(key)
     parts = placement_parts(placement)
@@ -292,14 +325,32 @@ def router_report(fleet: Fleet, key: Key, names: tuple[str, ...] = ()) -> Router
         if not names or key[1] in names or cell.metadata.name in names
     ]
     conditions = router.status.conditions if router else []
+    own = sorted(
+        (run for run in fleet.runs if target_router(run) == key and not run.spec.dry_run), key=recency, reverse=True
+    )
+    active, last = next((r for r in own if not r.phase.ended), None), next((r for r in own if r.phase.ended), None)
+    recovery = router.status.recovery if router else None
     return RouterReport(
         namespace=key[0],
         name=key[1],
         found=router is not None,
         type=router.spec.type if router else None,
         customer_data=router.spec.customer_data if router else None,
+        verification=router.spec.verification if router else None,
         ready=is_true(conditions, "Ready"),
-        conditions=[c for c in conditions if _is_bad(c, ("Accepted", "Ready", "Programmed"))],
+        conditions=[
+            c
+            for c in conditions
+            if _is_bad(c, ("Accepted", "Ready", "Programmed", "FallbackReady")) and c.type not in SHOWN_OTHERWISE
+        ],
+        failure=router.status.failure if router else None,
+        active_run=active.metadata.name if active else None,
+        cascades=active is not None and active.spec.strategy is Strategy.EMERGENCY_SCALING,
+        last_run=last.metadata.name if last else None,
+        last_phase=last.phase if last else None,
+        last_summary=last.status.summary if last else None,
+        blocked=recovery.blocked if recovery else None,
+        next_allowed_at=recovery.next_allowed_at if recovery else None,
         policy=PolicyReport(name=policy.metadata.name, mode=policy.spec.mode) if policy else PolicyReport(),
         placement=placement_report(placement) if placement else None,
         cells=cells,
@@ -323,6 +374,11 @@ def placement_parts(placement: Placement | None) -> dict[str, tuple[str, str]]:
     }
 
 
+def _turned_away(what: str, item: Shed | OpenCircuit) -> TurnedAway:
+    holder = f"{item.holder.kind}/{item.holder.name}"
+    return TurnedAway(what=what, percent=item.percent, holder=holder, expires_at=item.expires_at)
+
+
 def placement_report(placement: Placement) -> PlacementReport:
     spec, serving = placement.spec, decode_table(placement.spec.serving)
     return PlacementReport(
@@ -332,6 +388,9 @@ def placement_report(placement: Placement) -> PlacementReport:
         epoch=spec.epoch,
         rejected=percent_text(serving.count(REJECT) / spec.slots),
         read_only=percent_text(sum(1 for entry in serving if entry != REJECT and entry & READ_ONLY) / spec.slots),
+        shedding=[_turned_away(item.class_, item) for item in spec.shedding],
+        open_circuits=[_turned_away(item.cell, item) for item in spec.open_circuits],
+        quarantined=len(table.quarantined(spec)),
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from recell.api import RecoveryRun
 from recell.api.meta import Model, duration_text
-from recell.api.recovery_run import CustomerCounts, DataLoss, RecoveryPoint, RunResult, StepState
+from recell.api.recovery_run import CascadeResult, CustomerCounts, DataLoss, RecoveryPoint, RunResult, StepState
 
 
 class PointReport(RecoveryPoint):
@@ -37,6 +37,7 @@ class ProgressReport(Model):
 class ResultReport(Model):
     replacement: str | None = None
     emergency_cells: list[str] = Field(default_factory=list)
+    cascade: CascadeResult | None = None
     customers: CustomerCounts | None = None
     recovery_point: PointReport | None = None
     data_loss: LossReport | None = None
@@ -54,6 +55,7 @@ def result_report(run: RecoveryRun) -> ResultReport | None:
     report = ResultReport(
         replacement=known.replacement,
         emergency_cells=known.emergency_cells,
+        cascade=known.cascade,
         customers=known.customers,
         recovery_point=reached,
         data_loss=LossReport(**loss.model_dump(), length=_length(loss)) if loss else None,

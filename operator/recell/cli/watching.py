@@ -17,6 +17,7 @@ from rich.text import Text
 
 from recell.api import Cell, Placement, RecoveryRun, Router
 from recell.api.recovery_run import RunPhase, TargetKind
+from recell.api.router import RouterType
 from recell.cli.cluster import Key
 from recell.cli.exits import Exit, exit_of
 from recell.cli.fleet import Fleet
@@ -145,7 +146,10 @@ async def _look(session: Session, key: Key, rates: RouterRates, before: RunView 
         if router is not None:
             fleet = await _around(session, run, router)
             cells = _shown(tuple(router_report(fleet, router.key).cells), run)
-            seen, note = await rates.look(router.key, session.now)
+            if router.spec.type is RouterType.HAPROXY:
+                seen, note = await rates.look(router.key, session.now)
+            else:
+                note = f"Requests and errors are not shown: a router of type {router.spec.type} has no pods to ask"
         return RunView(run=run, now=session.now, cells=cells, rates=seen, rates_note=note)
     except Retryable as error:
         if before is None:

@@ -8,15 +8,15 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from recell.api import Placement, RecoveryRun, Router
+from recell.api import Cell, Placement, RecoveryRun, Router
 from recell.api.cell import CellPhase
 from recell.api.meta import Model, find_condition, is_true, percent_text
 from recell.api.placement import READ_ONLY, REJECT, Hold, HoldState, PlacementSpec, decode_table
-from recell.api.router import CustomerData, KeySource, OffHome
+from recell.api.router import Capability, CustomerData, KeySource, OffHome
 from recell.cli.fleet import Fleet, Key
 from recell.cli.report import HoldReport, hold_report
 from recell.cli.results import failed_slots
-from recell.domain import data, placement
+from recell.domain import data, fallback, placement
 from recell.domain.placement import slot_of
 
 
@@ -35,10 +35,12 @@ class Cause(StrEnum):
     SUCCESSOR = "Successor"
     HOLD = "Hold"
     OFF_HOME = "OffHome"
+    QUARANTINE = "Quarantine"
     NO_HOME = "NoHome"
     NO_CELL = "NoCell"
     NOT_MOVED = "NotMoved"
     NOT_APPLIED = "NotApplied"
+    FALLBACK = "Fallback"
 
 
 class Reason(Model):
@@ -66,6 +68,8 @@ class WhereReport(Model):
     why: list[Reason] = Field(default_factory=list)
     holds: list[HoldReport] = Field(default_factory=list)
     """Those on the home cell."""
+    anywhere: dict[str, str] | None = None
+    """Set where the router knows no customers: each request goes to one of these cells, with these shares."""
 
 
 def key_of(router: Router, customer: str) -> str:
@@ -84,6 +88,11 @@ def where_report(fleet: Fleet, key: Key, customer: str) -> WhereReport:
     found = WhereReport(namespace=key[0], router=key[1], key=key_of(router, customer))
     if placed is None:
         return found
+    if Capability.STICKY_CUSTOMERS not in router.spec.capabilities:
+        shares = placement.shares(placed.spec)
+        return found.model_copy(
+            update={"anywhere": {name: percent_text(part) for name, part in shares.items() if part}}
+        )
     return _Look(fleet, router, placed, found.key).report(found)
 
 
@@ -101,6 +110,27 @@ class _Look:
     def report(self, found: WhereReport) -> WhereReport:
         home = self._fleet.cell((found.namespace, self._home)) if self._home else None
         access = access_of(self._serving)
+        if self._spec.fallback is not None:
+            return self._behind_fallback(found, home)
+        cell = None if access is Access.REJECTED else self._names.get(self._serving & ~READ_ONLY)
+        why = [*self._pinned(), *self._replaced(), *self._moved_away(access), *self._unmoved(), *self._lag()]
+        return self._told(found, home, cell, access, why)
+
+    def _behind_fallback(self, found: WhereReport, home: Cell | None) -> WhereReport:
+        """While the fallback serves, its own table counts, and no other."""
+        cells = {cell.metadata.name: cell for cell in self._fleet.cells_of(self._router.key)}
+        table = fallback.table_of(self._spec, placement.Routing.of(self._router), cells, (), ())
+        cell = table.cell_of(self._customer) if table is not None else None
+        if self._router.spec.customer_data is CustomerData.SHARED:
+            how = "the fallback serves: MD5 of the key, modulo the cells behind it; if that cell is down, the next one"
+        else:
+            how = "the fallback serves: every customer at home, or nowhere"
+        access = Access.FULL if cell else Access.REJECTED
+        return self._told(found, home, cell, access, [Reason(cause=Cause.FALLBACK, message=how)])
+
+    def _told(
+        self, found: WhereReport, home: Cell | None, cell: str | None, access: Access, why: list[Reason]
+    ) -> WhereReport:
         return found.model_copy(
             update={
                 "slot": self._slot,
@@ -108,9 +138,9 @@ class _Look:
                 "pinned": self._pin is not None,
                 "home": self._home,
                 "home_phase": home.status.phase if home else None,
-                "cell": None if access is Access.REJECTED else self._names.get(self._serving & ~READ_ONLY),
+                "cell": cell,
                 "access": access,
-                "why": [*self._pinned(), *self._replaced(), *self._moved_away(access), *self._unmoved(), *self._lag()],
+                "why": why,
                 "holds": [hold_report(self._fleet, found.namespace, hold) for hold in self._holds()],
             }
         )
@@ -141,6 +171,9 @@ class _Look:
             if access is Access.REJECTED:
                 return [Reason(cause=Cause.NO_HOME, message="no cell has this customer's data: its home was removed")]
             return [Reason(cause=Cause.NO_HOME, message="its home was removed, and the cells share their data")]
+        if access is Access.REJECTED and self._pin is None and self._slot in placement.quarantined(self._spec):
+            told = "its slot is quarantined: its cell failed, and so did the one that took it over"
+            return [Reason(cause=Cause.QUARANTINE, message=f"{told}; give it back with recell return {self._home}")]
         if access is Access.FULL and self._names.get(self._serving) == self._home:
             kept = placement.limit(self._spec, self._home)
             if kept == 100:

@@ -8,33 +8,24 @@ Automatic runs have names that follow from the cell and the onset of its failure
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Protocol
 
 from recell.api import Cell, RecoveryRun
 from recell.api.cell import Blocked, CellPhase, CellRecovery, CellStatus, Failure, Share
-from recell.api.failure import FailureType, Verdict
-from recell.api.meta import (
-    ANNOTATION_TARGET_UID,
-    FINALIZER,
-    LABEL_INCIDENT,
-    LABEL_MADE_BY,
-    LABEL_ORIGIN,
-    LABEL_TARGET,
-    LABEL_TARGET_KIND,
-    ObjectMeta,
-    percent_text,
-)
+from recell.api.failure import FailureType, Strategy
+from recell.api.meta import LABEL_ORIGIN, percent_text
 from recell.api.placement import HoldState, PlacementSpec
-from recell.api.recovery_run import DecisionInputs, RecoveryRunSpec, TargetKind, TargetRef, Trigger
+from recell.api.recovery_run import DecisionInputs, TargetKind, Trigger
 from recell.controllers import status
+from recell.controllers.automatic import active_and_last, automatic, recovery, shown_block, stable, why
 from recell.controllers.finalizers import drop_finalizer
 from recell.controllers.observer import CellObserver, router_of
 from recell.controllers.programming import MOMENT, Programming
 from recell.controllers.retirement import Retirements, news
 from recell.domain import limits, matrix, placement, provisioning, runs
 from recell.domain.health import HealthState, Level
-from recell.engine.admission import started
+from recell.domain.observation import Reach
+from recell.engine.admission import about_cells, started
 from recell.engine.errors import BadInput, Forbidden, NotFound
 from recell.engine.ports import Clock, Key, Records, Switchboard
 from recell.providers.kube.api import Api, Object
@@ -55,6 +46,8 @@ class Cluster(Protocol):
     async def ensure_labels(self, cell: Cell) -> None: ...
 
     def address_of(self, cell: Cell) -> tuple[str, int]: ...
+
+    def reach(self, cell: Cell) -> Reach | None: ...
 
 
 class Probes(Protocol):
@@ -196,14 +189,18 @@ class CellController:
     ) -> CellStatus:
         now = self._clock.now()
         placed = self._switchboard.current(router_of(cell))
-        active, last = self._runs(cell)
-        failure = self._stable(cell, self._observer.failure(cell.key))
+        active, last = active_and_last(self._store.runs_of(TargetKind.CELL, cell.key))
+        seen = self._observer.failure(cell.key)
+        failure = stable(cell.status.failure, seen, state)
+        why = _why(failure if seen is not None else None)
         phase = _phase(cell, accepted, state, placed.spec if placed else None, active)
+        reach = self._cluster.reach(cell)
         wanted: dict[str, status.Wanted] = {
             "Accepted": (accepted.ok, accepted.reason, accepted.message),
-            "Available": (state.level is not Level.FAILED, state.level.value, _why(failure)),
-            "Ready": (phase is CellPhase.HEALTHY, phase.value, _why(failure) or accepted.message),
+            "Available": (state.level is not Level.FAILED, state.level.value, why),
+            "Ready": (phase is CellPhase.HEALTHY, phase.value, why or self._unseen(cell) or accepted.message),
             "Reconciling": (phase is CellPhase.RECOVERING, phase.value, ""),
+            **({} if reach is None else {"ClusterReachable": (reach.ok, reach.reason, reach.message)}),
             "Stalled": (not accepted.ok, accepted.reason, "" if accepted.ok else accepted.message),
             **retired,
         }
@@ -212,7 +209,7 @@ class CellController:
             phase=phase,
             share=self._share(cell),
             failure=failure,
-            recovery=self._recovery(cell, state, allowance, active, last),
+            recovery=recovery(CellRecovery, allowance, self._shown(cell, state, allowance.blocked), active, last),
             conditions=status.conditions(cell.status.conditions, wanted, cell.metadata.generation, now),
         )
 
@@ -229,53 +226,13 @@ class CellController:
             return shown
         return Share(asked=asked, applied=shown.applied if shown else None)
 
-    @staticmethod
-    def _stable(cell: Cell, failure: Failure | None) -> Failure | None:
-        """The failure as written first, until another check fails too: figures that come and go cause no write."""
-        old = cell.status.failure
-        if old is None or failure is None:
-            return failure
-        same = (old.type, old.impact, old.data_integrity) == (failure.type, failure.impact, failure.data_integrity)
-        return old if same and _failed(failure) <= _failed(old) else failure
-
-    def _runs(self, cell: Cell) -> tuple[RecoveryRun | None, RecoveryRun | None]:
-        """The active run and the one that ended last."""
-        own = self._store.runs_of(TargetKind.CELL, cell.key)
-        active = next((run for run in own if started(run)), None)
-        ended = [run for run in own if run.phase.ended and run.status.finished_at is not None]
-        last = max(ended, key=lambda run: (run.status.finished_at, run.metadata.name), default=None)
-        return active, last
-
     def _shown(self, cell: Cell, state: HealthState, blocked: Blocked | None) -> Blocked | None:
-        """A block is shown while it matters: the cell has failed, or a person has to lift it."""
-        if blocked is None or blocked.reason == "RunActive":
-            return None
-        if state.level is not Level.FAILED:
-            return blocked if blocked.reason in LIFTED_BY_PERSON else None
-        failure = self._observer.failure(cell.key)
-        if failure is None or blocked.reason != "Observe":
-            return blocked
-        choice = matrix.decide(_inputs(failure), self._store.policy_for(cell).spec)
-        message = f"{choice.strategy} would be started. {blocked.message} ({choice.message})"
-        return Blocked(reason=blocked.reason, message=message[:1024])
-
-    def _recovery(
-        self,
-        cell: Cell,
-        state: HealthState,
-        known: limits.Allowance,
-        active: RecoveryRun | None,
-        last: RecoveryRun | None,
-    ) -> CellRecovery | None:
-        blocked = self._shown(cell, state, known.blocked)
-        if active is None and last is None and blocked is None and not known.attempts:
-            return None
-        return CellRecovery(
-            active_run=active.metadata.name if active else None,
-            last_run=last.metadata.name if last else None,
-            attempts=known.attempts,
-            next_allowed_at=known.next_allowed_at,
-            blocked=blocked,
+        return shown_block(
+            state,
+            self._observer.failure(cell.key),
+            blocked,
+            lifted_by_person=LIFTED_BY_PERSON,
+            decide=lambda failure: matrix.decide(_inputs(failure), self._store.policy_for(cell).spec),
         )
 
     async def _show(self, cell: Cell, wanted: CellStatus) -> None:
@@ -284,7 +241,13 @@ class CellController:
             self._events.emit(answer, "DeletionBlocked", f"{blocked.reason}: {blocked.message}", warning=True)
         if answer is not None and wanted.phase is not cell.status.phase and wanted.phase is not None:
             bad = wanted.phase in (CellPhase.FAILED, CellPhase.DEGRADED, CellPhase.UNKNOWN)
-            self._events.emit(answer, wanted.phase.value, _why(wanted.failure) or wanted.phase.value, warning=bad)
+            told = _why(wanted.failure) or self._unseen(cell) or wanted.phase.value
+            self._events.emit(answer, wanted.phase.value, told, warning=bad)
+
+    def _unseen(self, cell: Cell) -> str:
+        """Why the cell's own cluster cannot be looked into; empty: it can, or there is none."""
+        reach = self._cluster.reach(cell)
+        return reach.message if reach is not None and not reach.ok else ""
 
     # --- starting a run --------------------------------------------------------------------------
 
@@ -304,8 +267,16 @@ class CellController:
             spec=placed.spec if placed else None,
             policy_name=policy.metadata.name or "(built in)",
             router_labels=router.metadata.labels if router else None,
+            cascade=next((r for r in self._store.runs_of(TargetKind.ROUTER, router_key) if cascades(r)), None),
             max_concurrent_runs=self._store.router_policy(router_key).spec.limits.max_concurrent_runs,
+            about_to_fail=self._about_to_fail(cell),
         )
+
+    def _about_to_fail(self, cell: Cell) -> list[str]:
+        """Other cells of the Router with evidence from two places that has not lasted yet."""
+        siblings = self._store.cells_of(router_of(cell))
+        states = {name: self._observer.health(c.key) for name, c in siblings.items() if name != cell.metadata.name}
+        return [name for name, s in states.items() if s and s.failed_since and s.level is not Level.FAILED]
 
     def _lineage(self, cell: Cell) -> list[RecoveryRun]:
         """Runs for the cell and for those that it descends from: a replacement does not begin anew (rule 26)."""
@@ -318,6 +289,8 @@ class CellController:
         return [run for name in sorted(names) for run in self._store.runs_of(TargetKind.CELL, (namespace, name))]
 
     def _is_of(self, run: RecoveryRun, router: Key) -> bool:
+        if run.spec.target_ref.kind is not TargetKind.CELL:
+            return False
         target = self._store.cell((run.metadata.namespace, run.spec.target_ref.name))
         return target is not None and router_of(target) == router
 
@@ -334,38 +307,21 @@ class CellController:
         ]
         if any(not run.phase.ended for run in own) or allowance.blocked is not None:
             return
-        onset = state.failing_since or state.since
-        names = {run.metadata.name for run in own}
-        tries = (runs.automatic_run_name(cell.metadata.name, onset, attempt) for attempt in count(1))
-        run = _automatic(cell, next(name for name in tries if name not in names), failure)
-        made = await self._records.create(run)
+        if matrix.decide(_inputs(failure), self._store.policy_for(cell).spec).strategy is Strategy.EMERGENCY_SCALING:
+            return  # the Router's run recovers it, together with the others
+        onset, taken = state.failing_since or state.since, {run.metadata.name for run in own}
+        name = runs.next_automatic_run_name(cell.metadata.name, onset, taken)
+        made = await self._records.create(automatic(cell, name, failure))
         log.info("a run starts by itself", extra={"run": made.metadata.name, "cell": cell.metadata.name})
+
+
+def cascades(run: RecoveryRun) -> bool:
+    """Does it recover the cells of its Router right now?"""
+    return about_cells(run) and started(run)
 
 
 def _inputs(failure: Failure) -> DecisionInputs:
     return DecisionInputs(type=failure.type, impact=failure.impact, data_integrity=failure.data_integrity)
-
-
-def _automatic(cell: Cell, name: str, failure: Failure) -> RecoveryRun:
-    return RecoveryRun(
-        metadata=ObjectMeta(
-            name=name,
-            namespace=cell.metadata.namespace,
-            labels={
-                LABEL_MADE_BY: "recell",
-                LABEL_TARGET_KIND: TargetKind.CELL,
-                LABEL_TARGET: cell.metadata.name,
-                LABEL_INCIDENT: name,
-            },
-            annotations={ANNOTATION_TARGET_UID: cell.metadata.uid},
-            finalizers=[FINALIZER],
-        ),
-        spec=RecoveryRunSpec(
-            target_ref=TargetRef(kind=TargetKind.CELL, name=cell.metadata.name),
-            trigger=Trigger.AUTOMATIC,
-            reason=f"{failure.type}, impact {failure.impact}, data {failure.data_integrity}: {_why(failure)}"[:512],
-        ),
-    )
 
 
 def _phase(
@@ -393,11 +349,4 @@ def _phase(
 
 
 def _why(failure: Failure | None) -> str:
-    if failure is None:
-        return ""
-    failed = [e for e in failure.evidence if e.verdict is Verdict.FAILED]
-    return "; ".join(f"{e.check}: {e.message}" for e in failed)[:1024]
-
-
-def _failed(failure: Failure) -> set[str]:
-    return {e.check for e in failure.evidence if e.verdict is Verdict.FAILED}
+    return why(failure)[:1024] if failure is not None else ""

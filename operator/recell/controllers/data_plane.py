@@ -4,12 +4,17 @@ Promises: an object is applied only when its content differs from what was appli
 gone; the streams always know the pods that serve. It decides nothing about traffic.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from recell.api import Placement, Router
-from recell.api.meta import ANNOTATION_CONTENT, LABEL_ROUTER
-from recell.domain.observation import Applied
+from recell.api.meta import ANNOTATION_CONTENT, ANNOTATION_RESTART, LABEL_ROUTER
+from recell.api.placement import PlacementMode
+from recell.domain.fallback import Table
+from recell.domain.observation import Applied, FallbackState, Pods, PrimaryState, RouterTraffic
+from recell.engine.errors import Conflict, NotFound
 from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.collection import Collection
@@ -24,9 +29,12 @@ from recell.providers.kube.paths import (
     SERVICES,
     Resource,
 )
+from recell.providers.kube.pods import serves
 from recell.providers.kube.reflector import Reflector
-from recell.providers.routing.haproxy.objects import Surroundings, router_objects
+from recell.providers.routing.haproxy.fallback import fallback_name, fallback_objects, rendered
+from recell.providers.routing.haproxy.objects import Surroundings, name_of, router_objects, selector
 from recell.providers.routing.haproxy.streams import HAProxyTraffic
+from recell.providers.routing.haproxy.switch import ServiceSwitch
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +50,10 @@ RESOURCES: dict[str, Resource] = {
         SERVICES,
     )
 }
-WATCHED = (DEPLOYMENTS, SERVICES)
+WATCHED: dict[Resource, Callable[[Object], Object]] = {
+    DEPLOYMENTS: lambda obj: _slim_deployment(obj),
+    SERVICES: lambda obj: _slim(obj, "clusterIP", "ports", "selector"),
+}
 """Kinds whose loss would be felt at once; the others are applied again at each start and change."""
 
 
@@ -65,13 +76,16 @@ class HAProxyDataPlane:
         self._on_change = on_change
         self._pods = Collection(api, PODS, clock, namespaces, labels=LABEL_ROUTER, trim=_slim_pod)
         self._live = {
-            resource.kind: Collection(api, resource, clock, namespaces, labels=LABEL_ROUTER, trim=_only_metadata)
-            for resource in WATCHED
+            resource.kind: Collection(api, resource, clock, namespaces, labels=LABEL_ROUTER, trim=trim)
+            for resource, trim in WATCHED.items()
         }
+        self.switch = ServiceSwitch(api, self._live[SERVICES.kind])
         self._applied: dict[tuple[str, str, str], str] = {}
         """Kind, namespace, name -> content hash that this process applied."""
-        self._rendered: dict[Key, tuple[tuple[str, int], tuple[Object, ...]]] = {}
-        """By Router: what its spec asks for, and of which object and generation."""
+        self._rendered: dict[Key, tuple[tuple[str, int, str], tuple[Object, ...]]] = {}
+        """By Router: what its spec asks for, and of which object, generation and way of the customers."""
+        self._rendered_fallbacks: dict[Key, tuple[tuple[str, int, str], tuple[Object, ...]]] = {}
+        """The same of its fallback, with the table."""
         self._pods.subscribe(self._changed)
         for collection in self._live.values():
             collection.subscribe(self._changed)
@@ -90,26 +104,100 @@ class HAProxyDataPlane:
             await collection.wait_synced()
 
     async def stop(self) -> None:
+        await self._traffic.stop()
         for collection in (self._pods, *self._live.values()):
             await collection.stop()
 
     async def ensure(self, router: Router) -> None:
-        version = (router.metadata.uid, router.metadata.generation)
+        reached = self.switch.selected(router.key)
+        version = (router.metadata.uid, router.metadata.generation, str(reached))
         known = self._rendered.get(router.key)
         if known is None or known[0] != version:
-            known = self._rendered[router.key] = (version, router_objects(router, self._surroundings))
+            objects = router_objects(router, self._surroundings, reached)
+            known = self._rendered[router.key] = (version, objects)
         for wanted in known[1]:
-            kind, name = wanted["kind"], wanted["metadata"]["name"]
-            slot = (kind, router.metadata.namespace, name)
-            content = wanted["metadata"]["annotations"][ANNOTATION_CONTENT]
-            if self._applied.get(slot) == content and not self._lost(kind, (router.metadata.namespace, name), content):
-                continue
-            path = RESOURCES[kind].path(router.metadata.namespace, name)
-            answer = await self._api.apply(path, wanted)
-            self._applied[slot] = content
-            if kind in self._live:
-                self._live[kind].put(answer)
-            log.info("applied %s %s/%s", kind, router.metadata.namespace, name)
+            await self._ensure(router, wanted)
+
+    async def ensure_fallback(self, router: Router, table: Table) -> None:
+        """The objects of its fallback, with this table; no write when they are."""
+        version = (router.metadata.uid, router.metadata.generation, table.id)
+        known = self._rendered_fallbacks.get(router.key)
+        if known is None or known[0] != version:
+            objects = fallback_objects(router, self._surroundings, table)
+            known = self._rendered_fallbacks[router.key] = (version, objects)
+        for wanted in known[1]:
+            await self._ensure(router, wanted)
+
+    async def _ensure(self, router: Router, wanted: Object) -> None:
+        kind, name = wanted["kind"], wanted["metadata"]["name"]
+        key = (router.metadata.namespace, name)
+        slot = (kind, *key)
+        content = wanted["metadata"]["annotations"][ANNOTATION_CONTENT]
+        if self._applied.get(slot) == content and not self._lost(kind, key, content):
+            return
+        if kind == SERVICES.kind and key == router.key and (live := self._live[kind].get(key)) is not None:
+            # Whom customers reach is whatever the Service says: never overwritten by what was read too early.
+            metadata = {**wanted["metadata"], "resourceVersion": live["metadata"]["resourceVersion"]}
+            wanted = {**wanted, "metadata": metadata}
+        answer = await self._api.apply(RESOURCES[kind].path(*key), wanted)
+        self._applied[slot] = content
+        if kind in self._live:
+            self._live[kind].put(answer)
+        log.info("applied %s %s/%s", kind, *key)
+
+    async def remove_fallback(self, router: Router) -> None:
+        """A fallback that the Router no longer asks for goes, unless customers go through it. Repeatable."""
+        name, namespace = fallback_name(router.metadata.name), router.metadata.namespace
+        if router.spec.has_fallback or self._live[DEPLOYMENTS.kind].get((namespace, name)) is None:
+            return
+        if self.switch.at(router.key) is PlacementMode.FALLBACK:
+            return
+        gone = [(resource, name) for resource in (SERVICES, DISRUPTION_BUDGETS, NETWORK_POLICIES, DEPLOYMENTS)]
+        for resource, what in ((SERVICES, name_of(router.metadata.name)), *gone):  # last what tells that there is more
+            with contextlib.suppress(NotFound):
+                await self._api.delete(resource.path(namespace, what))
+            self._applied.pop((resource.kind, namespace, what), None)
+
+    # --- the two sides
+
+    def fallback(self, router: Key) -> FallbackState | None:
+        """None before there is a Deployment of it."""
+        deployment = self._live[DEPLOYMENTS.kind].get((router[0], fallback_name(router[1])))
+        told = rendered(deployment) if deployment is not None else None
+        if deployment is None or told is None:
+            return None
+        pods = Pods(desired=_desired(deployment), ready=int(deployment["status"].get("readyReplicas") or 0))
+        return FallbackState(told.order, told.id, pods, current=_rolled_out(deployment))
+
+    def primary(self, router: Key) -> PrimaryState | None:
+        deployment = self._live[DEPLOYMENTS.kind].get((router[0], name_of(router[1])))
+        if deployment is None:
+            return None
+        return PrimaryState(
+            uid=deployment["metadata"]["uid"],
+            restarted_by=deployment["spec"].get("restartedBy"),
+            pods=Pods(desired=_desired(deployment), ready=self.serving(router)),
+            rolled_out=_rolled_out(deployment),
+        )
+
+    async def restart(self, router: Router, token: str) -> None:
+        key = (router.metadata.namespace, name_of(router.metadata.name))
+        live = self._live[DEPLOYMENTS.kind].get(key)
+        if live is None:
+            raise NotFound(f"Deployment {key[0]}/{key[1]} does not exist")
+        if live["spec"].get("restartedBy") == token:
+            return
+        template = {"metadata": {"annotations": {ANNOTATION_RESTART: token}}}
+        body = {"metadata": {"uid": live["metadata"]["uid"]}, "spec": {"template": template}}
+        self._live[DEPLOYMENTS.kind].put(await self._api.merge_patch(DEPLOYMENTS.path(*key), body))
+
+    async def renew(self, router: Router, uid: str) -> None:
+        key = (router.metadata.namespace, name_of(router.metadata.name))
+        try:
+            await self._api.delete(DEPLOYMENTS.path(*key), uid=uid)
+        except (NotFound, Conflict):
+            return
+        self._applied.pop((DEPLOYMENTS.kind, *key), None)
 
     def _lost(self, kind: str, key: Key, content: str) -> bool:
         """Gone, or changed by somebody who did not keep our mark."""
@@ -119,29 +207,54 @@ class HAProxyDataPlane:
         live = collection.get(key)
         return live is None or (live["metadata"].get("annotations") or {}).get(ANNOTATION_CONTENT) != content
 
-    def tell(self, router: Key, placement: Placement | None) -> None:
+    async def tell(self, router: Key, placement: Placement | None) -> None:
         if placement is None:
             self._traffic.drop(router)
             self._rendered.pop(router, None)
+            self._rendered_fallbacks.pop(router, None)
             for slot in [slot for slot in self._applied if slot[1] == router[0]]:
                 del self._applied[slot]
             return
         self._traffic.set_placement(router, placement)
 
     def serving(self, router: Key) -> int:
-        return sum(1 for pod in self._pods_of(router) if _serves(pod))
+        return sum(1 for pod in self._pods_of(router) if serves(pod))
+
+    def pods(self, router: Key) -> Pods | None:
+        """Those that there should be, and those that are ready; None before there is a Deployment."""
+        deployment = self._live[DEPLOYMENTS.kind].get((router[0], name_of(router[1])))
+        if deployment is None:
+            return None
+        return Pods(desired=_desired(deployment), ready=self.serving(router))
+
+    def way_in(self, router: Key, side: PlacementMode | None = None) -> tuple[str, int] | None:
+        """Address and port where customers connect to, or of one side alone; None before there is a Service."""
+        names = {PlacementMode.PRIMARY: name_of(router[1]), PlacementMode.FALLBACK: fallback_name(router[1])}
+        service = self._live[SERVICES.kind].get((router[0], names[side] if side else router[1]))
+        host = (service or {}).get("spec", {}).get("clusterIP")
+        return (str(host), int(service["spec"]["ports"][0]["port"])) if service and host else None
 
     def complaint(self, router: Key) -> str:
         return self._traffic.complaint(router)
 
+    def progress(self, router: Key) -> str:
+        return ""
+
+    def unseen(self, router: Key) -> str:
+        return ""  # a pod without a stream is one that does not tell what it applied
+
     def applied(self, router: Key) -> Applied | None:
         return self._traffic.applied(router)
+
+    def observed(self, router: Key, *, window: float, not_before: datetime | None = None) -> RouterTraffic | None:
+        return self._traffic.observed(router, window=window, not_before=not_before)
 
     def _pods_of(self, router: Key) -> list[Object]:
         return [
             pod
             for pod in self._pods
-            if pod["metadata"]["namespace"] == router[0] and pod["metadata"]["labels"].get(LABEL_ROUTER) == router[1]
+            if pod["metadata"]["namespace"] == router[0]
+            and selector(router[1]).items() <= pod["metadata"]["labels"].items()
         ]
 
     def _changed(self, key: Key, old: Object | None, new: Object | None) -> None:
@@ -150,20 +263,12 @@ class HAProxyDataPlane:
             return
         router = (key[0], obj["metadata"]["labels"][LABEL_ROUTER])
         pods = {
-            pod["metadata"]["name"]: (pod["status"]["podIP"], _serves(pod))
+            pod["metadata"]["name"]: (pod["status"]["podIP"], serves(pod))
             for pod in self._pods_of(router)
             if (pod.get("status") or {}).get("podIP")
         }
         self._traffic.set_pods(router, pods)
         self._on_change(router)
-
-
-def _serves(pod: Object) -> bool:
-    """May customers' requests reach it? A pod that is leaving still serves, but gets nothing new."""
-    if pod["metadata"].get("deletionTimestamp"):
-        return False
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def _slim_pod(pod: Object) -> Object:
@@ -172,10 +277,35 @@ def _slim_pod(pod: Object) -> Object:
     return {"metadata": _slim_metadata(pod), "status": {"podIP": status.get("podIP"), "conditions": ready}}
 
 
-def _only_metadata(obj: Object) -> Object:
-    return {"metadata": _slim_metadata(obj)}
+def _slim(obj: Object, *fields: str) -> Object:
+    spec = obj.get("spec") or {}
+    return {"metadata": _slim_metadata(obj), "spec": {name: spec[name] for name in fields if name in spec}}
+
+
+def _slim_deployment(obj: Object) -> Object:
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
+    annotations = ((spec.get("template") or {}).get("metadata") or {}).get("annotations") or {}
+    counts = ("observedGeneration", "replicas", "updatedReplicas", "readyReplicas")
+    return {
+        "metadata": _slim_metadata(obj),
+        "spec": {"replicas": spec.get("replicas", 1), "restartedBy": annotations.get(ANNOTATION_RESTART)},
+        "status": {name: status[name] for name in counts if name in status},
+    }
+
+
+def _desired(deployment: Object) -> int:
+    return int(deployment["spec"].get("replicas", 1))
+
+
+def _rolled_out(deployment: Object) -> bool:
+    """Every pod is of the newest revision, ready, and no other is left."""
+    status, wanted = deployment["status"], _desired(deployment)
+    seen = int(status.get("observedGeneration") or 0) >= int(deployment["metadata"].get("generation") or 0)
+    return seen and all(
+        int(status.get(name) or 0) == wanted for name in ("replicas", "updatedReplicas", "readyReplicas")
+    )
 
 
 def _slim_metadata(obj: Object) -> Object:
-    kept = ("name", "namespace", "uid", "resourceVersion", "labels", "annotations", "deletionTimestamp")
+    kept = ("name", "namespace", "uid", "resourceVersion", "generation", "labels", "annotations", "deletionTimestamp")
     return {name: obj["metadata"][name] for name in kept if name in obj["metadata"]}

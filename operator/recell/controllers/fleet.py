@@ -4,14 +4,17 @@ Every wire from a change to a reconcile stands here; with a thousand cells it ma
 who has nothing to do:
     Cell, Router, RecoveryRun, RecoveryPolicy   their own controllers (by the runtime)
     Cell                                        its runs; its Router and failing siblings if it matters to them
-    Router                                      its cells
-    Placement, router pods                      the Router, the runs of its cells, and the cells whose share is shown
-                                                otherwise, that are held, or of which the figures tell something new
-    RecoveryRun                                 its cell, its parent, and when it ends the runs that wait
-    RecoveryFreeze, RecoveryPolicy              every cell and run of the namespace
+    Router                                      its cells and its runs
+    Placement, router pods                      the Router, its runs and those of its cells, and the cells whose share
+                                                is shown otherwise, that are held, or of which the figures tell
+                                                something new
+    requests through a router                   the Router and its runs, when answers begin or cease
+    RecoveryRun                                 its target, its parent, and when it ends the runs that wait
+    RecoveryFreeze, RecoveryPolicy              every cell, router and run of the namespace
     CellTemplate                                its own controller, the cells that name it, and the runs that may wait
     objects of a made cell, data providers      the cell, and the runs of the namespace (by the providers)
-    workloads, Services, probes                 the cell (by the providers)
+    workloads, Services, probes, clusters       the cell (by the providers)
+    dependencies of a policy                    the Router, its runs and its failing cells
 """
 
 import asyncio
@@ -22,10 +25,12 @@ from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryPo
 from recell.api.cell import DataType
 from recell.api.meta import percent_text
 from recell.api.recovery_run import TargetKind
+from recell.api.router import RouterType
 from recell.controllers.announcer import EventAnnouncer
 from recell.controllers.cell import CellController
 from recell.controllers.cell_template import CellTemplateController
 from recell.controllers.data_plane import HAProxyDataPlane
+from recell.controllers.fallbacks import Fallbacks
 from recell.controllers.observer import CellObserver, router_of
 from recell.controllers.policy import RecoveryPolicyController
 from recell.controllers.programming import Programming
@@ -34,21 +39,36 @@ from recell.controllers.records import RunRecords
 from recell.controllers.recovery_run import RecoveryRunController
 from recell.controllers.retirement import Retirements
 from recell.controllers.router import RouterController
+from recell.controllers.router_observer import RouterObserver
+from recell.controllers.router_recovery import RouterRecoveries
+from recell.controllers.storms import Storms
 from recell.controllers.switchboard import PlacementSwitchboard
 from recell.domain import placement
+from recell.engine.admission import of_cells
 from recell.engine.engine import Engine
 from recell.engine.ports import Key, Ports
 from recell.procedures import PROCEDURES
 from recell.providers.access import RouterAccess
+from recell.providers.data.by_cluster import DataByCluster
+from recell.providers.data.by_cluster import Provider as DataProvider
 from recell.providers.data.by_type import DataByType
 from recell.providers.data.cloud_native_pg import CloudNativePGData
 from recell.providers.data.jobs import JobsData
+from recell.providers.data.velero import VeleroData
 from recell.providers.data.volume_snapshots import VolumeSnapshotsData
+from recell.providers.dependencies import DependencyProber
 from recell.providers.kube.api import Object
-from recell.providers.kube.isolation import KubeIsolation
-from recell.providers.kube.provisioner import KubeProvisioner
-from recell.providers.kube.remains import CellRemains
+from recell.providers.kube.by_cluster import CellIsolation, remains_of
+from recell.providers.kube.clusters import Cluster, PerCluster
+from recell.providers.kube.provisioner import Ground, KubeProvisioner
 from recell.providers.platform import Enqueue, Platform
+from recell.providers.routing.asking import RouterProber
+from recell.providers.routing.by_type import DataPlaneByType
+from recell.providers.routing.dns.data_plane import DNSDataPlane
+from recell.providers.routing.dns.resolving import NameServers
+from recell.providers.routing.dns.traffic import DNSTraffic
+from recell.providers.routing.gateway.data_plane import GatewayDataPlane
+from recell.providers.routing.gateway.figures import Figures
 from recell.providers.routing.haproxy.objects import Surroundings
 from recell.providers.routing.haproxy.streams import SAMPLE_INTERVAL, HAProxyTraffic
 
@@ -67,61 +87,70 @@ class Fleet:
     def __init__(self, platform: Platform, enqueue: Enqueue) -> None:
         self._platform = platform
         self._enqueue = enqueue
-        self._traffic = HAProxyTraffic(platform.clock, on_change=self._traffic_changed)
-        self._data_plane = HAProxyDataPlane(
+        traffic = HAProxyTraffic(platform.clock, on_change=self._traffic_changed)
+        haproxy = HAProxyDataPlane(
             platform.api,
             platform.clock,
             platform.fleet_namespaces,
-            self._traffic,
+            traffic,
             Surroundings(image=platform.router_image, operator_namespace=platform.namespace),
             on_change=self._traffic_changed,
         )
-        self._switchboard = PlacementSwitchboard(platform.api, platform.store, platform.leadership)
-        self._observer = CellObserver(
-            platform.clock, platform.store, platform.workloads, platform.prober, self._traffic, self._switchboard
+        gateway = GatewayDataPlane(
+            platform.api,
+            platform.clock,
+            platform.fleet_namespaces,
+            platform.store.cells_of,
+            Figures(platform.api, platform.clock),
+            on_change=self._traffic_changed,
         )
-        programming = Programming(platform.clock, self._traffic, self._switchboard)
+        dns = DNSDataPlane(
+            platform.api,
+            platform.clock,
+            DNSTraffic(platform.clock, NameServers(platform.clock), on_change=self._traffic_changed),
+            on_change=self._traffic_changed,
+        )
+        self._data_plane = DataPlaneByType(
+            platform.store, {RouterType.HAPROXY: haproxy, RouterType.GATEWAY: gateway, RouterType.DNS: dns}
+        )
+        self._switchboard = PlacementSwitchboard(platform.api, platform.store, platform.leadership)
+        self._dependencies = DependencyProber(platform.clock, on_change=self._dependency_changed)
+        self._observer = CellObserver(
+            platform.clock,
+            platform.store,
+            platform.workloads,
+            platform.prober,
+            self._data_plane,
+            self._switchboard,
+            self._dependencies,
+        )
+        self._asking = RouterProber(platform.clock, on_change=self._router_answers)
+        self._routers = RouterObserver(
+            platform.clock,
+            platform.store,
+            haproxy,
+            traffic,
+            self._asking,
+            cut_off=lambda: platform.prober.operator_cut_off,
+            at=haproxy.switch.at,
+        )
+        programming = Programming(platform.clock, self._data_plane, self._switchboard)
         self._held: dict[Key, set[str]] = {}
         """Cells that were held when their Router's Placement was last looked at."""
         self._looking: asyncio.Task[None] | None = None
+        clusters = platform.clusters
+        self._grounds = PerCluster(clusters, self._ground)
         self._provisioner = KubeProvisioner(
             platform.api,
             platform.clock,
             platform.store,
-            platform.workloads.consent,
+            clusters.home.consent,
             is_home=self._is_home,
             on_change=self._work_changed,
+            elsewhere=self._grounds.of,
         )
-        self._jobs = JobsData(
-            platform.api,
-            platform.clock,
-            platform.fleet_namespaces,
-            require_consent=platform.workloads.consent.ensure,
-            on_change=self._work_changed,
-        )
-        self._snapshots = VolumeSnapshotsData(
-            platform.api,
-            platform.clock,
-            platform.workloads,
-            require_consent=platform.workloads.consent.ensure,
-            is_home=self._is_home,
-            on_change=self._work_changed,
-        )
-        self._postgres = CloudNativePGData(
-            platform.api,
-            platform.clock,
-            platform.fleet_namespaces,
-            require_consent=platform.workloads.consent.ensure,
-            is_home=self._is_home,
-            on_change=self._work_changed,
-        )
-        data = DataByType(
-            {
-                DataType.JOBS: self._jobs,
-                DataType.VOLUME_SNAPSHOTS: self._snapshots,
-                DataType.CLOUD_NATIVE_PG: self._postgres,
-            }
-        )
+        self._data: PerCluster[DataProvider] = PerCluster(clusters, self._data_of)
+        data = DataByCluster(self._data)
         records = RunRecords(platform.api, platform.store)
         engine = Engine(
             Ports(
@@ -129,13 +158,13 @@ class Fleet:
                 store=platform.store,
                 records=records,
                 observer=self._observer,
-                traffic=self._traffic,
+                routers=self._routers,
+                switches=(haproxy.switch,),
+                traffic=self._data_plane,
                 switchboard=self._switchboard,
                 workloads=platform.workloads,
                 provisioner=self._provisioner,
-                isolation=KubeIsolation(
-                    platform.api, platform.workloads.consent, cut_off=lambda: platform.prober.operator_cut_off
-                ),
+                isolation=CellIsolation(clusters, cut_off=lambda: platform.prober.operator_cut_off),
                 data=data,
                 access=RouterAccess(platform.api, platform.clock),
                 announcer=EventAnnouncer(platform),
@@ -155,6 +184,19 @@ class Fleet:
                 self._switchboard,
                 platform.leadership,
                 platform.recorder,
+                RouterRecoveries(platform.clock, platform.store, self._routers, self._switchboard, records),
+                Fallbacks(
+                    platform.clock,
+                    platform.store,
+                    self._observer,
+                    self._routers,
+                    haproxy,
+                    haproxy.switch,
+                    self._switchboard,
+                    programming,
+                ),
+                Storms(platform.clock, platform.store, self._observer, self._data_plane, self._switchboard, records),
+                self._dependencies,
             ),
             Cell: CellController(
                 platform.clock,
@@ -173,7 +215,7 @@ class Fleet:
                     platform.workloads,
                     self._observer,
                     Protection(data),
-                    CellRemains(platform.api, platform.store, platform.workloads.consent),
+                    lambda cell: remains_of(clusters, cell),
                     platform.leadership,
                     platform.recorder,
                 ),
@@ -217,11 +259,54 @@ class Fleet:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
         await self._provisioner.stop()
-        await self._jobs.stop()
-        await self._snapshots.stop()
-        await self._postgres.stop()
-        await self._traffic.stop()
+        await self._grounds.stop()
+        await self._data.stop()
+        await self._asking.stop()
+        await self._dependencies.stop()
         await self._data_plane.stop()
+
+    # --- what there is once for each cluster -----------------------------------------------------
+
+    def _ground(self, cluster: Cluster) -> Ground:
+        return Ground(
+            cluster.api, self._platform.clock, cluster.consent, foreign=cluster.foreign, on_change=self._work_changed
+        )
+
+    def _data_of(self, cluster: Cluster) -> DataProvider:
+        clock, consent = self._platform.clock, cluster.consent.ensure
+        # Of another cluster no more than the namespaces of its cells is watched.
+        namespaces = () if cluster.foreign else self._platform.fleet_namespaces
+        return DataByType(
+            {
+                DataType.JOBS: JobsData(
+                    cluster.api, clock, namespaces, require_consent=consent, on_change=self._work_changed
+                ),
+                DataType.VOLUME_SNAPSHOTS: VolumeSnapshotsData(
+                    cluster.api,
+                    clock,
+                    self._platform.workloads,
+                    require_consent=consent,
+                    is_home=self._is_home,
+                    on_change=self._work_changed,
+                ),
+                DataType.CLOUD_NATIVE_PG: CloudNativePGData(
+                    cluster.api,
+                    clock,
+                    namespaces,
+                    require_consent=consent,
+                    is_home=self._is_home,
+                    on_change=self._work_changed,
+                ),
+                DataType.VELERO: VeleroData(
+                    cluster.api,
+                    clock,
+                    self._platform.workloads,
+                    require_consent=consent,
+                    is_home=self._is_home,
+                    on_change=self._work_changed,
+                ),
+            }
+        )
 
     # --- what wakes whom -------------------------------------------------------------------------
 
@@ -247,9 +332,22 @@ class Fleet:
         for sibling in self._observer.failing(router_of(cell)):  # one failure or several at once: another type
             self._enqueue(Cell, sibling)
 
+    def _dependency_changed(self, router: Key) -> None:
+        """What all cells share does not answer, or answers again: their failures are of another type."""
+        self._enqueue(Router, router)
+        self._runs_of(router, TargetKind.ROUTER)
+        for cell in self._observer.failing(router):
+            self._enqueue(Cell, cell)
+
+    def _router_answers(self, key: Key) -> None:
+        """The router began to answer the operator's requests, or ceased to."""
+        self._enqueue(Router, key)
+        self._runs_of(key, TargetKind.ROUTER)
+
     def _router_changed(self, key: Key) -> None:
         """The Router's spec, labels or annotations, or it came or went."""
         self._enqueue(Router, key)
+        self._runs_of(key, TargetKind.ROUTER)
         for cell in self._platform.store.cells_of(key).values():
             self._enqueue(Cell, cell.key)
             self._runs_of(cell.key)
@@ -257,7 +355,10 @@ class Fleet:
     def _placement_changed(self, router: Key) -> None:
         """The Placement, or what the router's pods applied of it."""
         store = self._platform.store
-        self._enqueue(Router, router, AFTERWARDS)
+        found = store.router(router)
+        # HAProxy's pods watch the Placement themselves; for other types it is the controller that carries it out.
+        watched = found is None or found.spec.type is RouterType.HAPROXY
+        self._enqueue(Router, router, AFTERWARDS if watched else 0.0)
         cells = store.cells_of(router)
         placed = store.placement(router)
         held = {hold.cell for hold in placed.spec.holds} if placed else set()
@@ -270,7 +371,7 @@ class Fleet:
                 self._enqueue(Cell, cell.key, AFTERWARDS)
         self._held[router] = held
         for run in store.open_runs(router[0]):
-            if run.spec.target_ref.name in cells:
+            if of_cells(run, cells) or _of_router(run, router):
                 self._enqueue(RecoveryRun, run.key)
 
     def _traffic_changed(self, key: Key) -> None:
@@ -284,8 +385,8 @@ class Fleet:
         if run is None:
             self._namespace_changed(key)
             return
-        if run.spec.target_ref.kind is TargetKind.CELL:
-            self._enqueue(Cell, (key[0], run.spec.target_ref.name), AFTERWARDS)
+        target: type[Resource] = Cell if run.spec.target_ref.kind is TargetKind.CELL else Router
+        self._enqueue(target, (key[0], run.spec.target_ref.name), AFTERWARDS)
         if run.spec.escalated_from:
             self._enqueue(RecoveryRun, (key[0], run.spec.escalated_from))
         if run.phase.ended:
@@ -293,8 +394,9 @@ class Fleet:
 
     def _namespace_changed(self, key: Key) -> None:
         """A freeze or policy says something else about everything in its namespace."""
-        for cell in self._platform.store.keys(Cell, key[0]):
-            self._enqueue(Cell, cell)
+        for kind in (Cell, Router):
+            for target in self._platform.store.keys(kind, key[0]):
+                self._enqueue(kind, target)
         self._waiting_runs(key[0])
 
     def _work_changed(self, cell: Key) -> None:
@@ -319,10 +421,15 @@ class Fleet:
         for run in self._platform.store.open_runs(namespace):
             self._enqueue(RecoveryRun, run.key)
 
-    def _runs_of(self, cell: Key) -> None:
-        for run in self._platform.store.runs_of(TargetKind.CELL, cell):
+    def _runs_of(self, target: Key, kind: TargetKind = TargetKind.CELL) -> None:
+        for run in self._platform.store.runs_of(kind, target):
             if not run.phase.ended:
                 self._enqueue(RecoveryRun, run.key)
+
+
+def _of_router(run: RecoveryRun, router: Key) -> bool:
+    ref = run.spec.target_ref
+    return ref.kind is TargetKind.ROUTER and (run.metadata.namespace, ref.name) == router
 
 
 def _said_otherwise(old: Object | None, new: Object | None) -> bool:

@@ -23,6 +23,7 @@ from recell.domain.observation import (
     Endpoints,
     IntegrityResult,
     ProbeResult,
+    Reach,
     WorkloadState,
 )
 from recell.engine.ports import Clock, Key, Switchboard, Traffic
@@ -36,6 +37,8 @@ class Cluster(Protocol):
 
     def endpoints(self, cell: Cell) -> Endpoints | None: ...
 
+    def reach(self, cell: Cell) -> Reach | None: ...
+
 
 class Probes(Protocol):
     """The operator's own requests to the cells."""
@@ -45,6 +48,12 @@ class Probes(Protocol):
     def integrity(self, cell: Key) -> IntegrityResult | None: ...
 
     def last_intact(self, cell: Key) -> datetime | None: ...
+
+
+class Dependencies(Protocol):
+    """What all cells of a router share."""
+
+    def broken(self, router: Key) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,9 @@ class CellObserver:
         probes: Probes,
         traffic: Traffic,
         switchboard: Switchboard,
+        dependencies: Dependencies,
     ) -> None:
+        self._dependencies = dependencies
         self._clock = clock
         self._store = store
         self._cluster = cluster
@@ -84,6 +95,7 @@ class CellObserver:
         return CellObservation(
             workloads=self._cluster.states(cell),
             endpoints=self._cluster.endpoints(cell),
+            cluster=self._cluster.reach(cell),
             probe=self._probes.probe(cell.key),
             integrity=self._probes.integrity(cell.key),
             traffic=self._traffic_of(router_of(cell), cell.key, policy, not_before),
@@ -98,8 +110,8 @@ class CellObserver:
         glance = _Glance(policy, health.router_verdicts(seen.traffic, policy))
         self._glances.setdefault(router, {})[cell.key] = glance
         evidence = health.assess(cell, seen, policy, now)
-        state = health.advance(self._states.get(cell.key), evidence, policy, now)
-        self._states[cell.key] = state
+        known = self._states.get(cell.key) or health.recalled(cell.status.failure, now)
+        state = self._states[cell.key] = health.advance(known, evidence, policy, now)
         failure = None
         if state.level in (Level.DEGRADED, Level.FAILED):
             placement = self._switchboard.current(router)
@@ -112,6 +124,7 @@ class CellObserver:
                 policy,
                 now,
                 integrity=self._probes.integrity(cell.key),
+                broken=self.broken(router),
             )
         if failure is None:
             self._failures.pop(cell.key, None)
@@ -161,6 +174,9 @@ class CellObserver:
         last = self._probes.integrity(cell.key)
         evidence = health.assess(cell, self.observe(cell), policy, now)
         return failures.data_integrity(cell, evidence, policy, onset=onset, now=now, last=last, not_before=not_before)
+
+    def broken(self, router: Key) -> tuple[str, ...]:
+        return self._dependencies.broken(router)
 
     def last_intact(self, cell: Cell) -> datetime | None:
         """When the cell's data was last asked about and passed; where another controller checks it, since when it was

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import cast
 
-from recell.api import Cell, RecoveryRun
+from recell.api import Cell, RecoveryRun, Router
 from recell.api.meta import ANNOTATION_RETIRED, ANNOTATION_RUN_HISTORY, ANNOTATION_STARTED_UID, FINALIZER
 from recell.api.recovery_run import RecoveryRunStatus, TargetKind
 from recell.controllers.patch import merge_patch
@@ -16,7 +16,7 @@ from recell.domain import runs
 from recell.domain.decommission import Retirement
 from recell.engine.errors import Conflict, NotFound
 from recell.providers.kube.api import Api, Object
-from recell.providers.kube.paths import CELLS, RUNS
+from recell.providers.kube.paths import CELLS, OWN, RUNS
 from recell.providers.kube.store import KubeStore
 
 
@@ -94,6 +94,12 @@ class RunRecords:
                 ) from None
             return self._keep(known)
 
+    async def abort(self, run: RecoveryRun) -> None:
+        if run.spec.control is not None and run.spec.control.abort:
+            return
+        body = {"metadata": {"uid": run.metadata.uid}, "spec": {"control": {"abort": True}}}
+        self._keep(await self._patched(run, body))
+
     async def retire(self, cell: Cell, retirement: Retirement) -> None:
         wanted = retirement.text()
         if cell.metadata.annotations.get(ANNOTATION_RETIRED) == wanted:
@@ -103,20 +109,21 @@ class RunRecords:
         self._store.put(Cell, await self._api.merge_patch(CELLS.path(*cell.key), body))
 
     async def _remember(self, run: RecoveryRun) -> None:
-        """The run's name and spec in its cell's history: what is deleted and made anew is not run again."""
+        """The run's name and spec in its target's history: what is deleted and made anew is not run again."""
         key = (run.metadata.namespace, run.spec.target_ref.name)
-        cell = self._store.cell(key) if run.spec.target_ref.kind is TargetKind.CELL else None
-        if cell is None:
+        kind: type[Cell] | type[Router] = Cell if run.spec.target_ref.kind is TargetKind.CELL else Router
+        target = self._store.cell(key) if kind is Cell else self._store.router(key)
+        if target is None:
             return
-        history = runs.remembered(cell, run)
-        if history != cell.metadata.annotations.get(ANNOTATION_RUN_HISTORY):
+        history = runs.remembered(target, run)
+        if history != target.metadata.annotations.get(ANNOTATION_RUN_HISTORY):
             body = {
                 "metadata": {
-                    "uid": cell.metadata.uid,  # never another Cell of this name
+                    "uid": target.metadata.uid,  # never another one of this name
                     "annotations": {ANNOTATION_RUN_HISTORY: history},
                 }
             }
-            self._store.put(Cell, await self._api.merge_patch(CELLS.path(*key), body))
+            self._store.put(kind, await self._api.merge_patch(OWN[kind].path(*key), body))
 
     async def _patched(self, run: RecoveryRun, body: Object, subresource: str = "") -> Object:
         path = RUNS.path(run.metadata.namespace, run.metadata.name, subresource)

@@ -6,7 +6,7 @@ history limits, and as long as attempts and cooldown count them.
 
 from datetime import timedelta
 
-from recell.api import RecoveryRun
+from recell.api import RecoveryPolicy, RecoveryRun
 from recell.api.meta import LABEL_MADE_BY, seconds
 from recell.api.recovery_run import RunPhase, TargetKind, Trigger
 from recell.engine.engine import Engine
@@ -34,10 +34,7 @@ class RecoveryRunController:
     async def _prune(self, ended: RecoveryRun) -> None:
         """Delete the oldest of the operator's own ended runs of this target, beyond the limits."""
         target = (ended.metadata.namespace, ended.spec.target_ref.name)
-        cell = self._store.cell(target) if ended.spec.target_ref.kind is TargetKind.CELL else None
-        limits = (
-            self._store.policy_for(cell) if cell else self._store.policy_for_namespace(ended.metadata.namespace)
-        ).spec.limits
+        limits = self._policy(ended.spec.target_ref.kind, target).spec.limits
         counted_until = self._clock.now() - timedelta(
             seconds=max(seconds(limits.attempts_window), seconds(limits.cooldown))
         )
@@ -48,6 +45,12 @@ class RecoveryRunController:
             for run in same[: max(0, len(same) - keep)]:
                 if run.status.finished_at is not None and run.status.finished_at < counted_until:
                     await self._delete(run)
+
+    def _policy(self, kind: TargetKind, target: Key) -> RecoveryPolicy:
+        if kind is TargetKind.ROUTER:
+            return self._store.router_policy(target)
+        cell = self._store.cell(target)
+        return self._store.policy_for(cell) if cell else self._store.policy_for_namespace(target[0])
 
     async def _delete(self, run: RecoveryRun) -> None:
         try:

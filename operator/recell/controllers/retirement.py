@@ -11,7 +11,7 @@ Promises
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -90,7 +90,7 @@ class Retirements:
         cluster: Cluster,
         health: Health,
         protection: Protection,
-        remains: CellRemains,
+        remains_of: Callable[[Cell], CellRemains],
         leadership: Leadership,
         events: Events,
     ) -> None:
@@ -100,7 +100,7 @@ class Retirements:
         self._cluster = cluster
         self._health = health
         self._protection = protection
-        self._remains = remains
+        self._remains_of = remains_of
         self._leadership = leadership
         self._events = events
         self._left_to_git: dict[Key, tuple[int, Blocked]] = {}
@@ -216,21 +216,22 @@ class Retirements:
 
     async def _delete(self, proven: Situation) -> _Step:
         cell = self._require(proven)
-        workloads, others = await self._remains.workloads(cell), await self._remains.others(cell)
+        remains = self._remains_of(cell)
+        workloads, others = await remains.workloads(cell), await remains.others(cell)
         if git := [f"{w['kind']}/{w['metadata']['name']} ({owner})" for w in workloads if (owner := owner_of(w))]:
             return _Step(_git_first(git))
         claims = await self._recorded(proven, workloads)
         for workload in workloads:
             self._require(proven)
-            await self._remains.delete(workload)
+            await remains.delete(workload)
         if workloads:
             return _Step(None, LOOK_AT_DELETION)
         for claim in claims:
             self._require(proven)
-            await self._remains.delete_claim(cell, claim)
+            await remains.delete_claim(cell, claim)
         for other in others:
             self._require(proven)
-            await self._remains.delete(other)
+            await remains.delete(other)
         return await self._delete_cell(proven)
 
     async def _recorded(self, proven: Situation, workloads: Sequence[Object]) -> Sequence[Claim]:
@@ -238,7 +239,7 @@ class Retirements:
         cell = self._require(proven)
         retirement = decommission.retirement_of(cell) or proven.retirement
         if retirement.claims is None:
-            claims = await self._remains.claims(cell, workloads)
+            claims = await self._remains_of(cell).claims(cell, workloads)
             retirement = retirement.model_copy(update={"claims": claims})
             metadata = {
                 "uid": cell.metadata.uid,

@@ -10,7 +10,7 @@ Promises
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -18,16 +18,19 @@ from recell.api import Cell, Placement, Router
 from recell.api.cell import CellPhase
 from recell.api.meta import ANNOTATION_FORCE, ANNOTATION_PLACEMENT_UID, FINALIZER, find_condition
 from recell.api.placement import REJECT, Hold, Holder, HoldState, PlacementSpec, decode_table
-from recell.api.router import CellCounts, OnUnhealthy, RouterStatus, Verification
+from recell.api.recovery_policy import RecoveryPolicySpec
+from recell.api.router import CellCounts, OnUnhealthy, RouterStatus, RouterType
 from recell.controllers import status
 from recell.controllers.finalizers import drop_finalizer
 from recell.controllers.observer import CellObserver
 from recell.controllers.programming import MOMENT, Programming
+from recell.controllers.router_recovery import Told
 from recell.controllers.switchboard import PlacementSwitchboard
-from recell.domain import placement, runs
+from recell.domain import placement, runs, shedding
 from recell.domain.health import Level
 from recell.domain.placement import Candidate, Routing
-from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound
+from recell.domain.reach import out_of_reach, unfit
+from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, Reverted
 from recell.engine.ports import Clock, Key, Leadership
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.paths import CELLS, NAMESPACES, ROUTERS
@@ -35,6 +38,15 @@ from recell.providers.kube.store import KubeStore
 
 log = logging.getLogger(__name__)
 
+STALLING = frozenset(
+    {
+        *("PlacementMissing", "NoWeight", "TooManyCells", "StillHome"),
+        *("BadInput", "Forbidden", "MissingPermission", "Reverted"),
+    }
+)
+"""Reasons for which nothing goes on until a person changes something."""
+_PLACES = {RouterType.HAPROXY: "pods", RouterType.GATEWAY: "Gateways", RouterType.DNS: "name servers"}
+"""Where customers come in."""
 LOOK_AGAIN = 5.0
 """Seconds until something is looked at that no watch brings."""
 
@@ -42,16 +54,21 @@ LOOK_AGAIN = 5.0
 class Cluster(Protocol):
     def address_of(self, cell: Cell) -> tuple[str, int]: ...
 
+    def public_addresses_of(self, cell: Cell) -> Sequence[tuple[str, int]]: ...
+
 
 class DataPlane(Protocol):
     """The pods that route."""
 
     async def ensure(self, router: Router) -> None:
-        """The router's objects are as its spec says; no write when they are."""
+        """The router's objects are as its spec says; no write when they are.
+
+        Raises Forbidden with what to grant, BadInput with the field, Reverted, Conflict, Retryable.
+        """
         ...
 
-    def tell(self, router: Key, placement: Placement | None) -> None:
-        """What the pods should have; None when the Router is gone."""
+    async def tell(self, router: Key, placement: Placement | None) -> None:
+        """What the pods should have; None when the Router is gone. Raises as `ensure`."""
         ...
 
     def serving(self, router: Key) -> int:
@@ -62,6 +79,48 @@ class DataPlane(Protocol):
         """What the pods refuse, and why; empty when they have what they should."""
         ...
 
+    def progress(self, router: Key) -> str:
+        """How far the newest Placement is, for people; empty where no more is known than whether it is in force."""
+        ...
+
+    def unseen(self, router: Key) -> str:
+        """Why traffic cannot be observed that is to be; empty if nothing is known to be wrong."""
+        ...
+
+
+class Recoveries(Protocol):
+    """The router's own failure and runs."""
+
+    async def look(self, router: Router) -> Told: ...
+
+    def forget(self, router: Key) -> None: ...
+
+
+class Storms(Protocol):
+    """Failures of several cells at once."""
+
+    async def detect(self, router: Router, cells: Mapping[str, Cell]) -> None: ...
+
+
+class Dependencies(Protocol):
+    """What all cells of a router share."""
+
+    def watch(self, router: Key, policy: RecoveryPolicySpec) -> None: ...
+
+    def drop(self, router: Key) -> None: ...
+
+
+class Standby(Protocol):
+    """The router's fallback."""
+
+    async def keep(self, router: Router, cells: Mapping[str, Cell]) -> None: ...
+
+    async def agree(self, router: Router) -> None: ...
+
+    def serving(self, router: Key) -> int: ...
+
+    def conditions(self, router: Router, placed: Placement | None) -> dict[str, status.Wanted]: ...
+
 
 class Outranking(Leadership, Protocol):
     def outrank(self, epoch: int) -> None: ...
@@ -69,6 +128,15 @@ class Outranking(Leadership, Protocol):
 
 class Events(Protocol):
     def emit(self, obj: Object, reason: str, message: str, *, warning: bool = False) -> None: ...
+
+
+async def _trouble(made: Awaitable[None]) -> tuple[str, str] | None:
+    """Reason and message of what only a person can change; it is shown, and the rest goes on."""
+    try:
+        await made
+    except (BadInput, Forbidden, Reverted) as error:
+        return (error.reason, str(error))
+    return None
 
 
 class RouterController:
@@ -84,6 +152,10 @@ class RouterController:
         switchboard: PlacementSwitchboard,
         leadership: Outranking,
         events: Events,
+        recoveries: Recoveries,
+        standby: Standby,
+        storms: Storms,
+        dependencies: Dependencies,
     ) -> None:
         self._clock = clock
         self._api = api
@@ -95,26 +167,40 @@ class RouterController:
         self._switchboard = switchboard
         self._leadership = leadership
         self._events = events
+        self._recoveries = recoveries
+        self._storms = storms
+        self._dependencies = dependencies
+        self._standby = standby
 
     async def reconcile(self, key: Key) -> float | None:
         router = self._store.router(key)
         if router is None:
-            self._data_plane.tell(key, None)
+            await self._data_plane.tell(key, None)
             self._programming.forget(key)
+            self._recoveries.forget(key)
+            self._dependencies.drop(key)
             return None
         cells = self._store.cells_of(key)
         if router.metadata.deletion_timestamp is not None:
             return await self._leave(router, cells)
         await self._ensure_finalizer(ROUTERS.path(*key), router)
-        await self._data_plane.ensure(router)
+        unmade = await _trouble(self._data_plane.ensure(router))
         trouble = await self._ensure_placement(self._store.router(key) or router, cells)
         placed = self._switchboard.current(key)
         router, cells = self._store.router(key) or router, self._store.cells_of(key)
         if placed is not None:
-            self._data_plane.tell(key, placed)
+            untold = await _trouble(self._data_plane.tell(key, placed))
+            trouble = trouble or untold
             await self._let_cells_go(router, cells, placed)
-        await self._show(router, cells, placed, trouble)
-        return MOMENT if self._programming.under_way(key) else LOOK_AGAIN
+        unmade = unmade or await _trouble(self._standby.keep(router, cells))
+        await self._standby.agree(router)
+        placed = self._switchboard.current(key)
+        self._dependencies.watch(key, self._store.router_policy(key).spec)
+        await self._storms.detect(router, cells)
+        told = await self._recoveries.look(router)
+        await self._show(router, cells, placed, unmade or trouble, told)
+        waits = (LOOK_AGAIN, told.again, MOMENT if self._programming.under_way(key) else None)
+        return min(wait for wait in waits if wait is not None)
 
     # --- placement -------------------------------------------------------------------------------
 
@@ -157,7 +243,7 @@ class RouterController:
             return ("WaitingForCells", f"spec.haproxy.initialCells: there are no Cells {', '.join(missing)} yet")
         candidates, unreachable = [], []
         for name in wanted or sorted(cells):
-            candidate = self._candidate(cells[name])
+            candidate = self._candidate(router, cells[name])
             if isinstance(candidate, str):
                 unreachable.append(candidate)
             else:
@@ -170,6 +256,8 @@ class RouterController:
             await self._ensure_finalizer(CELLS.path(router.metadata.namespace, candidate.name), cells[candidate.name])
         try:
             spec = placement.initial(Routing.of(router), candidates, epoch=self._leadership.epoch)
+        except placement.RouterFull as error:
+            return ("TooManyCells", str(error))
         except ValueError as error:
             return ("NoWeight", str(error))
         try:
@@ -200,7 +288,7 @@ class RouterController:
                 continue
             if name not in listed and not self._may_join(cell):
                 continue
-            candidate = self._candidate(cell)
+            candidate = self._candidate(router, cell)
             if isinstance(candidate, str):
                 refused.append(candidate)
                 continue
@@ -210,9 +298,10 @@ class RouterController:
                 continue
             try:
                 spec = placement.admit(spec, routing, candidate)
-            except placement.UnknownProvenance as error:
+            except (placement.UnknownProvenance, placement.RouterFull) as error:
                 refused.append(str(error))
         spec = self._shifted(spec, routing, router, cells)
+        spec = shedding.without_expired(spec, self._clock.now())
         return placement.reroute(spec, routing)
 
     def _may_join(self, cell: Cell) -> bool:
@@ -220,11 +309,17 @@ class RouterController:
         state = self._observer.health(cell.key)
         return state is not None and state.level is Level.HEALTHY and FINALIZER in cell.metadata.finalizers
 
-    def _candidate(self, cell: Cell) -> Candidate | str:
+    def _candidate(self, router: Router, cell: Cell) -> Candidate | str:
+        if why := out_of_reach(router, cell):
+            return why
+        public = router.spec.type is RouterType.DNS
         try:
-            address, port = self._cluster.address_of(cell)
+            places = self._cluster.public_addresses_of(cell) if public else (self._cluster.address_of(cell),)
         except (BadInput, NotFound, Forbidden) as error:
-            return str(error)
+            return f"Cell {cell.metadata.name}: {error}" if public else str(error)
+        address, port = next((place for place in places if not unfit(router, cell, place[0])), places[0])
+        if why := unfit(router, cell, address):
+            return why
         return Candidate(
             name=cell.metadata.name, uid=cell.metadata.uid, address=address, port=port, weight=cell.spec.weight
         )
@@ -272,11 +367,17 @@ class RouterController:
         namespace = router.metadata.namespace
         in_force = self._programming.in_force(router.key)
         listed = {c.name for c in placed.spec.cells}
+        # Name servers that are silent do not mean that nobody has an answer of theirs.
+        unserved = self._data_plane.serving(router.key) == 0 and router.spec.type is not RouterType.DNS
+
+        def forced(cell: Cell) -> bool:
+            return cell.metadata.annotations.get(ANNOTATION_FORCE) == "true"
+
         for name, cell in cells.items():
             path = CELLS.path(namespace, name)
             if cell.metadata.deletion_timestamp is None:
                 await self._ensure_finalizer(path, cell)
-            elif (name not in listed and (in_force or self._data_plane.serving(router.key) == 0)) or (
+            elif (name not in listed and (in_force or unserved or forced(cell))) or (
                 name in listed and await self._namespace_ends(namespace)
             ):
                 await drop_finalizer(self._api, path, cell)
@@ -298,7 +399,10 @@ class RouterController:
             f"Customers of {len(cells)} cells are served by this Router. Delete its Cells first, or set the"
             f" annotation {ANNOTATION_FORCE}=true to cut them off",
         )
-        await self._show(router, cells, placed, trouble)
+        if placed is not None:
+            await _trouble(self._data_plane.ensure(router))  # its customers may still have to be moved
+            await _trouble(self._data_plane.tell(router.key, placed))
+        await self._show(router, cells, placed, trouble, Told(router.status.failure, router.status.recovery, None))
         return LOOK_AGAIN
 
     async def _namespace_ends(self, namespace: str) -> bool:
@@ -313,13 +417,17 @@ class RouterController:
         cells: Mapping[str, Cell],
         placed: Placement | None,
         trouble: tuple[str, str] | None,
+        told: Told,
     ) -> None:
         generation = router.metadata.generation
         wanted = RouterStatus(
             observed_generation=generation,
             mode=placed.spec.mode.value if placed else None,
-            verification=Verification.OBSERVED,
+            verification=router.spec.verification,
+            capabilities=list(router.spec.capabilities),
             cells=self._counts(cells.values()),
+            failure=told.failure,
+            recovery=told.recovery,
             conditions=status.conditions(
                 router.status.conditions,
                 self._conditions(router, cells, placed, trouble),
@@ -350,40 +458,70 @@ class RouterController:
             was is not None and was.status == "True" and self._programming.under_way(router.key)
         )
         complaint = self._data_plane.complaint(router.key)
-        ready, reason, message = self._ready(cells, placed, trouble, pods)
+        ready, reason, message = self._ready(router, cells, placed, trouble, complaint)
         orphans = self._orphans(router, placed)
-        lost = trouble is not None and trouble[0] in ("PlacementMissing", "NoWeight", "BadInput", "StillHome")
-        return {
+        lost = trouble is not None and trouble[0] in STALLING
+        progress = self._data_plane.progress(router.key)
+        pending = f"{pods} {_PLACES[router.spec.type]} serve; the newest Placement is not in force in all of them"
+        found: dict[str, status.Wanted] = {
             "Accepted": (trouble is None, trouble[0] if trouble else "Accepted", trouble[1] if trouble else ""),
             "Ready": (ready, reason, message),
             "Programmed": (
                 programmed,
                 "Programmed" if programmed else "Pending",
-                "" if programmed else f"{pods} pods serve; the newest Placement is not in force in all of them",
+                progress if programmed or progress else pending,
             ),
             "PlacementStale": (bool(complaint), "Refused" if complaint else "UpToDate", complaint),
+            **self._turned_away(placed),
+            **self._standby.conditions(router, placed),
             "OrphanedHold": (bool(orphans), "HolderGone" if orphans else "None", orphans),
             "Stalled": (lost, trouble[0] if trouble and lost else "None", trouble[1] if trouble and lost else ""),
             "Reconciling": (not programmed and not lost, "Programming" if not programmed else "Done", ""),
         }
+        if unseen := self._data_plane.unseen(router.key):
+            found["TrafficUnseen"] = (True, "NoFigures", unseen)
+        return found
+
+    def _turned_away(self, placed: Placement | None) -> dict[str, status.Wanted]:
+        """What the router turns away because a run asked for it. Without the time of its end, which is renewed."""
+        now = self._clock.now()
+        shed = [item for item in placed.spec.shedding if item.expires_at > now] if placed else []
+        opened = [item for item in placed.spec.open_circuits if item.expires_at > now] if placed else []
+        amounts = "; ".join(f"{item.percent} % of {item.class_} for {item.holder.name}" for item in shed)
+        circuits = "; ".join(f"{item.percent} % of {item.cell} for {item.holder.name}" for item in opened)
+        return {
+            "Shedding": (bool(shed), "Overload" if shed else "None", amounts[:1024]),
+            "CircuitsOpen": (bool(opened), "CellsSpared" if opened else "None", circuits[:1024]),
+        }
 
     def _ready(
         self,
+        router: Router,
         cells: Mapping[str, Cell],
         placed: Placement | None,
         trouble: tuple[str, str] | None,
-        pods: int,
+        complaint: str,
     ) -> tuple[bool, str, str]:
+        pods, places = self._data_plane.serving(router.key), _PLACES[router.spec.type]
         if placed is None:
             return (False, *(trouble or ("NoPlacement", "There is no Placement yet")))
-        if pods == 0:
+        if placed.spec.fallback is not None:
+            pods, behind = self._standby.serving(router.key), len(placed.spec.fallback.order)
+            if pods == 0:
+                return (False, "NoRouterPods", "No fallback pod is ready: no customer is served")
+            return (True, "FallbackServes", f"{pods} fallback pods serve {behind} cells")
+        if pods == 0 and router.spec.type is RouterType.HAPROXY:
             return (False, "NoRouterPods", "No router pod is ready: no customer is served")
+        if pods == 0:
+            why = trouble[1] if trouble else complaint or self._data_plane.progress(router.key)
+            reason = "NotResolved" if router.spec.type is RouterType.DNS else "NotAccepted"
+            return (False, reason, f"No customer is served: {why or 'none has taken up the route of the router yet'}")
         healthy = [name for name, cell in cells.items() if self._level(cell) is not Level.FAILED]
         if not healthy:
             return (False, "NoHealthyCell", "Every cell has failed; everyone is served at home, as far as cells answer")
         if cells and all(cell.spec.weight == 0 for cell in cells.values()):
             return (True, "AllWeightsZero", "Every Cell has spec.weight 0: the table stays as it was")
-        return (True, "Serving", f"{pods} pods serve {len(placed.spec.cells)} cells")
+        return (True, "Serving", f"{pods} {places} serve {len(placed.spec.cells)} cells")
 
     def _orphans(self, router: Router, placed: Placement | None) -> str:
         """Holds that nobody works on any more: the share stays (rule 25), and is said."""

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from recell.api.failure import Evidence, Vantage, Verdict
 from recell.api.placement import Hold, Holder, HoldState, PlacementSpec
+from recell.api.router import Verification
 from recell.domain import placement
 from recell.domain.observation import RouterTraffic
 from recell.domain.placement import Routing
@@ -79,6 +80,19 @@ def verify(
         message = f"{told}; {observed.requests} requests are too few to tell this from chance"
         return _said(Verdict.INCONCLUSIVE, message)
     return _said(Verdict.FAILED, told)
+
+
+def published(cell: str, verification: Verification, *, in_force_for: float, settle: float) -> Evidence:
+    """What stands in for `verify` where the router counts no traffic: the change is in force since `settle` seconds.
+
+    That nobody counted is no missing figure: the Router says so in its status, and whoever made it has chosen that.
+    """
+    if in_force_for < settle:
+        told = f"in force for {in_force_for:.0f} of the {settle:g} s that requests are given to follow"
+        return _said(Verdict.INCONCLUSIVE, told)
+    how = "is seen to be published" if verification is Verification.RESOLVED else "has had its time"
+    told = f"the change for {cell} {how} since {in_force_for:.0f} s; this router counts no traffic"
+    return _said(Verdict.PASSED, told)
 
 
 def _said(verdict: Verdict, message: str) -> Evidence:

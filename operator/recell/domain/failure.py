@@ -19,6 +19,7 @@ from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import placement
 from recell.domain.health import DATA_INTACT, ENDPOINTS, INTEGRITY, ROUTER_CHECK, HealthState, Level
 from recell.domain.observation import IntegrityResult, RouterTraffic
+from recell.domain.wording import listed
 
 HIGH_FROM = 0.05
 """Part of the router's customers not served from which the impact is High."""
@@ -38,12 +39,14 @@ def derive(
     now: datetime,
     *,
     integrity: IntegrityResult | None = None,
+    broken: Sequence[str] = (),
 ) -> Failure | None:
     """The cell's failure; None while it is Healthy or nothing is known about it.
 
     `states` has every cell of the router by name, `evidence` is this cell's. `integrity` is the last
     verdict about its data, so that a verdict from before the onset still counts when the cell is
-    long dead (rule 16); without it only the evidence of this moment does.
+    long dead (rule 16); without it only the evidence of this moment does. `broken` are the policy's dependencies that
+    do not answer.
     """
     name = cell.metadata.name
     state = states.get(name)
@@ -51,7 +54,7 @@ def derive(
         return None
     since = min(state.failing_since or state.since, now)
     data = data_integrity(cell, evidence, policy, onset=since, now=now, last=integrity)
-    kind, failed = _kind(name, states, data, spec, policy)
+    kind, failed = _kind(name, states, data, spec, policy, broken)
     parts = {other: _not_served(other, traffic, states[other]) for other in failed if other != name}
     parts[name] = not_served(name, evidence, traffic, state)
     share = sum(_customers(other, states, spec) * part for other, part in parts.items())
@@ -128,19 +131,85 @@ def _kind(
     data: DataIntegrity,
     spec: PlacementSpec | None,
     policy: RecoveryPolicySpec,
+    broken: Sequence[str],
 ) -> tuple[FailureType, list[str]]:
     """The type, and the failed cells that count towards the impact."""
     mine = states[name]
     if mine.level != Level.FAILED:
         kind = FailureType.DATA_CORRUPTION if data == DataIntegrity.CORRUPTED else FailureType.SINGLE_CELL
         return kind, [name]
-    counted = {other for other in states if other == name or not _out_of_service(spec, other)}
-    failed = sorted(other for other in counted if states[other].level == Level.FAILED)
-    if len(counted) >= 2 and 2 * len(failed) > len(counted):
+    counted = {other: state for other, state in states.items() if other == name or not _out_of_service(spec, other)}
+    failed = sorted(other for other, state in counted.items() if state.level == Level.FAILED)
+    if _shared_cause(counted, broken):
         return FailureType.SYSTEMIC, failed
     window = timedelta(seconds=seconds(policy.detection.multiple_cell_window))
     together = [other for other in failed if abs(states[other].since - mine.since) <= window]
-    return (FailureType.MULTIPLE_CELL if len(together) > 1 else FailureType.SINGLE_CELL), together
+    if len(together) >= policy.detection.multiple_cell_failures:
+        return FailureType.MULTIPLE_CELL, together
+    return FailureType.SINGLE_CELL, [name]
+
+
+def of_cells(
+    failed: Mapping[str, Failure],
+    states: Mapping[str, HealthState],
+    spec: PlacementSpec | None,
+    traffic: RouterTraffic | None,
+    policy: RecoveryPolicySpec,
+    broken: Sequence[str] = (),
+) -> Failure | None:
+    """The one failure that several cells have together: a storm, or a shared cause. None when it is neither.
+
+    `failed` has the failure of each failed cell. What is known of the data is what is known of every cell's; where
+    some is intact and some corrupted it counts as intact, for each cell is recovered by what is known of its own.
+    """
+    shared = systemic(states, spec, broken)
+    if not failed or not (shared or storm(states, spec, policy)):
+        return None
+    integrity = {found.data_integrity for found in failed.values()}
+    worst = (DataIntegrity.UNKNOWN, DataIntegrity.INTACT, DataIntegrity.CORRUPTED)
+    share = sum(_customers(name, states, spec) * _not_served(name, traffic, states[name]) for name in failed)
+    evidence = [e for _, found in sorted(failed.items()) for e in found.evidence if e.verdict is Verdict.FAILED]
+    return Failure(
+        type=FailureType.SYSTEMIC if shared else FailureType.MULTIPLE_CELL,
+        impact=impact(share),
+        data_integrity=min(integrity, key=worst.index),
+        since=min(found.since for found in failed.values()),
+        evidence=evidence[:MOST_EVIDENCE],
+    )
+
+
+def failed_cells(states: Mapping[str, HealthState], spec: PlacementSpec | None) -> tuple[str, ...]:
+    """Failed cells, without those that were taken out by decision."""
+    return tuple(
+        sorted(n for n, state in states.items() if state.level == Level.FAILED and not _out_of_service(spec, n))
+    )
+
+
+def systemic(states: Mapping[str, HealthState], spec: PlacementSpec | None, broken: Sequence[str] = ()) -> str:
+    """Why the cause is likely shared (rule 10); empty when it need not be.
+
+    More than half of two or more cells have failed, or one has while something is `broken` that all depend on.
+    """
+    return _shared_cause({n: state for n, state in states.items() if not _out_of_service(spec, n)}, broken)
+
+
+def _shared_cause(counted: Mapping[str, HealthState], broken: Sequence[str]) -> str:
+    failed = sorted(name for name, state in counted.items() if state.level == Level.FAILED)
+    if failed and broken:
+        return f"{listed(failed)} failed, and what all cells depend on does not answer: {listed(broken)}"
+    if len(counted) >= 2 and 2 * len(failed) > len(counted):
+        return f"{len(failed)} of {len(counted)} cells failed at once ({listed(failed)})"
+    return ""
+
+
+def storm(states: Mapping[str, HealthState], spec: PlacementSpec | None, policy: RecoveryPolicySpec) -> tuple[str, ...]:
+    """The failed cells of a router, if so many of them failed within one window that they are one failure."""
+    failed = failed_cells(states, spec)
+    onsets = sorted(states[name].since for name in failed)
+    window = timedelta(seconds=seconds(policy.detection.multiple_cell_window))
+    most = policy.detection.multiple_cell_failures
+    together = any(onsets[at + most - 1] - onsets[at] <= window for at in range(len(onsets) - most + 1))
+    return failed if together else ()
 
 
 def _out_of_service(spec: PlacementSpec | None, name: str) -> bool:

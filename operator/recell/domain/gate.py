@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from recell.api.failure import Evidence, Vantage, Verdict
-from recell.domain.health import INTEGRITY
+from recell.domain.health import INTEGRITY, PROBE
 
 
 @dataclass(frozen=True)
 class GateResult:
     verdict: Verdict
     message: str
+    from_one_place: bool = False
+    """It failed by the operator's probe alone, while the router sees the cell answer (rule 12)."""
 
 
 def health_gate(evidence: Iterable[Evidence]) -> GateResult:
@@ -24,9 +26,13 @@ def health_gate(evidence: Iterable[Evidence]) -> GateResult:
     """
     all_evidence = tuple(evidence)
     failed = [e for e in all_evidence if e.verdict is Verdict.FAILED]
-    if failed:
-        return GateResult(Verdict.FAILED, "; ".join(f"{e.check}: {e.message}" for e in failed))
     passed = [e for e in all_evidence if e.verdict is Verdict.PASSED]
+    if failed:
+        return GateResult(
+            Verdict.FAILED,
+            "; ".join(f"{e.check}: {e.message}" for e in failed),
+            from_one_place=all(e.check == PROBE for e in failed) and any(e.vantage is Vantage.ROUTER for e in passed),
+        )
     seen = [e for e in passed if e.vantage in (Vantage.OPERATOR, Vantage.ROUTER) and e.check != INTEGRITY]
     open_cluster = [e for e in all_evidence if e.vantage is Vantage.CLUSTER and e.verdict is Verdict.INCONCLUSIVE]
     if seen and not open_cluster:

@@ -10,13 +10,13 @@ declared that very condition to mean failure.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from recell.api.cell import BackendType, Cell, ConditionCheck
+from recell.api.cell import BackendType, Cell, ConditionCheck, Failure
 from recell.api.failure import Evidence, Vantage, Verdict
 from recell.api.meta import Condition, ConditionStatus, duration_text, find_condition, fraction, seconds
 from recell.api.recovery_policy import RecoveryPolicySpec
@@ -25,6 +25,8 @@ from recell.domain.wording import clipped, listed, percent
 
 WORKLOADS = "workloads"
 ENDPOINTS = "endpoints"
+CLUSTER = "cluster"
+"""Told only while a cluster of its own cannot be reached. The cell is not healthy then: half of it is not seen."""
 PROBE = "probe"
 ROUTER_CHECK = "router-check"
 ERROR_RATE = "error-rate"
@@ -59,7 +61,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class HealthState:
-    """A cell's health and what has to be remembered to judge the next evidence."""
+    """The health of a cell or a router, and what has to be remembered to judge the next evidence."""
 
     level: Level
     since: datetime
@@ -88,6 +90,9 @@ class HealthState:
 def assess(cell: Cell, seen: CellObservation, policy: RecoveryPolicySpec, now: datetime) -> tuple[Evidence, ...]:
     """Every check that applies to the cell, each with its verdict."""
     found: list[Evidence] = []
+    if seen.cluster is not None and not seen.cluster.ok:
+        told = seen.cluster
+        found.append(_evidence(CLUSTER, Vantage.CLUSTER, Verdict.INCONCLUSIVE, told.message, told.since, now))
     if cell.spec.workloads:
         found.append(_workloads(seen, now))
     if cell.spec.backend.type == BackendType.SERVICE:
@@ -222,9 +227,8 @@ def _router(traffic: CellTraffic | None, policy: RecoveryPolicySpec) -> list[Evi
     )
     detection, window, rate = policy.detection, policy.detection.window, traffic.error_rate
     if rate is None or said.errors is Verdict.INCONCLUSIVE:
-        few = (
-            f"{traffic.requests} requests ended in {window}, fewer than {detection.minimum_requests}"
-            f" ({traffic.in_flight} in flight)"
+        few = f"{traffic.requests} requests ended in {window}, fewer than {detection.minimum_requests}" + (
+            f" ({traffic.in_flight} in flight)" if traffic.in_flight is not None else ""
         )
         return [up, about(ERROR_RATE, said.errors, few), about(LATENCY, said.latency, few)]
     found = [
@@ -332,6 +336,8 @@ def judged(evidence: Sequence[Evidence]) -> Level:
         return Level.FAILED
     if any(e.verdict == Verdict.FAILED for e in evidence):
         return Level.DEGRADED
+    if any(e.check == CLUSTER for e in evidence):
+        return Level.UNKNOWN
     if any(e.verdict == Verdict.PASSED for e in evidence):
         return Level.HEALTHY
     return Level.UNKNOWN
@@ -347,11 +353,25 @@ def _router_verdict(evidence: Sequence[Evidence]) -> Verdict:
 # --- evidence over time
 
 
+def recalled(failure: Failure | None, now: datetime) -> HealthState | None:
+    """What a process that begins knows of a cell or a router, by its status: one that was failing has to pass for
+    healthyAfter before it counts as healthy, for its first evidence is not all there is (rule 12). None: nothing."""
+    return HealthState(level=Level.UNKNOWN, since=now, known=Level.DEGRADED) if failure else None
+
+
 def advance(
-    state: HealthState | None, evidence: Sequence[Evidence], policy: RecoveryPolicySpec, now: datetime
+    state: HealthState | None,
+    evidence: Sequence[Evidence],
+    policy: RecoveryPolicySpec,
+    now: datetime,
+    *,
+    judge: Callable[[Sequence[Evidence]], Level] = judged,
 ) -> HealthState:
-    """The state after this evidence. Without an earlier one every dwell starts now (rule 12)."""
-    asked = judged(evidence)
+    """The state after this evidence. Without an earlier one every dwell starts now (rule 12).
+
+    `judge` says which level the evidence of one moment asks for; by default that of a cell.
+    """
+    asked = judge(evidence)
     if state is None:
         first = Level.HEALTHY if asked == Level.HEALTHY else Level.UNKNOWN
         state = HealthState(level=first, since=now, known=first)

@@ -1,4 +1,4 @@
-"""Why no automatic run is started for a cell: everything that holds the automation back.
+"""Why no automatic run is started for a cell or a router: everything that holds the automation back.
 
 Promises: pure; the first reason that applies, in the order in which a person would want to know,
 with what has to change and who can change it, and when the next run is allowed where time alone
@@ -14,10 +14,11 @@ from datetime import datetime, timedelta
 from recell.api.cell import Blocked, Cell, Failure
 from recell.api.failure import FailureType
 from recell.api.meta import ANNOTATION_ACKNOWLEDGE, seconds, timestamp
-from recell.api.placement import PlacementSpec
+from recell.api.placement import PlacementMode, PlacementSpec
 from recell.api.recovery_freeze import FreezeScope, RecoveryFreeze
 from recell.api.recovery_policy import Mode, RecoveryPolicySpec
-from recell.api.recovery_run import RecoveryRun, RunPhase, Trigger
+from recell.api.recovery_run import RecoveryRun, RunPhase, TargetKind, Trigger
+from recell.api.router import Router
 from recell.domain import placement
 from recell.domain.health import STEADY, HealthState, Level, flapping
 from recell.domain.wording import clipped, listed
@@ -25,6 +26,12 @@ from recell.domain.wording import clipped, listed
 ACKNOWLEDGEABLE = frozenset({"AbortedByPerson", "ManualIntervention"})
 """Reasons that a person lifts by acknowledging the run that ended last. Every other one ends in another way, as its
 message says."""
+
+
+BEHIND_FALLBACK = (
+    "customers go through the router's fallback, which can take a cell out but neither share nor count its traffic: the"
+    " runs of cells wait until the router itself serves again. To take a cell out now: kubectl recell isolate"
+)
 
 
 @dataclass(frozen=True)
@@ -52,12 +59,15 @@ def blocked(
     policy_name: str = "default",
     router_labels: Mapping[str, str] | None = None,
     max_concurrent_runs: int | None = None,
+    cascade: RecoveryRun | None = None,
+    about_to_fail: Sequence[str] = (),
 ) -> Allowance:
     """The first reason why no automatic run may start for the cell.
 
     `lineage` are the runs for the cell and those that it descends from (rule 26), `active` the runs of
     the router that have not ended, `state` and `failure` the cell's, `spec` its router's Placement;
-    `max_concurrent_runs` is the Router's policy's where that is another one.
+    `max_concurrent_runs` is the Router's policy's where that is another one, `cascade` the Router's run that recovers
+    its cells, if there is one at work; `about_to_fail` are the Router's other cells that look like failing.
     """
     runs = [run for run in lineage if not run.spec.dry_run and run.phase != RunPhase.SKIPPED]
     attempts = _attempts(runs, policy, now)
@@ -66,21 +76,52 @@ def blocked(
         _provenance(cell, spec),
         _paused(cell),
         _frozen(cell, freezes, now, router_labels),
+        _behind_fallback(spec),
         _mode(cell, policy, policy_name),
         _out_of_service(cell, spec),
         _aborted(cell, runs, state, now),
         _left_to_people(cell, runs, state, failure),
         _systemic(failure),
-        _flapping(state, policy, now),
+        _flapping(cell, state, policy, now),
+        _in_cascade(cascade),
+        _alone(about_to_fail, state, policy, now),
         _busy(cell, active, most),
         _exhausted(cell, attempts, policy, policy_name),
         _cooldown(cell, runs, policy, now),
     )
-    for check in checks:
-        if check is not None:
-            reason, message, until = check
-            return Allowance(Blocked(reason=reason, message=clipped(message)), until, len(attempts))
-    return Allowance(None, None, len(attempts))
+    return _allowance(checks, len(attempts))
+
+
+def router_blocked(
+    router: Router,
+    policy: RecoveryPolicySpec,
+    now: datetime,
+    *,
+    runs: Iterable[RecoveryRun] = (),
+    freezes: Iterable[RecoveryFreeze] = (),
+    state: HealthState | None = None,
+    failure: Failure | None = None,
+    spec: PlacementSpec | None = None,
+    policy_name: str = "default",
+) -> Allowance:
+    """The first reason why no automatic run may start for the router itself; `runs` are all of this target.
+
+    Runs of its cells hold nothing back: a router that fails is everybody's failure.
+    """
+    counted = [run for run in runs if not run.spec.dry_run and run.phase != RunPhase.SKIPPED]
+    attempts = _attempts(counted, policy, now)
+    checks = (
+        _frozen(router, freezes, now, None),
+        _mode(router, policy, policy_name),
+        _aborted(router, counted, state, now),
+        _left_to_people(router, counted, state, failure),
+        _flapping(router, state, policy, now),
+        _at_work(router, counted),
+        _in_fallback(router, spec),
+        _exhausted(router, attempts, policy, policy_name),
+        _cooldown(router, counted, policy, now),
+    )
+    return _allowance(checks, len(attempts))
 
 
 def frozen(
@@ -109,6 +150,26 @@ def frozen_message(freeze: RecoveryFreeze) -> str:
 Check = tuple[str, str, datetime | None] | None
 """Reason, message, and when time lifts it."""
 
+Target = Cell | Router
+
+
+def _allowance(checks: Iterable[Check], attempts: int) -> Allowance:
+    for check in checks:
+        if check is not None:
+            reason, message, until = check
+            return Allowance(Blocked(reason=reason, message=clipped(message)), until, attempts)
+    return Allowance(None, None, attempts)
+
+
+def _kind(target: Target) -> str:
+    return "router" if isinstance(target, Router) else "cell"
+
+
+def _typed(target: Target) -> str:
+    """The target as a person types it to the command line."""
+    name = target.metadata.name
+    return f"router/{name}" if isinstance(target, Router) else name
+
 
 def _provenance(cell: Cell, spec: PlacementSpec | None) -> Check:
     name = cell.metadata.name
@@ -124,21 +185,21 @@ def _paused(cell: Cell) -> Check:
 
 
 def _frozen(
-    cell: Cell, freezes: Iterable[RecoveryFreeze], now: datetime, router_labels: Mapping[str, str] | None
+    target: Target, freezes: Iterable[RecoveryFreeze], now: datetime, router_labels: Mapping[str, str] | None
 ) -> Check:
-    found = frozen(freezes, [cell.metadata.labels, router_labels or {}], now, running=False)
+    found = frozen(freezes, [target.metadata.labels, router_labels or {}], now, running=False)
     if found is None:
         return None
     return "Frozen", f"No run starts. {frozen_message(found)}", found.spec.until
 
 
-def _mode(cell: Cell, policy: RecoveryPolicySpec, name: str) -> Check:
+def _mode(target: Target, policy: RecoveryPolicySpec, name: str) -> Check:
     if policy.mode != Mode.OBSERVE:
         return None
     return (
         "Observe",
         f"RecoveryPolicy {name} is in mode Observe: decisions are shown, nothing moves. Set its spec.mode to Approve"
-        f" or Automatic, or start a run yourself: kubectl recell recover {cell.metadata.name}",
+        f" or Automatic, or start a run yourself: kubectl recell recover {_typed(target)}",
         None,
     )
 
@@ -157,9 +218,9 @@ def _out_of_service(cell: Cell, spec: PlacementSpec | None) -> Check:
     )
 
 
-def _aborted(cell: Cell, runs: Sequence[RecoveryRun], state: HealthState | None, now: datetime) -> Check:
+def _aborted(target: Target, runs: Sequence[RecoveryRun], state: HealthState | None, now: datetime) -> Check:
     last = _last(runs)
-    if last is None or last.phase != RunPhase.ABORTED or _acknowledged(cell, last):
+    if last is None or last.phase != RunPhase.ABORTED or _acknowledged(target, last):
         return None
     name = last.metadata.name
     ended = min(_ended_at(last), now)
@@ -171,35 +232,35 @@ def _aborted(cell: Cell, runs: Sequence[RecoveryRun], state: HealthState | None,
             return None
     return (
         "AbortedByPerson",
-        f"run {name} was aborted, so no run starts by itself until the cell was Healthy for an hour or somebody says"
-        f" go on: kubectl recell acknowledge {cell.metadata.name}",
+        f"run {name} was aborted, so no run starts by itself until the {_kind(target)} was Healthy for an hour or"
+        f" somebody says go on: kubectl recell acknowledge {_typed(target)}",
         well_since + STEADY if well_since else None,
     )
 
 
 def _left_to_people(
-    cell: Cell, runs: Sequence[RecoveryRun], state: HealthState | None, failure: Failure | None
+    target: Target, runs: Sequence[RecoveryRun], state: HealthState | None, failure: Failure | None
 ) -> Check:
     """The same failure would end in the same way again, and again."""
     last = _last(runs)
-    if last is None or last.phase != RunPhase.MANUAL_INTERVENTION_REQUIRED or _acknowledged(cell, last):
+    if last is None or last.phase != RunPhase.MANUAL_INTERVENTION_REQUIRED or _acknowledged(target, last):
         return None
     if state is None or state.level == Level.HEALTHY:
         return None
-    recorded = cell.status.failure  # it outlives a take-over, which the onset in memory does not
+    recorded = target.status.failure  # it outlives a take-over, which the onset in memory does not
     onsets = [state.failing_since, failure.since if failure else None, recorded.since if recorded else None]
     if min((onset for onset in onsets if onset is not None), default=state.since) > _ended_at(last):
         return None
     return (
         "ManualIntervention",
         f"run {last.metadata.name} left this failure to a person; read its summary. No run starts by itself until the"
-        f" cell was Healthy again, or somebody says go on: kubectl recell acknowledge {cell.metadata.name}",
+        f" {_kind(target)} was Healthy again, or somebody says go on: kubectl recell acknowledge {_typed(target)}",
         None,
     )
 
 
-def _acknowledged(cell: Cell, run: RecoveryRun) -> bool:
-    return cell.metadata.annotations.get(ANNOTATION_ACKNOWLEDGE) == run.metadata.name
+def _acknowledged(target: Target, run: RecoveryRun) -> bool:
+    return target.metadata.annotations.get(ANNOTATION_ACKNOWLEDGE) == run.metadata.name
 
 
 def _systemic(failure: Failure | None) -> Check:
@@ -213,22 +274,44 @@ def _systemic(failure: Failure | None) -> Check:
     )
 
 
-def _flapping(state: HealthState | None, policy: RecoveryPolicySpec, now: datetime) -> Check:
+def _flapping(target: Target, state: HealthState | None, policy: RecoveryPolicySpec, now: datetime) -> Check:
     if state is None or not flapping(state, policy, now):
         return None
     detection = policy.detection
     return (
         "Flapping",
-        f"the cell failed and came back: {detection.flapping_transitions} changes within {detection.flapping_window};"
-        " it counts as failed until it is stable; find the cause, or start a run yourself",
+        f"the {_kind(target)} failed and came back: {detection.flapping_transitions} changes within"
+        f" {detection.flapping_window}; it counts as failed until it is stable; find the cause, or start a run"
+        " yourself",
         state.transitions[-detection.flapping_transitions] + timedelta(seconds=seconds(detection.flapping_window)),
+    )
+
+
+def _in_cascade(cascade: RecoveryRun | None) -> Check:
+    if cascade is None:
+        return None
+    name = cascade.metadata.name
+    return "CascadeActive", f"run {name} recovers the failed cells of the router one after another", None
+
+
+def _alone(about_to_fail: Sequence[str], state: HealthState | None, policy: RecoveryPolicySpec, now: datetime) -> Check:
+    """One cell or all of them, that decides what is right; it is known when the others have failed, or have not."""
+    if not about_to_fail or state is None or state.level is not Level.FAILED:
+        return None
+    until = state.since + timedelta(seconds=2 * seconds(policy.detection.failed_after))
+    if now >= until:
+        return None
+    return (
+        "OthersFailing",
+        f"{listed(sorted(about_to_fail))} may be failing too: it is waited until that is known",
+        until,
     )
 
 
 def _busy(cell: Cell, active: Iterable[RecoveryRun], most: int) -> Check:
     runs = [run for run in active if not run.phase.ended and not run.spec.dry_run]
     for run in runs:
-        if run.spec.target_ref.kind == "Cell" and run.spec.target_ref.name == cell.metadata.name:
+        if run.spec.target_ref.kind is TargetKind.CELL and run.spec.target_ref.name == cell.metadata.name:
             return "RunActive", f"run {run.metadata.name} works on this cell already ({run.phase})", None
     if len(runs) < most:
         return None
@@ -241,19 +324,46 @@ def _busy(cell: Cell, active: Iterable[RecoveryRun], most: int) -> Check:
     )
 
 
-def _exhausted(cell: Cell, attempts: Sequence[datetime], policy: RecoveryPolicySpec, name: str) -> Check:
+def _behind_fallback(spec: PlacementSpec | None) -> Check:
+    if spec is None or spec.mode is not PlacementMode.FALLBACK:
+        return None
+    return "FallbackActive", BEHIND_FALLBACK, None
+
+
+def _at_work(router: Router, runs: Iterable[RecoveryRun]) -> Check:
+    run = next((run for run in runs if not run.phase.ended), None)
+    if run is None:
+        return None
+    return "RunActive", f"run {run.metadata.name} works on this router already ({run.phase})", None
+
+
+def _in_fallback(router: Router, spec: PlacementSpec | None) -> Check:
+    """Without a run it was a person who switched: what a person switched, a person switches back."""
+    if spec is None or spec.mode is not PlacementMode.FALLBACK:
+        return None
+    return (
+        "FallbackActive",
+        "customers go through the fallback already, and no run works on that. When the router itself is well, bring"
+        f" them back with: kubectl recell recover {_typed(router)} --always"
+        " --strategy ActivateFallbackRouting",
+        None,
+    )
+
+
+def _exhausted(target: Target, attempts: Sequence[datetime], policy: RecoveryPolicySpec, name: str) -> Check:
     limits = policy.limits
     if len(attempts) < limits.max_attempts:
         return None
     return (
         "AttemptsExhausted",
-        f"{len(attempts)} automatic runs within {limits.attempts_window} did not keep the cell well, and RecoveryPolicy"
-        f" {name} allows {limits.max_attempts}: find the cause, then kubectl recell recover {cell.metadata.name}",
+        f"{len(attempts)} automatic runs within {limits.attempts_window} did not keep the {_kind(target)} well, and"
+        f" RecoveryPolicy {name} allows {limits.max_attempts}: find the cause, then kubectl recell recover"
+        f" {_typed(target)}",
         attempts[-limits.max_attempts] + timedelta(seconds=seconds(limits.attempts_window)),
     )
 
 
-def _cooldown(cell: Cell, runs: Sequence[RecoveryRun], policy: RecoveryPolicySpec, now: datetime) -> Check:
+def _cooldown(target: Target, runs: Sequence[RecoveryRun], policy: RecoveryPolicySpec, now: datetime) -> Check:
     last = _last(run for run in runs if run.spec.trigger != Trigger.MANUAL)
     if last is None:
         return None
@@ -264,7 +374,7 @@ def _cooldown(cell: Cell, runs: Sequence[RecoveryRun], policy: RecoveryPolicySpe
         "Cooldown",
         f"run {last.metadata.name} ended at {timestamp(min(_ended_at(last), now))} ({last.phase}); the next automatic"
         f" run is allowed at {timestamp(until)}, a run of yours at once:"
-        f" kubectl recell recover {cell.metadata.name}",
+        f" kubectl recell recover {_typed(target)}",
         until,
     )
 

@@ -11,8 +11,9 @@ not name it (rule 10).
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from recell.api.failure import DataIntegrity, FailureType, Impact, Strategy
 from recell.api.recovery_policy import BuiltinRules, MatrixRule, RecoveryPolicySpec
@@ -20,6 +21,8 @@ from recell.api.recovery_run import DecisionInputs, TargetRef
 from recell.domain.wording import clipped, listed
 
 _SEVERITY = {Impact.LOW: 0, Impact.HIGH: 1, Impact.CRITICAL: 2}
+
+NOTHING: Mapping[Strategy, str] = MappingProxyType({})
 
 _Key = tuple[FailureType, Impact, DataIntegrity]
 
@@ -135,11 +138,16 @@ class Choice:
     """One sentence or two for people, at most 1,024 characters."""
 
 
-def decide(inputs: DecisionInputs, policy: RecoveryPolicySpec) -> Choice:
-    """The first row that matches decides; there is always an answer."""
+def decide(
+    inputs: DecisionInputs, policy: RecoveryPolicySpec, *, unavailable: Mapping[Strategy, str] = NOTHING
+) -> Choice:
+    """The first row that matches decides; there is always an answer.
+
+    Rows whose strategy is `unavailable` are passed over, with the reason.
+    """
     passed: list[str] = []
     for row in _rows(policy):
-        mismatch = row.mismatch(inputs)
+        mismatch = row.mismatch(inputs) or unavailable.get(row.strategy, "")
         if not mismatch:
             return Choice(row.strategy, row.name, clipped(_reason(inputs, row, passed)))
         passed.append(f"{row.name} {mismatch}")

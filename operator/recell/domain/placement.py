@@ -10,15 +10,19 @@ cell beyond its hold, lower an epoch, use an index twice, or leave everybody wit
 all weights are 0 or all cells are draining.
 """
 
+import base64
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from recell.api.cell import Cell
+from recell.api.dns import MAX_RECORDS
+from recell.api.gateway import MOST_BACKENDS
 from recell.api.meta import LABEL_MADE_BY
 from recell.api.placement import (
     MAX_INDEX,
@@ -30,12 +34,15 @@ from recell.api.placement import (
     PinnedCustomer,
     PlacedCell,
     PlacementSpec,
+    Quarantine,
     Reservation,
     Successor,
+    decode_bits,
     decode_table,
+    encode_bits,
     encode_table,
 )
-from recell.api.router import CustomerData, OffHome, Router
+from recell.api.router import CustomerData, OffHome, Router, RouterType
 from recell.domain.wording import listed
 
 MAX_CELLS = 819
@@ -73,6 +80,10 @@ class StillHome(ValueError):
         self.slots = slots
 
 
+class RouterFull(ValueError):
+    """No more cells can share the customers of this Router."""
+
+
 class StaleEpoch(ValueError):
     """A newer leader has written already."""
 
@@ -86,9 +97,16 @@ class Routing:
     pins: tuple[tuple[str, str], ...]
     """Customer key and name of the cell."""
     slots: int
+    most_sharing: int = MAX_CELLS
+    """So many cells may have a weight above 0 at once, retired ones not counted."""
 
     @classmethod
     def of(cls, router: Router) -> "Routing":
+        """A router that knows no customers has slots all the same: they say how large the cells' shares are."""
+        if router.spec.type is RouterType.GATEWAY:
+            return cls(CustomerData.SHARED, OffHome.REJECT, (), _SMALLEST_TABLE, MOST_BACKENDS)
+        if router.spec.type is RouterType.DNS:
+            return cls(CustomerData.SHARED, OffHome.REJECT, (), _SMALLEST_TABLE, MAX_RECORDS)
         block = router.spec.haproxy
         if block is None:
             raise ValueError(f"Router {router.metadata.name}: spec.haproxy is missing")
@@ -165,8 +183,12 @@ def initial(routing: Routing, candidates: Iterable[Candidate], *, epoch: int) ->
         raise ValueError("no cell can be admitted yet: a first placement needs at least one Cell with a backend")
     if len({candidate.name for candidate in found}) < len(found):
         raise ValueError("two candidates have the same name")
-    if len(found) > MAX_CELLS:
-        raise ValueError(f"{len(found)} cells: a Router takes at most {MAX_CELLS}; use several Routers")
+    sharing = sum(1 for candidate in found if candidate.weight)
+    if len(found) > MAX_CELLS or sharing > routing.most_sharing:
+        raise RouterFull(
+            f"{sharing} cells: this Router takes at most {routing.most_sharing}; give the others spec.weight 0, or use"
+            " several Routers"
+        )
     if not any(candidate.weight for candidate in found):
         raise ValueError(
             f"every cell has weight 0 ({listed(c.name for c in found)}): nobody would be served;"
@@ -190,11 +212,16 @@ def admit(spec: PlacementSpec, routing: Routing, candidate: Candidate) -> Placem
 
     Shared: homes follow the weights, moving as few slots as possible. InCell: a new cell gets no
     homes. Raises UnknownProvenance when the name was isolated or retired under another UID, and
-    ValueError when the Router is full.
+    RouterFull when no more cells can be listed, or share the customers.
     """
     known = _find(spec, candidate.name)
     if provenance_unknown(spec, candidate.name, candidate.uid):
         raise UnknownProvenance(candidate.name)
+    if candidate.weight and len(_sharing(spec) - {candidate.name}) >= routing.most_sharing:
+        raise RouterFull(
+            f"Cell {candidate.name}: the customers of this Router are shared by {routing.most_sharing} cells already,"
+            " and no more can be; use another Router"
+        )
     if known is not None:
         entry = _placed(candidate, known.index)
         if entry == known:
@@ -203,9 +230,9 @@ def admit(spec: PlacementSpec, routing: Routing, candidate: Candidate) -> Placem
         changed = _with(spec, cells=cells)
         if known.weight == entry.weight:
             return changed
-        return reroute(_rebalanced(changed, routing), routing)
+        return reroute(_rebalanced(changed, routing, changed=candidate.name), routing)
     if len(spec.cells) >= MAX_CELLS:
-        raise ValueError(f"Cell {candidate.name}: the Router has {MAX_CELLS} cells already; use another Router")
+        raise RouterFull(f"Cell {candidate.name}: the Router has {MAX_CELLS} cells already; use another Router")
     if spec.next_index >= MAX_INDEX:
         raise ValueError(f"Cell {candidate.name}: every index of the Placement was used; use another Router")
     cells = [*spec.cells, _placed(candidate, spec.next_index)]
@@ -282,6 +309,34 @@ def unreserve(spec: PlacementSpec, holder: Holder) -> PlacementSpec:
     return reserve(spec, holder, {})
 
 
+def quarantine(
+    spec: PlacementSpec, routing: Routing, slots: Iterable[int], *, holder: Holder, reason: str, since: datetime
+) -> PlacementSpec:
+    """Nobody serves these slots until `unquarantine`; the holder's earlier ones stay."""
+    mine = next((q for q in spec.quarantine if q.holder == holder), None)
+    wanted = frozenset(slots) | (decode_bits(mine.slots) if mine else frozenset())
+    if wanted == (decode_bits(mine.slots) if mine else frozenset()):
+        return spec
+    made = Quarantine(slots=encode_bits(wanted, spec.slots), holder=holder, reason=reason, since=since)
+    return reroute(_with(spec, quarantine=[*(q for q in spec.quarantine if q is not mine), made]), routing)
+
+
+def unquarantine(spec: PlacementSpec, routing: Routing, slots: Iterable[int]) -> PlacementSpec:
+    """These slots are served again, by whoever asked for their quarantine."""
+    gone = frozenset(slots)
+    left = [
+        q.model_copy(update={"slots": encode_bits(kept, spec.slots)})
+        for q in spec.quarantine
+        if (kept := decode_bits(q.slots) - gone)
+    ]
+    return spec if left == spec.quarantine else reroute(_with(spec, quarantine=left), routing)
+
+
+def quarantined(spec: PlacementSpec) -> frozenset[int]:
+    """The slots that nobody serves although there are cells for them."""
+    return frozenset[int]().union(*(decode_bits(q.slots) for q in spec.quarantine))
+
+
 def rehome(spec: PlacementSpec, routing: Routing, source: str, target: str, slots: Iterable[int]) -> PlacementSpec:
     """These home slots of the source become the target's; slots that are not the source's are left alone.
 
@@ -306,6 +361,23 @@ def succeed(spec: PlacementSpec, routing: Routing, source: str, target: str) -> 
     return reroute(_with(spec, successors=[*others, Successor(cell=source, successor=target)]), routing)
 
 
+def samples(spec: PlacementSpec, cells: Collection[str], each: int, most: int) -> list[str]:
+    """Customers that nobody has and whom these cells serve now: so many for each cell, at most `most`."""
+    names = {cell.index: cell.name for cell in spec.cells if cell.name in cells}
+    serving, found = decode_table(spec.serving), Counter[int]()
+    wanted = min(most, each * len(names))
+    customers: list[str] = []
+    for number in range(4 * spec.slots):
+        if len(customers) >= wanted:
+            break
+        customer = f"recell-probe-{number}"
+        target = serving[slot_of(customer, spec.slots)]
+        if target in names and found[target] < each:
+            found[target] += 1
+            customers.append(customer)
+    return customers
+
+
 def has_customers(spec: PlacementSpec, cell: str) -> bool:
     """Whether anybody is at home there, by slot or by pin."""
     index = index_of(spec, cell)
@@ -319,6 +391,13 @@ def idle(cells: Mapping[str, Cell], spec: PlacementSpec) -> list[str]:
         for name, cell in cells.items()
         if cell.metadata.labels.get(LABEL_MADE_BY) == "recell" and not has_customers(spec, name)
     )
+
+
+def members(cells: Mapping[str, Cell], spec: PlacementSpec) -> dict[str, Cell]:
+    """Those that count as cells of the router: listed, and not made ones where nobody is at home, which are nobody's
+    loss."""
+    unused = idle(cells, spec)
+    return {name: cell for name, cell in cells.items() if index_of(spec, name) >= 0 and name not in unused}
 
 
 def successor(spec: PlacementSpec, cell: str) -> str:
@@ -350,7 +429,13 @@ def resize(spec: PlacementSpec, routing: Routing) -> PlacementSpec:
         homes += homes
     if len(homes) != routing.slots:
         raise ValueError(f"slots may only double: the Placement has {spec.slots}, the Router asks for {routing.slots}")
-    return reroute(_with(spec, slots=len(homes), homes=encode_table(homes)), routing)
+    doubled = [
+        q.model_copy(
+            update={"slots": base64.b64encode(base64.b64decode(q.slots) * (len(homes) // spec.slots)).decode()}
+        )
+        for q in spec.quarantine
+    ]
+    return reroute(_with(spec, slots=len(homes), homes=encode_table(homes), quarantine=doubled), routing)
 
 
 def reroute(spec: PlacementSpec, routing: Routing) -> PlacementSpec:
@@ -358,7 +443,7 @@ def reroute(spec: PlacementSpec, routing: Routing) -> PlacementSpec:
     cells = tuple(_Cell(cell.name, cell.index, cell.weight) for cell in spec.cells)
     holds = tuple(_Limit(h.cell, h.max_percent, h.state) for h in spec.holds)
     followed = tuple((customer, successor(spec, cell)) for customer, cell in routing.pins)
-    serving, pins = _routed(spec.homes, cells, holds, replace(routing, pins=followed))
+    serving, pins = _routed(spec.homes, cells, holds, replace(routing, pins=followed), quarantined(spec))
     if serving == spec.serving and pins == spec.pins:
         return spec
     return _with(spec, serving=serving, pins=list(pins))
@@ -517,11 +602,14 @@ class _Limit(NamedTuple):
 
 @lru_cache(maxsize=32)
 def _routed(
-    homes: str, cells: tuple[_Cell, ...], holds: tuple[_Limit, ...], routing: Routing
+    homes: str, cells: tuple[_Cell, ...], holds: tuple[_Limit, ...], routing: Routing, out: frozenset[int]
 ) -> tuple[str, list[PinnedCustomer]]:
     """Remembered: whether a drain is possible, is worth it and is made asks for the same table each time."""
     desk = _Desk(cells, holds, routing)
-    return encode_table(desk.serve(decode_table(homes))), desk.pins()
+    serving = desk.serve(decode_table(homes))
+    for slot in out:
+        serving[slot] = REJECT
+    return encode_table(serving), desk.pins()
 
 
 class _Desk:
@@ -650,18 +738,22 @@ def _striped(quotas: Mapping[int, int]) -> list[int]:
     return [index for _, index in sorted(places)]
 
 
-def _rebalanced(spec: PlacementSpec, routing: Routing) -> PlacementSpec:
+def _rebalanced(spec: PlacementSpec, routing: Routing, *, changed: str = "") -> PlacementSpec:
     """Shared: homes by weight with the fewest moves. Else, or when every weight is 0, as they are.
 
-    A retired cell gets none: another one has taken its place.
+    A retired cell gets none: another one has taken its place. One of weight 0 keeps what a run gave it, unless its
+    weight is what `changed`: it gets its weight when it has proven itself.
     """
-    out = {h.cell for h in spec.holds if h.state == HoldState.RETIRED}
-    weights = {cell.index: 0 if cell.name in out else cell.weight for cell in spec.cells}
+    sharing = _sharing(spec)
+    weights = {cell.index: cell.weight if cell.name in sharing else 0 for cell in spec.cells}
     if not routing.shared or not sum(weights.values()):
         return spec
     homes = list(decode_table(spec.homes))
     present = Counter(homes)
-    quotas = _quotas(weights, spec.slots, present)
+    kept = {cell.index for cell in spec.cells if not cell.weight and cell.name != changed}
+    weights = {index: weight for index, weight in weights.items() if index not in kept}
+    quotas = _quotas(weights, spec.slots - sum(present[index] for index in kept), present)
+    quotas |= {index: present[index] for index in kept}
     surplus = {index: count - quotas.get(index, 0) for index, count in present.items()}
     hashes = _slot_hashes(spec.slots)
     free = []
@@ -675,6 +767,12 @@ def _rebalanced(spec: PlacementSpec, routing: Routing) -> PlacementSpec:
     for slot, index in zip(free, _striped(wanting), strict=True):
         homes[slot] = index
     return _with(spec, homes=encode_table(homes))
+
+
+def _sharing(spec: PlacementSpec) -> set[str]:
+    """The cells among which homes are divided."""
+    out = {h.cell for h in spec.holds if h.state == HoldState.RETIRED}
+    return {cell.name for cell in spec.cells if cell.weight and cell.name not in out}
 
 
 # --- specs

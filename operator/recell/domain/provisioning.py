@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from recell.api.cell import Cell, CellSpec
-from recell.api.cell_template import NOT_MADE, CellTemplate
+from recell.api.cell_template import NOT_MADE, CellTemplate, TargetCluster
 from recell.api.meta import API_VERSION, LABEL_CELL, LABEL_INCIDENT, LABEL_MADE_BY, LABEL_ORIGIN
 
 NAME_LIMIT = 45
@@ -117,17 +117,21 @@ def objects(order: Order) -> list[dict[str, Any]]:
     """The template's objects as they are applied, in its order, each with its namespace. Raises UnfitTemplate."""
     names, made = values(order), _labels(order)
     found: list[dict[str, Any]] = []
-    numbers: dict[tuple[str, str, str, str], int] = {}
+    numbers: dict[tuple[bool, str, str, str, str], int] = {}
     for number, item in enumerate(order.template.spec.objects):
         where = f"{_name(order.template)}: spec.objects[{number}]"
         rendered = _rendered(item.to_dict(), names)
         rendered.pop("status", None)
-        metadata = _metadata(rendered["metadata"], made, order.source.workload_namespace, where)
+        rendered.pop("cluster", None)
+        here = item.cluster is TargetCluster.MANAGEMENT
+        apart = here and "cluster" in order.template.spec.cell
+        namespace = order.source.metadata.namespace if here else order.source.workload_namespace
+        metadata = _metadata(rendered["metadata"], made, namespace, where)
         rendered["metadata"] = metadata
         group, kind = rendered["apiVersion"].rpartition("/")[0], rendered["kind"]
         if group in NOT_MADE:
             raise UnfitTemplate(f"{where}: a template makes no {kind}: make {metadata['name']} beforehand")
-        identity = (group, kind, metadata["namespace"], metadata["name"])
+        identity = (apart, group, kind, metadata["namespace"], metadata["name"])
         if identity in numbers:
             raise UnfitTemplate(f"{where}: {kind} {metadata['name']} is spec.objects[{numbers[identity]}] already")
         numbers[identity] = number

@@ -6,17 +6,19 @@ Must not: call a run new that the target has had under this name with this spec 
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 
 from recell.api.cell import Cell
 from recell.api.meta import ANNOTATION_RUN_HISTORY, ANNOTATION_STARTED_UID, ANNOTATION_TARGET_UID
 from recell.api.placement import Holder
-from recell.api.recovery_run import SPEC_FIELDS, RecoveryRun
+from recell.api.recovery_run import SPEC_FIELDS, RecoveryRun, TargetKind
+from recell.api.router import Router
 
 REMEMBERED = 50
-"""Runs that a cell remembers; the oldest is forgotten first."""
+"""Runs that a target remembers; the oldest is forgotten first."""
 
 HOLDER = "RecoveryRun"
 """Kind of the holder of what a run holds or reserves in Placement."""
@@ -43,7 +45,7 @@ def spec_hash(run: RecoveryRun) -> str:
     return _digest(json.dumps(fixed, sort_keys=True, ensure_ascii=False), 20)
 
 
-def is_replay(run: RecoveryRun, cell: Cell | None = None) -> Replay | None:
+def is_replay(run: RecoveryRun, target: Cell | Router | None = None) -> Replay | None:
     """Whether the run is a copy of one that was started before: restored, re-applied, made anew by a hook.
 
     None for a run that is new, or that is itself the one that was started.
@@ -52,10 +54,11 @@ def is_replay(run: RecoveryRun, cell: Cell | None = None) -> Replay | None:
     if started == run.metadata.uid:
         return None
     meant = run.metadata.annotations.get(ANNOTATION_TARGET_UID)
-    if cell is not None and meant is not None and meant != cell.metadata.uid:
+    ref = run.spec.target_ref
+    if target is not None and meant is not None and meant != target.metadata.uid:
         return Replay(
             "TargetReplaced",
-            f"this run was made for the Cell {run.spec.target_ref.name} with UID {meant}; the one that has the name now"
+            f"this run was made for the {ref.kind} {ref.name} with UID {meant}; the one that has the name now"
             " is another one; make a run with another name if you mean it",
         )
     if started is not None:
@@ -65,20 +68,20 @@ def is_replay(run: RecoveryRun, cell: Cell | None = None) -> Replay | None:
             " again; make a run with another name if you mean it",
         )
     mine = _Remembered(run.metadata.name, spec_hash(run), run.metadata.uid)
-    for known in _history(cell):
+    for known in _history(target):
         if (known.name, known.spec) == (mine.name, mine.spec) and known.uid != mine.uid:
             return Replay(
                 "Replayed",
-                f"Cell {run.spec.target_ref.name} had a run named {run.metadata.name} with the same spec already,"
+                f"{ref.kind} {ref.name} had a run named {run.metadata.name} with the same spec already,"
                 " which was deleted and made anew; make a run with another name if you mean it",
             )
     return None
 
 
-def remembered(cell: Cell, run: RecoveryRun) -> str:
-    """The Cell's new value of the annotation `recell.dev/run-history`, with this run in it."""
+def remembered(target: Cell | Router, run: RecoveryRun) -> str:
+    """The target's new value of the annotation `recell.dev/run-history`, with this run in it."""
     mine = _Remembered(run.metadata.name, spec_hash(run), run.metadata.uid)
-    others = [known for known in _history(cell) if known.name != mine.name]
+    others = [known for known in _history(target) if known.name != mine.name]
     return _written([*others, mine][-REMEMBERED:])
 
 
@@ -89,9 +92,9 @@ class _Remembered:
     uid: str
 
 
-def _history(cell: Cell | None) -> list[_Remembered]:
+def _history(target: Cell | Router | None) -> list[_Remembered]:
     """What the annotation holds, oldest first; entries that somebody broke are left out."""
-    text = cell.metadata.annotations.get(ANNOTATION_RUN_HISTORY, "") if cell else ""
+    text = target.metadata.annotations.get(ANNOTATION_RUN_HISTORY, "") if target else ""
     entries = (entry.split("/") for entry in text.split())
     return [_Remembered(*entry) for entry in entries if len(entry) == 3]
 
@@ -105,15 +108,25 @@ def at_work(holder: Holder, run: RecoveryRun | None) -> bool:
     return run is not None and run.metadata.uid == holder.uid and not run.phase.ended
 
 
-def automatic_run_name(cell: str, failing_since: datetime, attempt: int = 1) -> str:
+def automatic_run_name(
+    target: str, failing_since: datetime, attempt: int = 1, kind: TargetKind = TargetKind.CELL
+) -> str:
     """The name of the automatic run for one failure: `cell-b-20261125184500-1f3a9c`.
 
     Whoever decides on the same failure makes the same run; a further attempt has another name.
     """
     moment = failing_since.astimezone(UTC)
-    mark = _digest(f"{cell}/{moment.isoformat()}/{attempt}", 6)
+    mark = _digest(f"{target if kind is TargetKind.CELL else f'{kind} {target}'}/{moment.isoformat()}/{attempt}", 6)
     ending = f"-{moment:%Y%m%d%H%M%S}-{mark}"
-    return f"{cell[: MOST - len(ending)].rstrip('-')}{ending}"
+    return f"{target[: MOST - len(ending)].rstrip('-')}{ending}"
+
+
+def next_automatic_run_name(
+    target: str, failing_since: datetime, taken: Container[str], kind: TargetKind = TargetKind.CELL
+) -> str:
+    """The name of the first attempt that is none of these."""
+    tries = (automatic_run_name(target, failing_since, attempt, kind) for attempt in count(1))
+    return next(name for name in tries if name not in taken)
 
 
 def effect_token(run_uid: str, step: str, iteration: int = 1) -> str:
@@ -124,3 +137,12 @@ def effect_token(run_uid: str, step: str, iteration: int = 1) -> str:
 
 def _digest(text: str, length: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def line(run: RecoveryRun, find: Callable[[str], RecoveryRun | None]) -> dict[str, RecoveryRun | None]:
+    """The runs that this one goes on from or works for, by name, the nearest first; None for one that is gone."""
+    found: dict[str, RecoveryRun | None] = {}
+    current: RecoveryRun | None = run
+    while current is not None and (name := current.spec.escalated_from) and name not in found:
+        current = found[name] = find(name)
+    return found

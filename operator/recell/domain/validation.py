@@ -71,6 +71,8 @@ def _all(evidence: Sequence[Evidence]) -> Check:
 def _access(access: ProbeResult | None) -> Check:
     if access is None:
         return Check(Verdict.INCONCLUSIVE, "no request was sent yet")
+    if not access.ok and access.operator_cut_off:
+        return Check(Verdict.INCONCLUSIVE, f"not tried through the router: {access.message}")
     return Check(Verdict.PASSED if access.ok else Verdict.FAILED, f"through the router: {access.message}")
 
 

@@ -4,14 +4,15 @@ The order of the questions is the order of the answers below: a run is ended, ke
 reason, asked about, or started with a decision.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from recell.api import Cell, RecoveryFreeze, RecoveryPolicy, RecoveryRun
+from recell.api import Cell, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
 from recell.api.cell import Failure
-from recell.api.failure import Strategy
+from recell.api.failure import FailureType, Strategy
 from recell.api.meta import ANNOTATION_STARTED_UID
+from recell.api.placement import PlacementMode
 from recell.api.recovery_policy import Mode
 from recell.api.recovery_run import Decision, DecisionInputs, RunPhase, StartWhen, TargetKind, Trigger
 from recell.domain import limits, matrix, runs
@@ -59,19 +60,24 @@ class Situation:
     """What admission looks at."""
 
     run: RecoveryRun
-    cell: Cell | None
+    target: Cell | Router | None
     health: HealthState | None
     failure: Failure | None
     policy: RecoveryPolicy
     others: Sequence[RecoveryRun]
     """Runs of the namespace, this one excepted."""
     router_cells: frozenset[str]
-    """Names of the cells of the target's router."""
+    """Names of the cells of the target's router, or of the Router that is the target."""
     router_labels: Mapping[str, str]
     freezes: Sequence[RecoveryFreeze]
     approved: bool
     """A person opened the gate `start` for the decision that is shown."""
     now: datetime
+    mode: PlacementMode | None = None
+    """Who serves the customers of the target's Router; None: there is no Placement."""
+    unavailable: Mapping[Strategy, str] = field(default_factory=dict)
+    """Strategies that this target cannot have now, and why: the matrix passes them over. A person may state one all
+    the same."""
 
 
 def admit(s: Situation) -> Answer:
@@ -83,7 +89,7 @@ def admit(s: Situation) -> Answer:
             "This run was started before and its record (its status) is lost. Runs are not executed twice: make a"
             " new one if it is still needed",
         )
-    if replay := runs.is_replay(s.run, s.cell):
+    if replay := runs.is_replay(s.run, s.target):
         return End(RunPhase.SKIPPED, replay.reason, replay.message)
     if spec.start_before and s.now >= spec.start_before:
         return End(RunPhase.SKIPPED, "TooLate", f"It had to start before {spec.start_before.isoformat()}")
@@ -91,36 +97,46 @@ def admit(s: Situation) -> Answer:
         return End(RunPhase.SKIPPED, "Expired", "It could not start for 24 h: make a new one if it is still needed")
     if spec.control and spec.control.abort:
         return End(RunPhase.ABORTED, "Aborted", "Aborted before it started: nothing was changed")
-    if spec.target_ref.kind is TargetKind.ROUTER:
-        return End(
-            RunPhase.MANUAL_INTERVENTION_REQUIRED,
-            "NoProcedure",
-            "There is no procedure for Routers yet: recover it by hand and see the runbook's router failover",
-        )
-    if s.cell is None:
+    if s.target is None:
+        ref = spec.target_ref
         return Hold(
             "TargetNotFound",
-            f"Cell {spec.target_ref.name} does not exist in namespace {meta.namespace}: check spec.targetRef.name",
+            f"{ref.kind} {ref.name} does not exist in namespace {meta.namespace}: check spec.targetRef.name",
             stalled=True,
         )
-    if frozen := limits.frozen(s.freezes, [s.cell.metadata.labels, s.router_labels], s.now, running=False):
+    if frozen := limits.frozen(s.freezes, [s.target.metadata.labels, s.router_labels], s.now, running=False):
         return Hold("Frozen", limits.frozen_message(frozen), paused=True)
     if spec.control and spec.control.paused:
         return Hold("PausedByPerson", "spec.control.paused is true", paused=True)
-    return _busy(s, s.cell) or _disowned(s) or _unneeded(s, s.cell) or _decided(s, s.cell)
+    if spec.target_ref.kind is TargetKind.CELL and s.mode is PlacementMode.FALLBACK:
+        return Hold("FallbackActive", limits.BEHIND_FALLBACK)
+    return _busy(s) or _disowned(s) or _unneeded(s) or _decided(s)
 
 
-def _busy(s: Situation, cell: Cell) -> Answer | None:
+def _named(s: Situation) -> str:
+    """The target, in the middle of a sentence."""
+    kind = s.run.spec.target_ref.kind
+    return f"{'cell' if kind is TargetKind.CELL else 'Router'} {s.run.spec.target_ref.name}"
+
+
+def _busy(s: Situation) -> Answer | None:
+    """One run at a time works on a target; on a Router one about itself and one about its cells. A Router's run waits
+    for none of its cells' runs: it is about everybody."""
+    ref = s.run.spec.target_ref
     for other in s.others:
-        same = other.spec.target_ref.kind is TargetKind.CELL and other.spec.target_ref.name == cell.metadata.name
-        if same and started(other):
+        if other.spec.target_ref == ref and started(other) and about_cells(other) == about_cells(s.run):
             return Hold(
                 "TargetBusy",
-                f"Cell {cell.metadata.name} already has the active run {other.metadata.name} ({other.phase});"
+                f"{ref.kind} {ref.name} already has the active run {other.metadata.name} ({other.phase});"
                 " this one starts when it has ended",
             )
+    if ref.kind is TargetKind.ROUTER:
+        return None
+    if s.run.spec.trigger is Trigger.AUTOMATIC and (cascade := cascade_of(s.target, s.others)) is not None:
+        name = cascade.metadata.name
+        return Hold("CascadeActive", f"{name} recovers the failed cells of the router one after another")
     limit = s.policy.spec.limits.max_concurrent_runs
-    active = [o for o in s.others if started(o) and o.spec.target_ref.name in s.router_cells]
+    active = [o for o in s.others if started(o) and of_cells(o, s.router_cells)]
     if s.run.spec.trigger is Trigger.AUTOMATIC and len(active) >= limit:
         names = ", ".join(sorted(o.metadata.name for o in active))
         return Hold("ConcurrencyLimit", f"{len(active)} of {limit} runs are active ({names}): limits.maxConcurrentRuns")
@@ -143,29 +159,51 @@ def _disowned(s: Situation) -> Answer | None:
     )
 
 
-def _unneeded(s: Situation, cell: Cell) -> Answer | None:
+def _unneeded(s: Situation) -> Answer | None:
     if s.run.spec.start_when is StartWhen.ALWAYS or s.run.spec.trigger is Trigger.CHILD:
         return None
     if s.health is None or s.health.level is Level.UNKNOWN:
-        return Hold("HealthUnknown", f"The health of cell {cell.metadata.name} is not known yet")
+        return Hold("HealthUnknown", f"The health of {_named(s)} is not known yet")
     if s.health.level is Level.HEALTHY:
         return End(
             RunPhase.SKIPPED,
             "TargetHealthy",
-            f"Cell {cell.metadata.name} is healthy. Use startWhen: Always to run all the same",
+            f"{s.run.spec.target_ref.kind} {s.run.spec.target_ref.name} is healthy. Use startWhen: Always to run all"
+            f" the same{_about_its_cells(s.run)}",
         )
     return None
 
 
-def _decided(s: Situation, cell: Cell) -> Answer:
-    decision = decide(s.run, s.failure, s.policy)
+def _about_its_cells(run: RecoveryRun) -> str:
+    if run.spec.target_ref.kind is TargetKind.CELL or about_cells(run):
+        return ""
+    return f"; if cells of it have failed together, run it with strategy {Strategy.EMERGENCY_SCALING}"
+
+
+def _decided(s: Situation) -> Answer:
+    decision = decide(s.run, s.failure, s.policy, s.unavailable)
+    if decision.strategy is Strategy.EMERGENCY_SCALING and isinstance(s.target, Cell):
+        router = s.target.spec.router_ref.name
+        return End(
+            RunPhase.MANUAL_INTERVENTION_REQUIRED,
+            "ForTheRouter",
+            f"Several cells failed together, and one run of their Router recovers them: recell recover router/{router}"
+            f" --strategy {Strategy.EMERGENCY_SCALING}. Or state a strategy for this cell alone",
+        )
     if decision.strategy is Strategy.MANUAL_INTERVENTION:
         return End(RunPhase.MANUAL_INTERVENTION_REQUIRED, "ManualIntervention", decision.message)
     if escalations(s.run, s.others) > MAX_ESCALATIONS:
         return End(
             RunPhase.MANUAL_INTERVENTION_REQUIRED,
             "EscalatedTooOften",
-            f"{MAX_ESCALATIONS} escalations did not bring cell {cell.metadata.name} back: a person has to look",
+            f"{MAX_ESCALATIONS} escalations did not bring {_named(s)} back: a person has to look",
+        )
+    shared = decision.inputs is not None and decision.inputs.type is FailureType.SYSTEMIC
+    if s.run.spec.trigger is Trigger.AUTOMATIC and shared and not s.approved:
+        return AskToStart(
+            decision,
+            f"CRITICAL: {decision.message}. Most cells failed at once, or something that all of them need: look there"
+            " first. Nothing is done until somebody approves",
         )
     if s.run.spec.trigger is Trigger.AUTOMATIC and s.policy.spec.mode is not Mode.AUTOMATIC and not s.approved:
         return AskToStart(
@@ -175,7 +213,12 @@ def _decided(s: Situation, cell: Cell) -> Answer:
     return Start(decision)
 
 
-def decide(run: RecoveryRun, failure: Failure | None, policy: RecoveryPolicy) -> Decision:
+def decide(
+    run: RecoveryRun,
+    failure: Failure | None,
+    policy: RecoveryPolicy,
+    unavailable: Mapping[Strategy, str] = matrix.NOTHING,
+) -> Decision:
     """The run's strategy: as it says itself, or by the matrix on what is stated and observed."""
     stated = run.spec.failure
     evidence = list(failure.evidence) if failure else []
@@ -192,7 +235,7 @@ def decide(run: RecoveryRun, failure: Failure | None, policy: RecoveryPolicy) ->
             Strategy.MANUAL_INTERVENTION, "none", "Nothing is known of a failure: state spec.strategy or spec.failure"
         )
     else:
-        choice = matrix.decide(inputs, policy.spec)
+        choice = matrix.decide(inputs, policy.spec, unavailable=unavailable)
     return Decision(
         id=matrix.decision_id(choice, inputs, run.spec.target_ref),
         strategy=choice.strategy,
@@ -201,6 +244,11 @@ def decide(run: RecoveryRun, failure: Failure | None, policy: RecoveryPolicy) ->
         inputs=inputs,
         evidence=evidence[:32],
     )
+
+
+def of_cells(run: RecoveryRun, cells: Container[str]) -> bool:
+    """Is its target one of these cells? A Router may be called as a cell is."""
+    return run.spec.target_ref.kind is TargetKind.CELL and run.spec.target_ref.name in cells
 
 
 def started(run: RecoveryRun) -> bool:
@@ -213,9 +261,30 @@ def escalations(run: RecoveryRun, others: Sequence[RecoveryRun]) -> int:
     by_name = {other.metadata.name: other for other in others}
     count, current = 0, run
     while current.spec.escalated_from and count <= MAX_ESCALATIONS:
-        count += 1
         parent = by_name.get(current.spec.escalated_from)
+        if parent is not None and parent.spec.target_ref != current.spec.target_ref:
+            break  # it works for that one, and does not go on from it
+        count += 1
         if parent is None:
             break
         current = parent
     return count
+
+
+def line(run: RecoveryRun, others: Sequence[RecoveryRun]) -> frozenset[str]:
+    """Names of the runs that this one goes on from or works for."""
+    by_name = {other.metadata.name: other for other in others}
+    return frozenset(runs.line(run, by_name.get))
+
+
+def about_cells(run: RecoveryRun) -> bool:
+    """Is it a run of a Router that recovers its cells, and not the router itself?"""
+    return run.spec.target_ref.kind is TargetKind.ROUTER and run.spec.strategy is Strategy.EMERGENCY_SCALING
+
+
+def cascade_of(target: Cell | Router | None, others: Iterable[RecoveryRun]) -> RecoveryRun | None:
+    """The run that recovers the cells of this cell's router, if there is one at work."""
+    if not isinstance(target, Cell):
+        return None
+    router = target.spec.router_ref.name
+    return next((o for o in others if about_cells(o) and started(o) and o.spec.target_ref.name == router), None)

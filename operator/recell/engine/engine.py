@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from recell.api import Cell, RecoveryRun, Router
-from recell.api.failure import Strategy
+from recell.api import Cell, RecoveryPolicy, RecoveryRun, Router
+from recell.api.cell import Failure
+from recell.api.failure import FailureType, Strategy
 from recell.api.meta import (
     ANNOTATION_TARGET_UID,
     FINALIZER,
@@ -28,9 +29,10 @@ from recell.api.meta import (
     duration_text,
     seconds,
 )
-from recell.api.placement import PlacementSpec
+from recell.api.placement import PlacementMode, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.recovery_run import (
+    CascadeResult,
     Escalation,
     RecoveryRunSpec,
     RecoveryRunStatus,
@@ -38,14 +40,17 @@ from recell.api.recovery_run import (
     RunResult,
     StepRecord,
     StepState,
+    TargetKind,
     Trigger,
 )
-from recell.domain import limits
-from recell.domain.placement import idle
+from recell.domain import cascade, fallback, limits, matrix, pace
+from recell.domain import failure as failures
+from recell.domain.health import HealthState, Level
+from recell.domain.placement import idle, members
 from recell.domain.wording import listed
 from recell.engine import admission, record
 from recell.engine.dwell import Dwell
-from recell.engine.errors import Conflict, Fenced, NotFound, RecellError, Retryable
+from recell.engine.errors import Conflict, Fenced, NotFound, RecellError, Retryable, Unreachable
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Recovered, Repeat, Wait
 from recell.engine.ports import Key, Ports
 from recell.engine.procedure import LOOK_AGAIN, Procedure, Step, StepContext
@@ -63,7 +68,7 @@ LOOK_AT_PENDING = 5.0
 @dataclass
 class _Scene:
     run: RecoveryRun
-    cell: Cell | None
+    target: Cell | Router | None
     router: Router | None
     approved: frozenset[str] = field(default_factory=frozenset)
 
@@ -100,25 +105,24 @@ class Engine:
     async def _admit(self, run: RecoveryRun) -> float | None:
         ports, now = self._ports, self._ports.clock.now()
         namespace = run.metadata.namespace
-        cell = ports.store.cell((namespace, run.spec.target_ref.name))
-        awaiting = run.status.awaiting
-        policy = ports.store.policy_for(cell) if cell else None
-        if policy is None:
-            policy = ports.store.policy_for_namespace(namespace)
-        router_key = (namespace, cell.spec.router_ref.name) if cell else (namespace, "")
-        router = ports.store.router(router_key) if cell else None
+        scene, awaiting = self._scene(run), run.status.awaiting
+        target, policy = scene.target, self._policy(namespace, scene.target)
+        router_key = _router_key(namespace, target)
+        router = scene.router
         situation = admission.Situation(
             run=run,
-            cell=cell,
-            health=ports.observer.health(cell.key) if cell else None,
-            failure=ports.observer.failure(cell.key) if cell else None,
+            target=target,
+            health=self._health(target, run),
+            failure=self._failure(target),
             policy=policy,
             others=[r for r in ports.store.runs_in(namespace) if r.metadata.name != run.metadata.name],
-            router_cells=frozenset(ports.store.cells_of(router_key)) if cell else frozenset(),
+            router_cells=frozenset(ports.store.cells_of(router_key)) if target else frozenset(),
             router_labels=router.metadata.labels if router else {},
             freezes=ports.store.freezes_in(namespace),
             approved=awaiting is not None and record.approved(run, awaiting),
             now=now,
+            mode=self._mode(router_key),
+            unavailable=self._unavailable(target),
         )
         answer = admission.admit(situation)
         if isinstance(answer, admission.End):
@@ -137,7 +141,7 @@ class Engine:
             return await self._ask_to_start(
                 run, admission.AskToStart(answer.decision, f"The decision changed: {answer.decision.message}"), 0.0
             )
-        return await self._start(run, answer.decision, policy.spec)
+        return await self._start(run, answer.decision, pace.fitted(policy.spec, router))
 
     async def _hold(self, run: RecoveryRun, answer: admission.Hold) -> None:
         now = self._ports.clock.now()
@@ -177,7 +181,7 @@ class Engine:
                 RunPhase.MANUAL_INTERVENTION_REQUIRED,
                 "NoProcedure",
                 f"{decision.message}. {decision.strategy} cannot be carried out by this version: follow the runbook by"
-                f" hand, then give the cell its traffic back with: recell return {run.spec.target_ref.name}",
+                f" hand{_and_then(run)}",
             )
             return None
         now = self._ports.clock.now()
@@ -187,7 +191,7 @@ class Engine:
             status = status.model_copy(update={"escalation": Escalation(from_=run.spec.escalated_from, level=level)})
         self._ports.announcer.announce(run, "Started", decision.message)
         scene = self._scene(run)
-        if scene.cell is not None and scene.router is not None:
+        if scene.target is not None and scene.router is not None:
             status = await self._first_step(run, status, procedure, scene, policy)
         return await self._work(await self._ports.records.start(run, status))
 
@@ -207,7 +211,7 @@ class Engine:
         if step.effects or run.spec.dry_run or step_record is None:
             return status
         begun = run.model_copy(update={"status": status})
-        context = self._context(_Scene(begun, scene.cell, scene.router), step, step_record, numbers)
+        context = self._context(_Scene(begun, scene.target, scene.router), step, step_record, numbers)
         outcome = await self._act(begun, procedure, step, step_record, context)
         return self._beyond(begun, procedure, step, outcome, context) if isinstance(outcome, Done) else status
 
@@ -247,8 +251,9 @@ class Engine:
         """At most one call of a step's function. Returns a wait, or None to go on at once."""
         now = self._ports.clock.now()
         scene = self._scene(run)
-        if scene.cell is None or scene.router is None:
-            gone = "Cell " + run.spec.target_ref.name if scene.cell is None else "The cell's Router"
+        if scene.target is None or scene.router is None:
+            ref = run.spec.target_ref
+            gone = f"{ref.kind} {ref.name}" if scene.target is None else "The cell's Router"
             result = self._result(run.status)
             made = [result.replacement, *result.emergency_cells] if result else []
             left = f". What this run made stays as it is: Cell {listed(filter(None, made))}" if any(made) else ""
@@ -259,13 +264,18 @@ class Engine:
             self._ports.announcer.announce(
                 run, "Aborting", "The run is aborted: what is temporary is undone", warning=True
             )
+        elif (by := self._superseded(run, procedure, scene.target)) is not None:
+            self._dwell.drop((run.metadata.uid,))
+            aborted = record.abort(run.status, procedure, now)
+            run = await self._save(run, aborted.model_copy(update={"superseded_by": by}))
+            self._ports.announcer.announce(run, "Superseded", f"{by} takes the cell over: what is temporary is undone")
         step_record = record.current_step(run.status)
         if step_record is None:
             return await self._finish(run), None
         step = procedure.step(step_record.name)
         if step is None:
             raise LookupError(f"procedure {procedure.name} has no step {step_record.name}")
-        pause = self._pause(run, scene.cell)
+        pause = self._pause(run, procedure, scene.target, scene.router)
         status = record.paused(run.status, run, now, pause)
         if pause is not None:
             self._dwell.pause((run.metadata.uid,))
@@ -285,6 +295,26 @@ class Engine:
             return await self._step_done(run, procedure, step, Done(step.rehearse(context)), context), None
         outcome = await self._act(run, procedure, step, step_record, context)
         return await self._take(run, procedure, step, step_record, outcome, context)
+
+    def _superseded(self, run: RecoveryRun, procedure: Procedure, target: Cell | Router) -> str | None:
+        """The Router's run that takes this one's cell over; from the moving of customers on none does (rule 23)."""
+        if run.status.abort_requested or run.spec.dry_run or not isinstance(target, Cell):
+            return None
+        if _customers_are_on_their_way(run, procedure):
+            return None
+        others = self._ports.store.runs_in(run.metadata.namespace)
+        line = admission.line(run, others)
+        for other in others:
+            plan = other.status.plan
+            claiming = self._procedures.get(plan.procedure) if plan else None
+            ref = other.spec.target_ref
+            if ref.kind is not TargetKind.ROUTER or ref.name != target.spec.router_ref.name or claiming is None:
+                continue
+            if other.metadata.name in line or other.spec.dry_run or not admission.started(other):
+                continue
+            if not other.status.abort_requested and target.metadata.name in claiming.claims(other.status):
+                return other.metadata.name
+        return None
 
     def _start_step(self, status: RecoveryRunStatus, step: Step, context: StepContext) -> RecoveryRunStatus:
         data = step.prepare(context) if step.prepare and not context.run.spec.dry_run else None
@@ -310,6 +340,9 @@ class Engine:
             outcome = await step.act(context)
         except (Conflict, Fenced):
             raise
+        except Unreachable as error:  # nothing is observed there, which counts towards no deadline (rule 30)
+            context.elapsed("deadline", seen=False)
+            return Wait(error.after or LOOK_AGAIN, str(error), reason=error.reason, observed=False)
         except Retryable as error:
             return Wait(error.after or LOOK_AGAIN, str(error), reason="Retrying", observed=False)
         except RecellError as error:
@@ -436,7 +469,7 @@ class Engine:
         next_step = procedure.step(following.name)
         if next_step is None:
             raise LookupError(f"procedure {procedure.name} has no step {following.name}")
-        next_context = self._context(_Scene(run, context.cell, context.router), next_step, following, context.policy)
+        next_context = self._context(_Scene(run, context.target, context.router), next_step, following, context.policy)
         status = self._start_step(status, next_step, next_context)
         return record.progressing(status, run, now, "Running", next_step.does)
 
@@ -464,7 +497,7 @@ class Engine:
                 f"{step.name}: {outcome.message}. {self._left_behind(run)}",
             )
         try:
-            child = await self._ports.records.create(_successor(run, context.cell, outcome.escalate_to, outcome))
+            child = await self._ports.records.create(_successor(run, context.target, outcome.escalate_to, outcome))
         except Conflict as error:
             told = f"{step.name}: {outcome.message}. {outcome.escalate_to} has to go on, but {error}"
             return await self._end(
@@ -484,6 +517,8 @@ class Engine:
 
     def _left_behind(self, run: RecoveryRun) -> str:
         """What is still held, for whoever takes over by hand."""
+        if run.spec.target_ref.kind is TargetKind.ROUTER:
+            return self._left_of_router(run)
         cell = self._ports.store.cell((run.metadata.namespace, run.spec.target_ref.name))
         placement = (
             self._ports.switchboard.current((run.metadata.namespace, cell.spec.router_ref.name)) if cell else None
@@ -501,6 +536,17 @@ class Engine:
             f" give it its traffic back with: recell return {name}{made}"
         )
 
+    def _left_of_router(self, run: RecoveryRun) -> str:
+        name = run.spec.target_ref.name
+        placement = self._ports.switchboard.current((run.metadata.namespace, name))
+        if placement is None:
+            return f"Placement {name} is missing: see the conditions of the Router"
+        held = sorted(h.cell for h in placement.spec.holds if h.holder.uid == run.metadata.uid)
+        holds = f"; held by this run: Cell {listed(held)}, return it with: recell return NAME" if held else ""
+        if placement.spec.mode is PlacementMode.FALLBACK:
+            return f"Customers of Router {name} go through its fallback{holds}"
+        return f"Customers go through Router {name} itself{holds}"
+
     def _idle(self, run: RecoveryRun, cell: Cell, spec: PlacementSpec) -> list[str]:
         """Cells that were made for this run or for those before it, and that have no customer."""
         cells = self._ports.store.cells_of((run.metadata.namespace, cell.spec.router_ref.name))
@@ -515,7 +561,10 @@ class Engine:
     # --- the end ---------------------------------------------------------------------------------
 
     async def _finish(self, run: RecoveryRun, base: RecoveryRun | None = None) -> RecoveryRun:
-        target = run.spec.target_ref.name
+        target = f"{run.spec.target_ref.kind} {run.spec.target_ref.name}"
+        if by := run.status.superseded_by:
+            told = f"{by} goes on with {target}"
+            return await self._end(base or run, run.status, RunPhase.SUPERSEDED, "Superseded", told)
         if run.status.abort_requested:
             undone = [s for s in run.status.steps if s.phase is RunPhase.ABORTING]
             failed = [f"{s.name}: {s.message}" for s in undone if s.state is StepState.FAILED]
@@ -533,6 +582,8 @@ class Engine:
         done = "recovered by itself" if healed else "was recovered"
         if result is not None and result.replacement and not healed:
             done = f"was replaced by {result.replacement}"
+        if result is not None and result.cascade is not None:
+            return await self._finish_cells(base or run, run.status, result.cascade, took)
         partial = result is not None and result.customers is not None and result.customers.failed > 0
         left = f"; {result.customers.failed} customers could not be moved" if partial else ""  # type: ignore[union-attr]
         return await self._end(
@@ -540,8 +591,24 @@ class Engine:
             run.status,
             RunPhase.PARTIALLY_SUCCEEDED if partial else RunPhase.SUCCEEDED,
             "PartlyRecovered" if partial else reason,
-            f"Cell {target} {done} in {duration_text(took)}, {len(run.status.steps)} steps{left}",
+            f"{target} {done} in {duration_text(took)}, {len(run.status.steps)} steps{left}",
         )
+
+    async def _finish_cells(
+        self, run: RecoveryRun, status: RecoveryRunStatus, found: CascadeResult, took: float
+    ) -> RecoveryRun:
+        """Of a run that recovers several cells: all, some or none are well."""
+        told = f"{found.recovered} of {found.total} cells of Router {run.spec.target_ref.name} were recovered in"
+        told = f"{told} {duration_text(took)}"
+        if not found.total:
+            phase, reason, told = RunPhase.SUCCEEDED, "SelfRecovered", "No cell was failed any more"
+        elif found.recovered == found.total:
+            phase, reason = RunPhase.SUCCEEDED, "Recovered"
+        elif found.recovered:
+            phase, reason = RunPhase.PARTIALLY_SUCCEEDED, "PartlyRecovered"
+        else:
+            phase, reason = RunPhase.MANUAL_INTERVENTION_REQUIRED, "NothingRecovered"
+        return await self._end(run, status, phase, reason, told)
 
     async def _end(
         self, run: RecoveryRun, status: RecoveryRunStatus, phase: RunPhase, reason: str, message: str
@@ -570,20 +637,59 @@ class Engine:
     # --- shared ----------------------------------------------------------------------------------
 
     def _scene(self, run: RecoveryRun) -> _Scene:
+        store, namespace = self._ports.store, run.metadata.namespace
+        key = (namespace, run.spec.target_ref.name)
+        if run.spec.target_ref.kind is TargetKind.ROUTER:
+            router = store.router(key)
+            return _Scene(run, router, router)
+        cell = store.cell(key)
+        return _Scene(run, cell, store.router(_router_key(namespace, cell)) if cell else None)
+
+    def _policy(self, namespace: str, target: Cell | Router | None) -> RecoveryPolicy:
         store = self._ports.store
-        cell = store.cell((run.metadata.namespace, run.spec.target_ref.name))
-        router = store.router((run.metadata.namespace, cell.spec.router_ref.name)) if cell else None
-        return _Scene(run, cell, router)
+        if isinstance(target, Cell):
+            return store.policy_for(target)
+        return store.router_policy(target.key) if target else store.policy_for_namespace(namespace)
+
+    def _health(self, target: Cell | Router | None, run: RecoveryRun) -> HealthState | None:
+        """Of the cell, of the router itself, or, where the run is about several cells, of the one that is worst."""
+        if isinstance(target, Cell):
+            return self._ports.observer.health(target.key)
+        if target is None or not admission.about_cells(run):
+            return self._ports.routers.health(target.key) if target else None
+        cells = self._ports.store.cells_of(target.key).values()
+        states = [state for cell in cells if (state := self._ports.observer.health(cell.key)) is not None]
+        worst = (Level.FAILED, Level.DEGRADED, Level.HEALTHY, Level.UNKNOWN)
+        return min(states, key=lambda state: worst.index(state.level), default=None)
+
+    def _mode(self, router: Key) -> PlacementMode | None:
+        placed = self._ports.switchboard.current(router)
+        return placed.spec.mode if placed else None
+
+    def _unavailable(self, target: Cell | Router | None) -> Mapping[Strategy, str]:
+        """What cannot be done for this target now."""
+        if not isinstance(target, Router):
+            return matrix.NOTHING
+        failure = self._failure(target)
+        why = fallback.unavailable(
+            target, self._ports.routers.fallback(target.key), failure.impact if failure else None
+        )
+        return {Strategy.ACTIVATE_FALLBACK_ROUTING: why} if why else matrix.NOTHING
+
+    def _failure(self, target: Cell | Router | None) -> Failure | None:
+        if isinstance(target, Cell):
+            return self._ports.observer.failure(target.key)
+        return self._ports.routers.failure(target.key) if target else None
 
     def _context(
         self, scene: _Scene, step: Step, step_record: StepRecord | None, policy: RecoveryPolicySpec
     ) -> StepContext:
-        if scene.cell is None or scene.router is None:
+        if scene.target is None or scene.router is None:
             raise NotFound(f"the target of run {scene.run.metadata.name} is gone")
         data = dict(step_record.data or {}) if step_record else {}
         return StepContext(
             run=scene.run,
-            cell=scene.cell,
+            target=scene.target,
             router=scene.router,
             policy=policy,
             now=self._ports.clock.now(),
@@ -594,15 +700,51 @@ class Engine:
             approved=frozenset(data.get("approved", ())),
         )
 
-    def _pause(self, run: RecoveryRun, cell: Cell) -> tuple[str, str] | None:
+    def _pause(
+        self, run: RecoveryRun, procedure: Procedure, target: Cell | Router, router: Router
+    ) -> tuple[str, str] | None:
         now = self._ports.clock.now()
-        router = self._ports.store.router((run.metadata.namespace, cell.spec.router_ref.name))
-        labels = [cell.metadata.labels, router.metadata.labels if router else {}]
+        labels = [target.metadata.labels, router.metadata.labels]
         frozen = limits.frozen(self._ports.store.freezes_in(run.metadata.namespace), labels, now, running=True)
         if frozen is not None:
             return ("Frozen", limits.frozen_message(frozen))
         if run.spec.control and run.spec.control.paused and not run.status.abort_requested:
             return ("PausedByPerson", "spec.control.paused is true")
+        if isinstance(target, Cell) and self._mode(router.key) is PlacementMode.FALLBACK:
+            return ("FallbackActive", limits.BEHIND_FALLBACK)
+        if isinstance(target, Cell) and not run.status.abort_requested:
+            asking = self._asking_about_a_shared_cause(run, router)
+            if asking and self._systemic(router) and not _customers_are_on_their_way(run, procedure):
+                told = (
+                    f"run {asking} asks whether all cells share a cause: until then nothing is moved, made or restarted"
+                )
+                return ("SharedCause", told)
+        return None
+
+    def _systemic(self, router: Router) -> bool:
+        """May they share one now? A question that nobody has answered yet outlives what it is about."""
+        placed, every = self._ports.switchboard.current(router.key), self._ports.store.cells_of(router.key)
+        spec = placed.spec if placed else None
+        counted = members(every, spec) if spec else every
+        states = {name: self._ports.observer.health(cell.key) for name, cell in counted.items()}
+        known = {name: state for name, state in states.items() if state is not None}
+        return bool(failures.systemic(known, spec, self._ports.observer.broken(router.key)))
+
+    def _asking_about_a_shared_cause(self, run: RecoveryRun, router: Router) -> str | None:
+        """The Router's run that waits for a person's word on it (rule 10); what a person started goes on."""
+        others = self._ports.store.runs_in(run.metadata.namespace)
+        for other in others:
+            ref, status = other.spec.target_ref, other.status
+            if ref.kind is not TargetKind.ROUTER or ref.name != router.metadata.name:
+                continue
+            if other.phase is not RunPhase.AWAITING_APPROVAL:
+                continue
+            inputs = status.decision.inputs if status.decision else None
+            gate = status.awaiting.gate if status.awaiting else None
+            if gate != cascade.SYSTEMIC and (inputs is None or inputs.type is not FailureType.SYSTEMIC):
+                continue
+            if run.spec.trigger is Trigger.AUTOMATIC or other.metadata.name in admission.line(run, others):
+                return other.metadata.name
         return None
 
     def _result(self, status: RecoveryRunStatus) -> RunResult | None:
@@ -622,6 +764,12 @@ def _expiry(policy: RecoveryPolicySpec) -> float:
     return max(SHORTEST_EXPIRY, seconds(policy.limits.approval_expires))
 
 
+def _customers_are_on_their_way(run: RecoveryRun, procedure: Procedure) -> bool:
+    """Then the run finishes first (rule 23)."""
+    past = {s.name for s in run.status.steps if s.state in (StepState.RUNNING, StepState.DONE)}
+    return any(step.moves and step.name in past for step in procedure.steps)
+
+
 def _to_abort(run: RecoveryRun) -> bool:
     return bool(run.spec.control and run.spec.control.abort) or run.metadata.deletion_timestamp is not None
 
@@ -631,7 +779,22 @@ def _kept(step_record: StepRecord, data: dict[str, Any]) -> dict[str, Any]:
     return {**(step_record.data or {}), **data}
 
 
-def _successor(run: RecoveryRun, cell: Cell, strategy: Strategy, outcome: Fail) -> RecoveryRun:
+def _router_key(namespace: str, target: Cell | Router | None) -> Key:
+    """Of the Router that is the target, or that the target's customers come through."""
+    if isinstance(target, Cell):
+        return (namespace, target.spec.router_ref.name)
+    return (namespace, target.metadata.name if target else "")
+
+
+def _and_then(run: RecoveryRun) -> str:
+    """What is left to do for whoever recovers the target by hand."""
+    ref = run.spec.target_ref
+    return (
+        f", then give the cell its traffic back with: recell return {ref.name}" if ref.kind is TargetKind.CELL else ""
+    )
+
+
+def _successor(run: RecoveryRun, target: Cell | Router, strategy: Strategy, outcome: Fail) -> RecoveryRun:
     """The run that goes on from here; its name is the same however often it is made."""
     meta = run.metadata
     name = f"{meta.name[:240]}-next"
@@ -645,7 +808,7 @@ def _successor(run: RecoveryRun, cell: Cell, strategy: Strategy, outcome: Fail) 
                 LABEL_TARGET: run.spec.target_ref.name[:63],
                 LABEL_INCIDENT: meta.labels.get(LABEL_INCIDENT, meta.name[:63]),
             },
-            annotations={ANNOTATION_TARGET_UID: cell.metadata.uid},
+            annotations={ANNOTATION_TARGET_UID: target.metadata.uid},
             finalizers=[FINALIZER],
         ),
         spec=RecoveryRunSpec(

@@ -2,6 +2,7 @@
 
     RecellError
     +-- Retryable      may pass by itself: time-outs, 429, 5xx; retried with backoff until the step's deadline
+    |   +-- Unreachable    of a cluster of its own nothing can be read or changed: that says nothing about the cell
     +-- Conflict       somebody else wrote first: read again
     +-- NotFound       the object is not there
     +-- Forbidden      a permission is missing; the message says which to grant
@@ -28,6 +29,10 @@ class Retryable(RecellError):
         super().__init__(message)
         self.after = after
         """Seconds that the other side asked to wait (Retry-After), or None."""
+
+
+class Unreachable(Retryable):
+    pass
 
 
 class Conflict(RecellError):

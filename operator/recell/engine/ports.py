@@ -13,12 +13,21 @@ from typing import Protocol
 from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
 from recell.api.cell import Failure, WorkloadRef
 from recell.api.failure import DataIntegrity
-from recell.api.placement import PlacementSpec
+from recell.api.placement import PlacementMode, PlacementSpec
 from recell.api.recovery_run import RecoveryRunStatus
 from recell.domain import data
 from recell.domain.decommission import Retirement
 from recell.domain.health import HealthState
-from recell.domain.observation import Applied, CellObservation, ProbeResult, RouterTraffic, WorkloadState
+from recell.domain.observation import (
+    Applied,
+    CellObservation,
+    FallbackState,
+    Landed,
+    PrimaryState,
+    ProbeResult,
+    RouterTraffic,
+    WorkloadState,
+)
 from recell.domain.provisioning import Order, Provisioned
 
 Key = tuple[str, str]
@@ -103,6 +112,10 @@ class Provisioner(Protocol):
         """
         ...
 
+    async def unweigh(self, cell: Cell) -> None:
+        """Take the weight of a made Cell back to 0, so that the others have its customers. Repeatable; raises alike."""
+        ...
+
     async def remove(self, order: Order) -> Sequence[str]:
         """Delete the half-made cell, the Cell first; returns what is still there. Repeatable."""
         ...
@@ -167,8 +180,74 @@ class Observer(Protocol):
         that was restored meanwhile."""
         ...
 
+    def broken(self, router: Key) -> tuple[str, ...]:
+        """What all cells of the router depend on (`dependencies` of its policy) and does not answer."""
+        ...
+
     def last_intact(self, cell: Cell) -> datetime | None:
         """A moment up to which the cell's data is known to be intact, as far as this process saw (rule 9)."""
+        ...
+
+
+class Routers(Protocol):
+    """What is known about routers themselves, whatever their cells do."""
+
+    def health(self, router: Key) -> HealthState | None:
+        """With its hysteresis; None before the router was looked at."""
+        ...
+
+    def failure(self, router: Key) -> Failure | None:
+        """What is wrong, while the router is Degraded or Failed."""
+        ...
+
+    def fallback(self, router: Key) -> FallbackState | None:
+        """None: it has none."""
+        ...
+
+    def primary(self, router: Key) -> PrimaryState | None:
+        """None: its Deployment is not there."""
+        ...
+
+    def fenced(self, router: Key) -> bool:
+        """Has every pod of the router itself, also one that is not ready, applied its Placement as it is now? True
+        where there is no pod."""
+        ...
+
+    async def restart(self, router: Router, token: str) -> None:
+        """Roll the router's own pods once per token. Raises NotFound, Forbidden, Conflict, Retryable."""
+        ...
+
+    async def renew(self, router: Router, uid: str) -> None:
+        """Take the Deployment of this UID away, with its pods; another one is made in its place. Repeatable.
+
+        Raises Forbidden, Retryable.
+        """
+        ...
+
+    async def land(self, router: Router, side: PlacementMode | None, customers: Sequence[str]) -> Sequence[Landed]:
+        """A request of each of these customers that nobody has: to the router itself, to its fallback, or (None)
+        wherever customers connect to. Never raises for what the other side does; raises NotFound, Retryable."""
+        ...
+
+
+class Switch(Protocol):
+    """One means of moving the customers between a router and its fallback."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    def obstacle(self, router: Router) -> str:
+        """Why it cannot move this router's customers; empty: it can."""
+        ...
+
+    def at(self, router: Key) -> PlacementMode | None:
+        """Where customers are sent now; None: not known."""
+        ...
+
+    async def to(self, router: Router, side: PlacementMode) -> None:
+        """Send them there. Repeatable. Raises Conflict, Forbidden, NotFound, Retryable."""
         ...
 
 
@@ -189,6 +268,10 @@ class Records(Protocol):
 
     async def release(self, run: RecoveryRun) -> None:
         """Take the finalizer away. Repeatable."""
+        ...
+
+    async def abort(self, run: RecoveryRun) -> None:
+        """Say in a run that the operator made that it is to be aborted. Repeatable; writes only what is missing."""
         ...
 
     async def retire(self, cell: Cell, retirement: Retirement) -> None:
@@ -238,6 +321,10 @@ class Store(Protocol):
         """Cell.policyRef, else Router.policyRef, else `default`, else built in (mode Observe)."""
         ...
 
+    def router_policy(self, router: Key) -> RecoveryPolicy:
+        """Router.policyRef, else `default`, else built in."""
+        ...
+
     def policy_for_namespace(self, namespace: str) -> RecoveryPolicy:
         """The policy named `default`, else built in."""
         ...
@@ -255,6 +342,9 @@ class Ports:
     store: Store
     records: Records
     observer: Observer
+    routers: Routers
+    switches: Sequence[Switch]
+    """In the order in which they are tried."""
     traffic: Traffic
     switchboard: Switchboard
     workloads: Workloads

@@ -5,8 +5,8 @@ Outcome. It keeps nothing in memory: what it has to remember stands in its recor
 before the first effect) or in the world itself.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from recell.api.failure import Evidence, Strategy
 from recell.api.meta import seconds
 from recell.api.placement import Hold, Holder
 from recell.api.recovery_policy import RecoveryPolicySpec
-from recell.api.recovery_run import RecoveryRunStatus, RunPhase, RunResult
+from recell.api.recovery_run import RecoveryRunStatus, RunPhase, RunResult, TargetKind
 from recell.domain import health, runs
 from recell.domain.observation import CellObservation
 from recell.domain.placement import Routing
@@ -33,8 +33,9 @@ class StepContext:
     """What a step sees: the run, its target, the frozen policy, the moment, and the ports."""
 
     run: RecoveryRun
-    cell: Cell
+    target: Cell | Router
     router: Router
+    """The target itself, or the one that its cell belongs to."""
     policy: RecoveryPolicySpec
     """As frozen in the plan, not as it is now."""
     now: datetime
@@ -44,6 +45,13 @@ class StepContext:
     dwell: Dwell
     approved: frozenset[str] = field(default_factory=frozenset)
     """Gates that a person opened for this decision."""
+
+    @property
+    def cell(self) -> Cell:
+        """The target of a step that is about a Cell. Raises TypeError where the target is a Router."""
+        if not isinstance(self.target, Cell):
+            raise TypeError(f"step {self.step} needs a Cell, and {self.target.metadata.name} is a Router")
+        return self.target
 
     @property
     def router_key(self) -> Key:
@@ -91,6 +99,22 @@ class StepContext:
             return True
         return runs.at_work(holder, self.ports.store.run((self.run.metadata.namespace, holder.name)))
 
+    def stays(self, holder: Holder) -> bool:
+        """Is what it holds to be respected? Not of a run that has ended, nor of the one that this run works for."""
+        return self.living(holder) and holder.name not in self._line
+
+    @property
+    def cascade(self) -> str | None:
+        """Name of the run about the whole Router that this one works for, which sees to capacity; None: none."""
+        return next(
+            (name for name, run in self._line.items() if run and run.spec.target_ref.kind is TargetKind.ROUTER), None
+        )
+
+    @property
+    def _line(self) -> dict[str, RecoveryRun | None]:
+        """The runs that this one goes on from or works for, by name; None for one that is gone."""
+        return runs.line(self.run, lambda name: self.ports.store.run((self.run.metadata.namespace, name)))
+
     def others_limit(self) -> int:
         """The cell's limit by everybody else who still works on it, in percent of its customers."""
         return min(
@@ -99,7 +123,7 @@ class StepContext:
                 for hold in self.placement.spec.holds
                 if hold.cell == self.cell.metadata.name
                 and hold.holder.uid != self.run.metadata.uid
-                and self.living(hold.holder)
+                and self.stays(hold.holder)
             ),
             default=100,
         )
@@ -131,6 +155,14 @@ class StepContext:
         self.dwell.forget((self.run.metadata.uid, self.step, label))
 
 
+def on_cell(ctx: StepContext, cell: Cell, data: Mapping[str, Any] | None = None) -> StepContext:
+    """The context of a step about a Router as one about this cell of it, with stopwatches of its own.
+
+    Without `data` it remembers nothing of its own.
+    """
+    return replace(ctx, target=cell, step=f"{ctx.step} {cell.metadata.name}", data=dict(data or {}))
+
+
 StepFunction = Callable[[StepContext], Awaitable[Outcome]]
 
 
@@ -152,6 +184,8 @@ class Step:
     """False: it only looks, so that nothing has to be recorded before it."""
     prepare: Callable[[StepContext], dict[str, Any]] | None = None
     """What the step has to remember, computed once and recorded before its first effect: pure."""
+    moves: bool = False
+    """From here on customers are on their way: the run is not superseded any more, it finishes first (rule 23)."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +200,8 @@ class Procedure:
     """What goes on from a step that ran out of time; None is manual intervention."""
     on_recovered: tuple[Step, ...] = ()
     """The way back for a target that became well by itself; appended by the outcome Recovered."""
+    claims: Callable[[RecoveryRunStatus], Collection[str]] = lambda _: ()
+    """Cells of its Router that a run takes over from runs of their own, from its record: pure."""
     result: Callable[[RecoveryRunStatus], RunResult | None] = lambda _: None
     """What came of the run, from its record: pure."""
 

@@ -21,7 +21,7 @@ from recell.engine.procedure import Procedure, Step
 MESSAGE_LIMIT = 1024
 HEALED = {"selfRecovered": True}
 """In a step's data: the target was well again by itself."""
-FROZEN = ("detection", "limits", "steps", "replacement", "validation", "objectives")
+FROZEN = ("detection", "limits", "steps", "replacement", "cascade", "validation", "objectives")
 """Blocks of the policy whose numbers are frozen in a plan."""
 
 

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 from recell.engine.procedure import Procedure
+from recell.procedures.cascade_recovery import CASCADE_RECOVERY
 from recell.procedures.cell_restart import CELL_RESTART
 from recell.procedures.isolate_and_restore_from_backup import ISOLATE_AND_RESTORE_FROM_BACKUP
 from recell.procedures.point_in_time_recovery import POINT_IN_TIME_RECOVERY
+from recell.procedures.router_failover import ROUTER_FAILOVER
 from recell.procedures.traffic_drain_and_replace import TRAFFIC_DRAIN_AND_REPLACE
 
 PROCEDURES: Mapping[str, Procedure] = {
@@ -15,6 +17,8 @@ PROCEDURES: Mapping[str, Procedure] = {
         TRAFFIC_DRAIN_AND_REPLACE,
         ISOLATE_AND_RESTORE_FROM_BACKUP,
         POINT_IN_TIME_RECOVERY,
+        CASCADE_RECOVERY,
+        ROUTER_FAILOVER,
     )
 }
 """By strategy. A strategy without a procedure ends in manual intervention."""

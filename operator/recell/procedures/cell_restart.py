@@ -12,14 +12,14 @@ from recell.api.failure import DataIntegrity, Strategy, Verdict
 from recell.api.meta import duration_text, fraction, seconds
 from recell.api.placement import HoldState, PlacementSpec
 from recell.api.recovery_run import RunPhase, StartWhen, Urgency
-from recell.domain import capacity, drain, placement, ramp
+from recell.domain import capacity, drain, pace, placement, ramp
 from recell.domain.gate import health_gate
 from recell.domain.health import Level
 from recell.domain.observation import WorkloadPhase, WorkloadState
 from recell.domain.runs import effect_token
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, Procedure, Step, StepContext, within
-from recell.procedures import increments
+from recell.procedures import increments, validating
 
 REPLACE = Strategy.TRAFFIC_DRAIN_AND_REPLACE
 
@@ -39,6 +39,8 @@ async def check_eligibility(ctx: StepContext) -> Outcome:
         )
     if integrity is DataIntegrity.UNKNOWN and "unknown-integrity" not in ctx.approved:
         return _unknown_integrity(ctx)
+    if (unseen := _unseen(ctx)) and "unseen-workloads" not in ctx.approved:
+        return increments.inconclusive(ctx, "unseen-workloads", unseen)
     ctx.forget("inconclusive")
     bearing = _bearing(ctx, ctx.placement.spec)
     if bearing.verdict is Verdict.FAILED:
@@ -60,6 +62,15 @@ def _unknown_integrity(ctx: StepContext) -> Outcome:
         f"Nothing says whether the data of cell {name} is intact. Approve to restart it all the same, or set"
         " data.integrity on the Cell, or detection.withoutIntegrityChecks in the policy",
     )
+
+
+def _unseen(ctx: StepContext) -> str:
+    """Of a cell in another cluster, why its workloads cannot be seen: nothing could be restarted. No traffic is taken
+    away for that."""
+    if ctx.cell.kubeconfig is None:
+        return ""
+    unknown = [s for s in ctx.ports.workloads.states(ctx.cell) if s.phase is WorkloadPhase.UNKNOWN]
+    return f"{unknown[0].ref} of cell {ctx.cell.metadata.name}: {unknown[0].message}" if unknown else ""
 
 
 def _unfit(ctx: StepContext) -> str | None:
@@ -131,7 +142,7 @@ def rehearse_drain(ctx: StepContext) -> str:
     interval = duration_text(seconds(ctx.policy.steps.increment_interval))
     return (
         f"Would lower cell {ctx.cell.metadata.name} from {plan['base']} % to {plan['target']} % of its customers"
-        f" in {len(plan['values'])} increments, {interval} apart"
+        f" in {len(plan['values'])} increments, {interval} apart{pace.told(ctx.router)}"
     )
 
 
@@ -230,8 +241,7 @@ async def watch_stability(ctx: StepContext) -> Outcome:
     result = health_gate(ctx.evidence(not_before=ctx.now - timedelta(seconds=seconds(ctx.policy.detection.window))))
     blips = int(ctx.data.get("blips", 0))
     if result.verdict is Verdict.FAILED:
-        failing = ctx.elapsed("failing")
-        if blips > 1 or failing > seconds(ctx.policy.steps.stability_tolerance):
+        if blips > 1 or validating.lasts(ctx):
             return Fail("Unstable", f"Not stable after the restart: {result.message}", escalate_to=REPLACE)
         if not ctx.data.get("failing"):
             ctx.forget("stable")

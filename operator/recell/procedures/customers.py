@@ -4,6 +4,8 @@ With shared data nothing has to be moved. Counts are those that the data provide
 proven to be complete goes no further without the policy or a person (rule 8).
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,8 +25,13 @@ from recell.procedures.provisioning import well_by_itself
 ACCEPT_LOSS = "accept-data-loss"
 PARTIAL = "partial-move"
 UNVERIFIED = "unverified-move"
+NOT_READABLE = "data-not-readable"
 NOTHING_RESTORED = "NothingRestored"
 """Reason: the backup could be restored, and no customer of it was as he should be."""
+UNDOING = 600.0
+"""Seconds until a migration is undone (not from the runbook)."""
+GIVEN_BACK = 2
+"""Iteration of Abandon for those who stay behind, beside the one for everybody."""
 LAST_BACKUP = 600.0
 """Seconds for a backup of what a stopped cell left behind; an earlier backup is taken after that (not from the
 runbook)."""
@@ -160,12 +167,21 @@ async def _choose_path(ctx: StepContext) -> Outcome:
     if answer.progress is data.Progress.DONE and answer.accessible:
         return Wait(0.0, f"The data of {name} can be read: its customers are moved", data={"path": "Migrate"})
     told = answer.message or "no reason was told"
-    if answer.accessible is None and "data-not-readable" not in ctx.approved:
-        return Ask(
-            "data-not-readable",
-            f"Nobody can say whether the data of {name} can be read ({told}). Approve to restore its customers from a"
-            " backup instead",
+    stopped = [str(s.ref) for s in ctx.ports.workloads.states(ctx.cell) if s.stop_token and s.at_zero]
+    asked = None
+    if stopped and not answer.when_stopped:
+        asked = (
+            f"An earlier run stopped {listed(stopped)} of {name}, so its data cannot be read ({told}). To move its"
+            " customers with all that they wrote, abort, scale that up again and recover the cell anew. Approve to"
+            " restore them from a backup instead"
         )
+    elif answer.accessible is None:
+        asked = (
+            f"Nobody can say whether the data of {name} can be read ({told}). Approve to restore its customers from a"
+            " backup instead"
+        )
+    if asked and NOT_READABLE not in ctx.approved:
+        return Ask(NOT_READABLE, asked)
     facts = {"path": "Restore", **({"whenStopped": True} if answer.when_stopped else {})}
     return Wait(0.0, f"The customers of {name} are restored from a backup ({told})", data=facts)
 
@@ -362,22 +378,44 @@ def failed_slots(ctx: StepContext, facts: Any) -> frozenset[int]:
 
 async def abandon(ctx: StepContext, target_name: str) -> Outcome:
     """A migration is undone for those who were not routed: their writes go on at the cell. The others stay moved."""
-    target = ctx.sibling(target_name)
+    target, name = ctx.sibling(target_name), ctx.cell.metadata.name
     facts = ctx.data if ctx.step == "move-customers" else ctx.of("move-customers")
     if facts.get("path") != "Migrate":
         return Done("No migration was begun")
-    if not placement.has_customers(ctx.placement.spec, ctx.cell.metadata.name):
+    if not placement.has_customers(ctx.placement.spec, name):
         return Done(f"All customers are at home at {target_name} already and stay there")
     if target is None:
         told = (
-            f"Cell {target_name} is gone, so the migration there cannot be undone: who was copied from"
-            f" {ctx.cell.metadata.name} cannot write there until the data provider lifts that by its own means"
+            f"Cell {target_name} is gone, so the migration there cannot be undone: who was copied from {name} cannot"
+            " write there until the data provider lifts that by its own means"
         )
         return Done(told, data={"remains": told})
     if not await ctx.ports.data.cancel(request(ctx, data.Operation.MIGRATE, target=target)):
         return Wait(LOOK_AGAIN, "Stopping the migration")
-    answer = await ctx.ports.data.ensure(request(ctx, data.Operation.ABANDON, target=target))
+    return await _undo(ctx, request(ctx, data.Operation.ABANDON, target=target))
+
+
+async def give_back(ctx: StepContext, target: Cell, moved: Mapping[str, Any]) -> Outcome:
+    """A migration that has ended is undone for the slots that it names as failed, numbered as they were then."""
+    asked = replace(
+        request(ctx, data.Operation.ABANDON, target=target, iteration=GIVEN_BACK),
+        slots=data.from_ranges(moved["failedSlots"]),
+        slot_count=int(moved["slotCount"]),
+    )
+    outcome = await _undo(ctx, asked)
+    if isinstance(outcome, Done) or ctx.elapsed("giving-back") < UNDOING:
+        return outcome
+    await ctx.ports.data.cancel(asked)
+    told = (
+        f"customers of {ctx.cell.metadata.name} that were copied cannot write: not undone in {duration_text(UNDOING)}"
+    )
+    return Done(told, data={"remains": told})
+
+
+async def _undo(ctx: StepContext, asked: data.Request) -> Outcome:
+    """Done, whatever came of it: what could not be undone remains for a person."""
     name = ctx.cell.metadata.name
+    answer = await ctx.ports.data.ensure(asked)
     if answer.progress is data.Progress.RUNNING:
         return progress(ctx, answer, f"Undoing the migration of {name}")
     if answer.progress is data.Progress.DONE:

@@ -104,8 +104,8 @@ def _settled(ctx: StepContext, label: str, total: int, routed: int) -> Outcome |
         if ctx.elapsed(f"apply-{routed}") >= limit:
             return Fail(
                 "NotApplied",
-                f"The router's pods did not apply the move of {routed} slots within {duration_text(limit)}: see the"
-                f" pods of Router {ctx.router.metadata.name}",
+                f"The router did not apply the move of {routed} slots within {duration_text(limit)}: see the"
+                f" conditions of Router {ctx.router.metadata.name}",
             )
         return Wait(LOOK_AGAIN, "Waiting for the router's pods to apply the change")
     interval = 0.0 if ctx.run.spec.urgency is Urgency.IMMEDIATE else seconds(ctx.policy.steps.increment_interval)

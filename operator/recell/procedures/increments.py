@@ -6,11 +6,14 @@ its value says which increment is in force, so that a crash neither loses nor re
 
 from collections.abc import Callable
 
+from recell.api import Cell
 from recell.api.failure import Evidence, Strategy, Verdict
 from recell.api.meta import duration_text, fraction, seconds
 from recell.api.placement import Hold, HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
-from recell.domain import drain, placement
+from recell.api.recovery_run import TargetKind
+from recell.api.router import Verification
+from recell.domain import drain, placement, shedding
 from recell.domain.capacity import Bearing, can_bear
 from recell.domain.gate import health_gate
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Wait
@@ -48,6 +51,12 @@ def bearing(ctx: StepContext, spec: PlacementSpec, percent: int) -> Bearing:
     )
 
 
+def next_probe(cell: Cell) -> float:
+    """Seconds within which the cell is probed once more, and answers or does not; their jitter included."""
+    probe = cell.spec.health.probe
+    return 1.1 * seconds(probe.interval) + seconds(probe.timeout) if probe else 0.0
+
+
 Room = Callable[[PlacementSpec], Bearing]
 """Whether the others can bear what leaves, and what to reserve for it."""
 
@@ -59,15 +68,8 @@ async def ensure_limit(ctx: StepContext, percent: int, reason: str, *, room: Roo
     with room for one, one gets it (rule 17).
     """
     name = ctx.cell.metadata.name
-    hold = Hold(
-        cell=name,
-        max_percent=percent,
-        state=HoldState.DRAINING,
-        holder=ctx.holder,
-        reason=reason,
-        since=ctx.now,
-    )
-
+    own = ctx.own_hold
+    trusted = own is not None and percent > own.max_percent
     refusals: list[str] = []
 
     def change(spec: PlacementSpec) -> PlacementSpec:
@@ -78,10 +80,23 @@ async def ensure_limit(ctx: StepContext, percent: int, reason: str, *, room: Roo
                 refusals.append(bearing.message)
                 return spec
             spec = placement.reserve(spec, ctx.holder, bearing.reservations)
-        # What an ended run left held is taken over: the cell has one hold by runs, not two.
-        for left in placement.orphaned(spec, ctx.living):
+        # What an ended run left held, or the one that this run works for, is taken over: the cell has one hold by
+        # runs, not two, and its customers have been elsewhere since then.
+        since = ctx.now
+        for left in placement.orphaned(spec, ctx.stays):
             if left.cell == name and left.state is HoldState.DRAINING:
                 spec = placement.release(spec, ctx.routing, holder=left.holder, cell=name)
+                since = min(since, left.since) if left.max_percent == percent else since
+        if trusted:  # customers who come back must not be turned away at the router
+            spec = shedding.close_circuit(spec, name)
+        hold = Hold(
+            cell=name,
+            max_percent=percent,
+            state=HoldState.DRAINING,
+            holder=ctx.holder,
+            reason=reason,
+            since=since,
+        )
         return placement.hold(spec, ctx.routing, hold)
 
     await ctx.ports.switchboard.change(ctx.router_key, change)
@@ -89,11 +104,16 @@ async def ensure_limit(ctx: StepContext, percent: int, reason: str, *, room: Roo
 
 
 async def let_go(ctx: StepContext, *, keep_hold: bool = False) -> None:
-    """Reservations go, and the hold unless it is kept."""
+    """Reservations go, and the hold unless it is kept; of a Router's run, the hold on this cell."""
+    name, held = ctx.cell.metadata.name, ctx.own_hold is not None
+    cell = name if ctx.run.spec.target_ref.kind is TargetKind.ROUTER else None
 
     def change(spec: PlacementSpec) -> PlacementSpec:
         spec = placement.unreserve(spec, ctx.holder)
-        return spec if keep_hold else placement.release(spec, ctx.routing, holder=ctx.holder)
+        if keep_hold:
+            return spec
+        spec = shedding.close_circuit(spec, name) if held else spec
+        return placement.release(spec, ctx.routing, holder=ctx.holder, cell=cell)
 
     await ctx.ports.switchboard.change(ctx.router_key, change)
 
@@ -117,8 +137,8 @@ def _settled(ctx: StepContext, percent: int) -> Outcome | None:
         if waited >= limit:
             return Fail(
                 "NotApplied",
-                f"The router's pods did not apply {percent} % for cell {ctx.cell.metadata.name} within"
-                f" {duration_text(limit)}: see the pods of Router {ctx.router.metadata.name}",
+                f"The router did not apply {percent} % for cell {ctx.cell.metadata.name} within"
+                f" {duration_text(limit)}: see the conditions of Router {ctx.router.metadata.name}",
             )
         return Wait(min(LOOK_AGAIN, limit - waited), "Waiting for the router's pods to apply the change")
     ctx.forget(f"apply-{percent}")
@@ -136,6 +156,10 @@ def _window(ctx: StepContext) -> float:
 def drained_as_expected(ctx: StepContext, percent: int) -> Evidence:
     """Observed traffic against the expected, on a window wholly after the change (rule 28)."""
     steps, spec, name = ctx.policy.steps, ctx.placement.spec, ctx.cell.metadata.name
+    verification = ctx.router.spec.verification
+    if verification is not Verification.OBSERVED:
+        settle = seconds(ctx.policy.detection.window)
+        return drain.published(name, verification, in_force_for=ctx.elapsed(f"at-{percent}"), settle=settle)
     changed_at = ctx.since(f"at-{percent}")
     return drain.verify(
         name,
@@ -183,7 +207,8 @@ async def down(ctx: StepContext, values: tuple[int, ...], *, room: Room) -> Outc
 async def up(ctx: StepContext, values: tuple[int, ...], *, back_to: int, escalate_to: Strategy | None) -> Outcome:
     """Raise the cell's limit through these values and let go; each increment is guarded by the checks.
 
-    A bad increment puts the limit back and fails. Before each raise the cell is looked at anew (rule 4).
+    A bad increment puts the limit back and fails; what the probe alone says, while the router sees the cell answer,
+    has to be said by the next probe too (rule 12). Before each raise the cell is looked at anew (rule 4).
     """
     name = ctx.cell.metadata.name
     hold = ctx.own_hold
@@ -197,6 +222,8 @@ async def up(ctx: StepContext, values: tuple[int, ...], *, back_to: int, escalat
         ctx.elapsed(label)
     result = health_gate(ctx.evidence(not_before=ctx.since(label)))
     if result.verdict is Verdict.FAILED:
+        if result.from_one_place and ctx.elapsed("one place") < next_probe(ctx.cell):
+            return Wait(LOOK_AGAIN, f"Probed once more before it is believed: {result.message}")
         if hold.max_percent != back_to:
             await ensure_limit(ctx, back_to, f"put back: {result.message}"[:1024])
         return Fail(
@@ -205,6 +232,7 @@ async def up(ctx: StepContext, values: tuple[int, ...], *, back_to: int, escalat
             f" {result.message}",
             escalate_to=escalate_to,
         )
+    ctx.forget("one place")
     if result.verdict is Verdict.INCONCLUSIVE and "unverified-restore" not in ctx.approved:
         return inconclusive(ctx, "unverified-restore", result.message)
     ctx.forget("inconclusive")

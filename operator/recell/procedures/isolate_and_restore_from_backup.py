@@ -97,6 +97,7 @@ ISOLATE_AND_RESTORE_FROM_BACKUP = Procedure(
             restore_customers,
             restoring.time_for_data,
             rehearse=lambda ctx: "Would restore the customers from the backup to the new cell",
+            moves=True,
         ),
         Step(
             "check-integrity",

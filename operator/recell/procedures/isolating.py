@@ -9,6 +9,8 @@ from recell.api.meta import duration_text, seconds
 from recell.api.placement import Hold, HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import placement
+from recell.domain.data import Isolated
+from recell.engine.errors import Unreachable
 from recell.engine.outcome import Done, Fail, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
 from recell.procedures import customers, fencing
@@ -29,17 +31,17 @@ async def isolate(ctx: StepContext) -> Outcome:
     if hold is None or hold.max_percent or hold.state is not HoldState.ISOLATED:
         await _hold(ctx)
         ctx.elapsed("apply")
-    await ctx.ports.isolation.isolate(ctx.cell)
+    unreachable = await _isolate_pods(ctx)
     if not ctx.applied():
         limit = seconds(ctx.policy.steps.apply_timeout)
         if ctx.elapsed("apply") >= limit:
             return Fail(
                 "NotApplied",
-                f"The router's pods did not take cell {name} out within {duration_text(limit)}: see the pods of Router"
+                f"The router did not take cell {name} out within {duration_text(limit)}: see the conditions of Router"
                 f" {ctx.router.metadata.name}",
             )
         return Wait(1.0, "Waiting for the router's pods to apply the change")
-    tried = await ctx.ports.isolation.tried(ctx.cell)
+    tried = unreachable or await _tried(ctx)
     if tried.verdict is Verdict.PASSED:
         ctx.forget("unproven")
         return Done(f"Cell {name} gets no traffic and no connections: {tried.message}", data=customers.stopped_at(ctx))
@@ -49,6 +51,22 @@ async def isolate(ctx: StepContext) -> Outcome:
         return waiting
     told = f"Cell {name} gets no traffic and was stopped, for its isolation could not be proven: {tried.message}"
     return Done(told, data=customers.stopped_at(ctx))
+
+
+async def _isolate_pods(ctx: StepContext) -> Isolated | None:
+    """None: the policies are around them. Else why that is not known: a cluster that is away holds up nothing here."""
+    try:
+        await ctx.ports.isolation.isolate(ctx.cell)
+    except Unreachable as error:
+        return Isolated(Verdict.INCONCLUSIVE, str(error))
+    return None
+
+
+async def _tried(ctx: StepContext) -> Isolated:
+    try:
+        return await ctx.ports.isolation.tried(ctx.cell)
+    except Unreachable as error:
+        return Isolated(Verdict.INCONCLUSIVE, str(error))
 
 
 async def _hold(ctx: StepContext) -> None:

@@ -148,6 +148,7 @@ POINT_IN_TIME_RECOVERY = Procedure(
             restore_data,
             restoring.time_for_data,
             rehearse=lambda ctx: "Would restore the data to the point",
+            moves=True,
         ),
         Step(
             "check-integrity",

@@ -14,7 +14,7 @@ from recell.domain import placement
 from recell.domain.health import Level
 from recell.domain.provisioning import Order, Progress, Provisioned, Purpose, name_of
 from recell.domain.wording import listed
-from recell.engine.errors import BadInput, Conflict, Fenced, Forbidden, NotFound, RecellError, Retryable
+from recell.engine.errors import BadInput, Conflict, Fenced, Forbidden, NotFound, RecellError, Retryable, Unreachable
 from recell.engine.outcome import Done, Fail, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
 
@@ -80,6 +80,8 @@ async def make(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome:
     spent = ctx.elapsed(f"making-{order.name}")
     try:
         made = await ctx.ports.provisioner.ensure(order)
+    except Unreachable as error:
+        return _broken(order, str(error)) if spent >= limit else Wait(LOOK_AGAIN, str(error), reason=error.reason)
     except (Conflict, Fenced, Retryable):
         raise
     except RecellError as error:
@@ -118,7 +120,7 @@ async def take_away(ctx: StepContext, order: Order) -> tuple[Sequence[str], bool
     """What is left of a made cell, and whether that is worth waiting for."""
     try:
         left = await ctx.ports.provisioner.remove(order)
-    except (Forbidden, BadInput) as error:
+    except (Forbidden, BadInput, Unreachable) as error:
         return [str(error)], False
     return left, bool(left) and ctx.elapsed("removing") < REMOVAL
 

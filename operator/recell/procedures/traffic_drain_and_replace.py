@@ -12,6 +12,7 @@ from recell.api import Cell
 from recell.api.failure import DataIntegrity, Strategy, Verdict
 from recell.api.meta import duration_text, seconds
 from recell.api.placement import PlacementSpec
+from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.recovery_run import RunPhase, StatedFailure
 from recell.domain import drain, placement
 from recell.domain.capacity import Bearing
@@ -105,8 +106,8 @@ async def _at_once(ctx: StepContext, percent: int) -> Outcome:
         if ctx.elapsed(f"apply-{percent}") >= limit:
             return Fail(
                 "NotApplied",
-                f"The router's pods did not apply {percent} % for cell {name} within {duration_text(limit)}: see the"
-                f" pods of Router {ctx.router.metadata.name}",
+                f"The router did not apply {percent} % for cell {name} within {duration_text(limit)}: see the"
+                f" conditions of Router {ctx.router.metadata.name}",
             )
         return Wait(LOOK_AGAIN, "Waiting for the router's pods to apply the change")
     passed = ctx.elapsed(f"at-{percent}")
@@ -134,6 +135,8 @@ async def check_capacity(ctx: StepContext) -> Outcome:
         return Recovered(f"Cell {ctx.cell.metadata.name} is healthy again by itself; nothing was moved")
     bearing = increments.bearing(ctx, ctx.placement.spec, 0)
     made = list(ctx.data.get("emergencyCells", ()))
+    if bearing.verdict is Verdict.FAILED and ctx.cascade:
+        return Done(f"{bearing.message}: {ctx.cascade} turns away what is too much, and sees to capacity")
     if bearing.verdict is Verdict.FAILED and ctx.routing.shared and not made:
         return await _make_emergency_cells(ctx, bearing.message)
     for cell in filter(None, map(ctx.sibling, made)):
@@ -236,13 +239,33 @@ async def route_replacement(ctx: StepContext) -> Outcome:
     target = _there(ctx)
     if isinstance(target, Wait):
         return target
-    moved, name = ctx.of("move-customers").get("path") == "Migrate", target.metadata.name
-    if moved and not placement.has_customers(ctx.placement.spec, name) and (failed := _corrupted(ctx)):
+    moved, unrouted = ctx.of("move-customers"), not placement.has_customers(ctx.placement.spec, target.metadata.name)
+    if unrouted and moved.get("path") == "Migrate" and (failed := _corrupted(ctx)):
         return _give_up(failed.reason, failed.message, CORRUPTED)
-    outcome = await handover.route(ctx, target, customers.failed_slots(ctx, ctx.of("move-customers")))
-    if isinstance(outcome, Fail) and not placement.has_customers(ctx.placement.spec, name):
+    left_out = customers.failed_slots(ctx, moved)
+    if left_out and moved.get("path") == "Migrate" and "givenBack" not in ctx.data:
+        return await _give_back(ctx, target)
+    limit = handover.time_to_route(ctx.policy)
+    if unrouted and ctx.elapsed("routing") >= limit:
+        told = f"No slot of {ctx.cell.metadata.name} could be routed within {duration_text(limit)}"
+        return _give_up("DeadlineExceeded", told)
+    outcome = await handover.route(ctx, target, left_out)
+    if isinstance(outcome, Fail) and unrouted:
         return _give_up(outcome.reason, outcome.message, outcome.escalate_to)
     return outcome
+
+
+async def _give_back(ctx: StepContext, target: Cell) -> Outcome:
+    """While the source still runs: whoever stays behind there can write again once a person starts it anew."""
+    outcome = await customers.give_back(ctx, target, ctx.of("move-customers"))
+    if not isinstance(outcome, Done):
+        return outcome
+    return Wait(0.0, outcome.message, data={"givenBack": True, **(outcome.data or {})})
+
+
+def time_to_route(policy: RecoveryPolicySpec) -> float:
+    """Deadline in seconds: giving back those who stay behind, routing, and undoing it where no slot could be routed."""
+    return handover.time_to_route(policy) + 2 * customers.UNDOING
 
 
 # 6 validate-replacement ------------------------------------------------------------------------------
@@ -314,13 +337,14 @@ TRAFFIC_DRAIN_AND_REPLACE = Procedure(
             move_customers,
             lambda policy: 2 * seconds(policy.replacement.data_timeout),
             rehearse=rehearse_move,
+            moves=True,
         ),
         Step(
             "route-replacement",
             RunPhase.PROMOTING,
             "Stop the failed cell and give its customers to the new one, in increments",
             route_replacement,
-            handover.time_to_route,
+            time_to_route,
             rehearse=handover.rehearse,
             prepare=remember_slots,
         ),

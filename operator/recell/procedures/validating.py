@@ -15,19 +15,24 @@ from recell.procedures import increments
 
 
 async def watch(ctx: StepContext, target: Cell, duration: float, *, reject_on_failure: bool) -> Outcome:
-    """All checks pass for `duration` seconds; a failure longer than stabilityTolerance, or a second one, fails."""
+    """All checks pass for `duration` seconds; a failure longer than stabilityTolerance, or a second one, fails.
+
+    With shared data `reject_on_failure` gives the customers to the other cells. A cell whose data proves corrupted
+    serves nobody any more, even where nobody else can: what is written onto it is lost with it.
+    """
     found = await _checks(ctx, target)
     verdict = validation.verdict(found)
     if verdict is Verdict.FAILED:
         told = validation.told(found, Verdict.FAILED)
         blips = int(ctx.data.get("blips", 0))
-        if blips > 1 or ctx.elapsed("failing") > seconds(ctx.policy.steps.stability_tolerance):
-            if reject_on_failure and ctx.routing.shared:
-                await _take_back(ctx, target)
-            return Fail(
-                "ValidationFailed",
-                f"{target.metadata.name} did not pass its validation: {told}. It is kept for inspection",
-            )
+        if blips > 1 or lasts(ctx):
+            name, kept = target.metadata.name, "It is kept for inspection"
+            if found[validation.DATA_INTEGRITY].verdict is Verdict.FAILED:
+                await _hold_at_nothing(ctx, target, "its data is corrupted")
+                kept += f" and serves nobody; once its data is good again: recell return {name}"
+            elif reject_on_failure and ctx.routing.shared:
+                await _hold_at_nothing(ctx, target, "its validation failed")
+            return Fail("ValidationFailed", f"{name} did not pass its validation: {told}. {kept}")
         ctx.forget("passing")
         if ctx.data.get("failing"):
             return Wait(LOOK_AGAIN, told, reason="Blip")
@@ -47,6 +52,12 @@ async def watch(ctx: StepContext, target: Cell, duration: float, *, reject_on_fa
     data: dict[str, Any] | None = {"failing": False} if ctx.data.get("failing") else None
     left = min(LOOK_AGAIN, duration - passed)
     return Wait(left, f"Passes for {duration_text(passed)} of {duration_text(duration)}", data=data)
+
+
+def lasts(ctx: StepContext) -> bool:
+    """The failure is no short interruption any more. Figures are those of detection.window, so they go on telling of
+    one for so long after its end: that much is not counted towards stabilityTolerance."""
+    return ctx.elapsed("failing") > seconds(ctx.policy.steps.stability_tolerance) + seconds(ctx.policy.detection.window)
 
 
 def time_to_validate(policy: RecoveryPolicySpec) -> float:
@@ -69,14 +80,13 @@ async def _checks(ctx: StepContext, target: Cell) -> Any:
     )
 
 
-async def _take_back(ctx: StepContext, target: Cell) -> None:
-    """With shared data the other cells serve its customers; with data in the cell nobody else could."""
+async def _hold_at_nothing(ctx: StepContext, target: Cell, reason: str) -> None:
     hold = Hold(
         cell=target.metadata.name,
         max_percent=0,
         state=HoldState.ISOLATED,
         holder=ctx.holder,
-        reason="its validation failed",
+        reason=reason,
         since=ctx.now,
     )
 

@@ -1,21 +1,27 @@
 """The customers' way in, tried: the `Access` port made real.
 
-Promises: one GET through the Router's Service, as a customer that nobody has, with a deadline; no customer's data
-is asked for. Must not judge more than the status.
+Promises: one GET through the Router's Service, Gateway or DNS name, as a customer that nobody has, with a deadline; no
+customer's data is asked for. A way in that cannot be tried from here says nothing about the cell. Must not judge more
+than the status.
 """
 
+import asyncio
 from itertools import count, islice
 
 from recell.api import Cell, Router
-from recell.api.router import CustomerKey, HAProxy, KeySource
+from recell.api.cell import ProbeScheme
+from recell.api.dns import DNS
+from recell.api.gateway import Gateway
+from recell.api.router import CustomerKey, HAProxy, KeySource, RouterType
 from recell.domain.observation import ProbeResult
 from recell.domain.placement import slot_of
-from recell.engine.errors import BadInput, NotFound
+from recell.engine.errors import BadInput, Forbidden, NotFound
 from recell.engine.ports import Clock
 from recell.providers import http
 from recell.providers.kube.api import Api
-from recell.providers.kube.paths import SERVICES
+from recell.providers.kube.paths import GATEWAYS, SERVICES
 from recell.providers.kube.services import Address, address
+from recell.providers.routing.gateway import entry
 
 TIMEOUT = 2.0
 """Seconds."""
@@ -38,6 +44,10 @@ class RouterAccess:
         The message tells the customer, the status and the time that it took. Raises BadInput for a slot or a Router
         that cannot be tried, Forbidden, Retryable.
         """
+        if router.spec.type is RouterType.GATEWAY and router.spec.gateway is not None:
+            return await self._through_gateway(router, router.spec.gateway, cell)
+        if router.spec.dns is not None:
+            return await self._by_name(router.spec.dns, cell)
         name, block = router.metadata.name, router.spec.haproxy
         if block is None:
             raise BadInput(f"Router {name}: spec.haproxy is missing, so there is no way in to try")
@@ -49,11 +59,44 @@ class RouterAccess:
             where = await self._address(router, block)
         except NotFound as error:
             return self._result(False, f"{told}: {error}")
-        probe = cell.spec.health.probe
-        headers, asked = request(block.customer_key, customer, probe.path if probe is not None else "/")
-        began = self._clock.monotonic()
+        headers, asked = request(block.customer_key, customer, _path(cell))
+        return await self._ask(told, where, asked, headers)
+
+    async def _through_gateway(self, router: Router, block: Gateway, cell: Cell) -> ProbeResult:
+        """Whichever cell the Gateway chooses answers: it knows neither customers nor slots, and the message says so."""
+        ref = block.parent_refs[0]
+        place = (ref.namespace or router.metadata.namespace, ref.name)
+        told = f"a customer through Gateway {place[0]}/{place[1]}, who may get to any cell"
+        try:
+            asked = entry.request(block, _path(cell))
+            where = entry.address(await self._api.get(GATEWAYS.path(*place)), ref)
+        except (entry.Unknown, NotFound, Forbidden) as error:
+            return self._result(False, f"{told}: {error}", untried=True)
+        return await self._ask(told, where, asked.path, asked.headers)
+
+    async def _by_name(self, block: DNS, cell: Cell) -> ProbeResult:
+        """Whichever cell the operator's own resolver names answers, as it does to a customer."""
+        port, probe = cell.spec.backend.port, cell.spec.health.probe
+        told = f"a customer of {block.hostname}:{port}, who may get to any cell"
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await asyncio.get_running_loop().getaddrinfo(block.hostname, port)
+        except OSError as error:  # TimeoutError is one
+            return self._result(False, f"{told}: cannot be resolved from here: {error or 'no answer'}", untried=True)
+        scheme = probe.scheme if probe is not None else ProbeScheme.HTTP
+        return await self._ask(told, Address(block.hostname, port), _path(cell), {}, scheme)
+
+    async def _ask(
+        self,
+        told: str,
+        where: Address,
+        path: str,
+        headers: dict[str, str],
+        scheme: ProbeScheme = ProbeScheme.HTTP,
+    ) -> ProbeResult:
+        began, asked = self._clock.monotonic(), http.url(scheme.value.lower(), *where, path)
         async with http.session() as session:
-            answer = await http.ask(session, http.url("http", *where, asked), timeout=TIMEOUT, headers=headers)
+            answer = await http.ask(session, asked, timeout=TIMEOUT, headers=headers)
         if answer.status is None:
             return self._result(False, f"{told}: {answer.message}")
         took = self._clock.monotonic() - began
@@ -63,9 +106,14 @@ class RouterAccess:
         """The Service that customers use is called like the Router."""
         return address(await self._api.get(SERVICES.path(*router.key)), block.service.port)
 
-    def _result(self, ok: bool, message: str) -> ProbeResult:
+    def _result(self, ok: bool, message: str, *, untried: bool = False) -> ProbeResult:
         now = self._clock.now()
-        return ProbeResult(ok=ok, message=message, at=now, since=now)
+        return ProbeResult(ok=ok, message=message, at=now, since=now, operator_cut_off=untried)
+
+
+def _path(cell: Cell) -> str:
+    probe = cell.spec.health.probe
+    return probe.path if probe is not None else "/"
 
 
 def request(key: CustomerKey, customer: str, path: str) -> tuple[dict[str, str], str]:

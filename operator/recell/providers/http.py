@@ -5,12 +5,14 @@ certificates not verified. Must not judge the answer.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import aiohttp
 
 BODY_SHOWN = 200
+
+Session = aiohttp.ClientSession
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Answer:
     connected: bool
     body: str = ""
     """Its first `BODY_SHOWN` bytes."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Names in any case."""
 
 
 def session() -> aiohttp.ClientSession:
@@ -54,7 +58,9 @@ async def ask(
             trace_request_ctx=connection,
         ) as response:
             body = (await response.content.read(BODY_SHOWN)).decode(errors="replace").strip()
-            return Answer(response.status, f"status {response.status}", connected=True, body=body)
+            return Answer(
+                response.status, f"status {response.status}", connected=True, body=body, headers=response.headers
+            )
     except TimeoutError:
         what = "no answer" if connection.made else "no connection"
         return Answer(None, f"{what} within {timeout:g} s", connected=connection.made)

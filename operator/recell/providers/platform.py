@@ -1,4 +1,4 @@
-"""What the controllers get to work with: the providers of the home cluster, put together by the runtime.
+"""What the controllers get to work with, put together by the runtime: the home cluster, and the ways into others.
 
 A value without behaviour. Everything in it is open and warm on a standby too; only the leader may
 write, which `api` enforces.
@@ -10,10 +10,11 @@ from typing import Protocol
 from recell.api import Resource
 from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api
+from recell.providers.kube.by_cluster import CellWorkloads
+from recell.providers.kube.clusters import Clusters
 from recell.providers.kube.events import Recorder
 from recell.providers.kube.leadership import Leadership
 from recell.providers.kube.store import KubeStore
-from recell.providers.kube.workloads import KubeWorkloads
 from recell.providers.probing import Prober
 
 
@@ -41,7 +42,9 @@ class Platform:
     api: Api
     """Fenced: reads always, writes only while this process leads."""
     store: KubeStore
-    workloads: KubeWorkloads
+    clusters: Clusters
+    """Where cells have their workloads."""
+    workloads: CellWorkloads
     prober: Prober
     recorder: Recorder
     leadership: Leadership

@@ -56,6 +56,14 @@ class Metrics:
         self._loop_lag = Gauge(
             "recell_event_loop_lag_seconds", "Longest delay of the event loop within a minute.", registry=r
         )
+        self._relieved = Gauge(
+            "recell_routers_in_fallback", "Routers whose customers go through the fallback.", registry=r
+        )
+        self._asking = Gauge("recell_runs_awaiting_approval", "Runs that wait for a person's word.", registry=r)
+        self._clusters = Gauge("recell_clusters", "Kubeconfigs of other clusters that Cells name.", registry=r)
+        self._unreachable = Gauge(
+            "recell_clusters_unreachable", "Those of them by which the cluster cannot be reached.", registry=r
+        )
         self._requests = Counter(
             "recell_api_requests",
             "Requests to the API server, by RBAC verb, resource and HTTP code (0: no answer).",
@@ -112,6 +120,16 @@ class Metrics:
     def watch_clock(self, skew: Callable[[], float | None], lag: Callable[[], float]) -> None:
         self._skew.set_function(lambda: skew() or 0.0)
         self._loop_lag.set_function(lag)
+
+    def watch_fallbacks(self, count: Callable[[], int]) -> None:
+        self._relieved.set_function(count)
+
+    def watch_runs(self, asking: Callable[[], int]) -> None:
+        self._asking.set_function(asking)
+
+    def watch_clusters(self, used: Callable[[], int], unreachable: Callable[[], int]) -> None:
+        self._clusters.set_function(used)
+        self._unreachable.set_function(unreachable)
 
     def watch_reflectors(self, reflectors: Callable[[], Mapping[str, list[Reflector]]]) -> None:
         """By the name of the resource, summed over namespaces."""

@@ -23,12 +23,16 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol
 
-from recell.api import KINDS, Cell, Resource
+from recell.api import KINDS, Cell, Placement, RecoveryRun, Resource
 from recell.api.cell import BackendType
+from recell.api.placement import PlacementMode
+from recell.api.recovery_run import RunPhase
 from recell.controllers.queue import WorkQueue
 from recell.engine.errors import RecellError
 from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api, Object
+from recell.providers.kube.by_cluster import CellWorkloads
+from recell.providers.kube.clusters import Clusters
 from recell.providers.kube.events import Recorder
 from recell.providers.kube.leadership import Leadership
 from recell.providers.kube.reflector import Reflector
@@ -102,7 +106,17 @@ class Operator:
         )
         fenced = api.fenced(leadership.check)
         store = KubeStore(fenced, clock, settings.fleet_namespaces)
-        workloads = KubeWorkloads(fenced, clock, store, settings.all_namespaces, on_change=self._cell_changed)
+        home = KubeWorkloads(fenced, clock, store, settings.all_namespaces, on_change=self._cell_changed)
+        clusters = Clusters(
+            fenced,
+            clock,
+            store,
+            home,
+            fence=leadership.check,
+            on_change=self._cell_changed,
+            on_call=self._metrics.called,
+        )
+        workloads = CellWorkloads(clusters, self._cell_changed)
 
         def has_endpoints(key: Key) -> bool:
             cell = store.cell(key)
@@ -117,6 +131,7 @@ class Operator:
             clock=clock,
             api=fenced,
             store=store,
+            clusters=clusters,
             workloads=workloads,
             prober=prober,
             recorder=recorder,
@@ -131,7 +146,8 @@ class Operator:
         workers = self._prepare(fleet, store)
 
         def reflectors() -> list[Reflector]:
-            return [*store.reflectors, *workloads.reflectors]
+            # Not those of other clusters: they make this process neither ready nor ill.
+            return [*store.reflectors, *home.reflectors]
 
         health = Health(
             clock,
@@ -140,18 +156,24 @@ class Operator:
             render_metrics=self._metrics.render,
         )
         self._metrics.watch_reflectors(lambda: by_resource(reflectors()))
+        self._metrics.watch_fallbacks(
+            lambda: sum(placed.spec.mode is PlacementMode.FALLBACK for placed in store.all(Placement))
+        )
+        self._metrics.watch_runs(lambda: sum(run.phase is RunPhase.AWAITING_APPROVAL for run in store.all(RecoveryRun)))
         self._metrics.watch_leadership(lambda: leadership.leading, lambda: leadership.epoch)
+        self._metrics.watch_clusters(lambda: clusters.foreign, lambda: clusters.unreachable)
         self._metrics.watch_clock(lambda: api.skew, lambda: health.loop_lag)
         frame = Frame(api.connection, KINDS, settings.fleet_namespaces, _deliver_to(store))
 
         await health.start(settings.host, settings.port)
         logger.info("health and metrics on port %d", health.port)
         await fleet.open()
+        store.subscribe(Cell, clusters.attend)
         store.start()
-        workloads.start()
+        home.start()
         prober.start()
         recorder.start()
-        leading = asyncio.create_task(self._lead(fleet, store, workloads, frame, leadership, workers), name="leading")
+        leading = asyncio.create_task(self._lead(fleet, store, home, frame, leadership, workers), name="leading")
         lost = await self._until_the_end(leading)
         if lost is not None:
             logger.error("ending: %s", lost)
@@ -167,7 +189,8 @@ class Operator:
         await asyncio.gather(leading, return_exceptions=True)
         await leadership.release()
         await frame.stop(timeout=3.0)
-        await workloads.stop()
+        await clusters.stop()
+        await home.stop()
         await store.stop()
         await health.stop()
         await api.close()

@@ -68,6 +68,7 @@ class Load:
     limit: int = 20_000
     within: float = 60.0
     address: str = "127.0.0.1"
+    path: str = "/"
     answers: list[tuple[float, str, int, str]] = field(default_factory=list)
     """Moment, customer, status, cell or reason."""
     errors: list[str] = field(default_factory=list)
@@ -102,7 +103,7 @@ class Load:
                 sent = time.monotonic()
                 try:
                     async with session.get(
-                        f"http://{self.address}:{port}/", headers={"x-customer-id": customer}
+                        f"http://{self.address}:{port}{self.path}", headers={"x-customer-id": customer}
                     ) as answer:
                         await answer.read()
                         who = answer.headers.get("X-Cell") or answer.headers.get("X-Reason", "")

@@ -28,8 +28,12 @@ def placement(
     uid: str = "placement-1",
     pins: Mapping[str, int] | None = None,
     name: str = NAME,
+    shed: Mapping[str, tuple[int, str]] | None = None,
+    circuits: Mapping[str, tuple[int, str]] | None = None,
 ) -> dict[str, Any]:
-    """A Placement as the API server answers it; `cells`: name -> (index, address, port)."""
+    """A Placement as the API server answers it; `cells`: name -> (index, address, port); `shed` and `circuits`: class
+    or cell -> (percent, when it expires)."""
+    holder = {"kind": "RecoveryRun", "name": "storm", "uid": "run-1"}
     return {
         "apiVersion": "recell.dev/v1alpha1",
         "kind": "Placement",
@@ -50,6 +54,14 @@ def placement(
             ],
             "holds": [],
             "reservations": [],
+            "shedding": [
+                {"class": what, "percent": percent, "expiresAt": until, "holder": holder}
+                for what, (percent, until) in (shed or {}).items()
+            ],
+            "openCircuits": [
+                {"cell": cell, "percent": percent, "expiresAt": until, "holder": holder}
+                for cell, (percent, until) in (circuits or {}).items()
+            ],
         },
     }
 

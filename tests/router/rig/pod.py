@@ -49,6 +49,7 @@ class RouterPod:
         in_flight_max: int = 1000,
         agent_port: int = 0,
         address: str = "127.0.0.1",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.address = address
@@ -73,6 +74,7 @@ class RouterPod:
             "IN_FLIGHT_MAX": str(in_flight_max),
             "API_URL": api.url,
             **(key or HEADER_KEY),
+            **(environment or {}),
         }
         self.agent: asyncio.subprocess.Process | None = None
         self.haproxy: asyncio.subprocess.Process | None = None

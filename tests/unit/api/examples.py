@@ -107,6 +107,7 @@ _REMOTE_CELL = _resource(
     {
         "routerRef": {"name": "shop"},
         "backend": {"type": "Address", "address": {"host": "10.0.0.7", "port": 8080}},
+        "cluster": {"kubeconfigSecretRef": {"name": "cluster-b", "key": "value"}},
         "workloads": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "web"}],
     },
 )
@@ -126,6 +127,19 @@ _VOLUME_CELL = _small_cell(
     },
 )
 _DATABASE_CELL = _small_cell("cell-d", {"type": "CloudNativePG", "cloudNativePG": {"cluster": "cell-d-db"}})
+_VELERO_CELL = _small_cell(
+    "cell-e",
+    {
+        "type": "Velero",
+        "velero": {
+            "claims": ["data-cell-e-0", "files-cell-e-0"],
+            "namespace": "backups",
+            "storageLocation": "elsewhere",
+            "ttl": "168h",
+            "schedules": ["nightly"],
+        },
+    },
+)
 
 _ROUTER = _resource(
     "Router",
@@ -145,12 +159,53 @@ _ROUTER = _resource(
             "replicas": 3,
             "service": {"type": "NodePort", "port": 8080, "nodePort": 30080},
         },
+        "shedding": {
+            "classes": [
+                {
+                    "name": "checkout",
+                    "priority": 500,
+                    "sheddable": False,
+                    "matches": [
+                        {
+                            "header": {"name": "X-Priority", "value": "high"},
+                            "pathPrefix": "/checkout",
+                            "methods": ["POST", "PUT"],
+                        }
+                    ],
+                },
+                {"name": "bulk", "priority": 10, "sheddable": True, "matches": [{"pathPrefix": "/export"}]},
+            ],
+            "defaultPriority": 50,
+            "defaultSheddable": True,
+        },
+        "circuitBreakers": {
+            "errorRate": "40%",
+            "window": "5s",
+            "minimumRequests": 50,
+            "maxRequestsInFlight": 200,
+        },
+        "fallback": {"enabled": True, "replicas": 3},
     },
     {
         "observedGeneration": 1,
         "mode": "Primary",
         "verification": "Observed",
+        "capabilities": ["StickyCustomers", "Pins", "Reject", "ReadOnly", "Shedding", "CircuitBreakers"],
         "cells": {"total": 3, "healthy": 1, "failed": 1, "recovering": 1},
+        "failure": {
+            "type": "Router",
+            "impact": "Critical",
+            "dataIntegrity": "Unknown",
+            "since": _TIME,
+            "evidence": [_evidence("access", "Operator"), _evidence("router-pods", "Cluster")],
+        },
+        "recovery": {
+            "activeRun": "shop-x",
+            "lastRun": "shop-w",
+            "attempts": 2,
+            "nextAllowedAt": _TIME,
+            "blocked": {"reason": "Cooldown", "message": "Wait until the cooldown ends, or start a run by hand."},
+        },
         "conditions": [_condition("Ready"), _condition("Programmed")],
     },
 )
@@ -161,13 +216,107 @@ _PATH_ROUTER = _resource(
     {"type": "HAProxy", "customerData": "Shared", "haproxy": {"customerKey": {"type": "PathSegment", "segment": 2}}},
 )
 
+_HEADERS = {
+    "set": [{"name": "X-Edge", "value": "yes"}],
+    "add": [{"name": "X-Via", "value": "front"}],
+    "remove": ["X-Debug"],
+}
+
+
+def _gateway_router(name: str, *filters: Object) -> Object:
+    match = {
+        "path": {"type": "PathPrefix", "value": "/shop"},
+        "headers": [{"type": "Exact", "name": "X-Tier", "value": "gold"}],
+        "queryParams": [{"type": "RegularExpression", "name": "lang", "value": "de|en"}],
+        "method": "GET",
+    }
+    gateway = {
+        "parentRefs": [{"name": "public", "namespace": "ingress", "sectionName": "web", "port": 80}],
+        "hostnames": ["shop.example.com", "*.shop.example.com"],
+        "rules": [
+            {
+                "matches": [match],
+                "filters": list(filters),
+                "timeouts": {"request": "10s", "backendRequest": "5s"},
+            }
+        ],
+        "metrics": {
+            "type": "Traefik",
+            "namespace": "ingress",
+            "podSelector": {"app.kubernetes.io/name": "traefik"},
+            "port": 8080,
+        },
+    }
+    return _resource("Router", name, {"type": "Gateway", "customerData": "Shared", "gateway": gateway})
+
+
+_GATEWAY_ROUTERS = (
+    _gateway_router("front", {"type": "RequestHeaderModifier", "requestHeaderModifier": _HEADERS}),
+    _gateway_router("front-answers", {"type": "ResponseHeaderModifier", "responseHeaderModifier": _HEADERS}),
+    _gateway_router(
+        "front-prefix",
+        {
+            "type": "URLRewrite",
+            "urlRewrite": {
+                "hostname": "cell.internal",
+                "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"},
+            },
+        },
+    ),
+    _gateway_router(
+        "front-path",
+        {"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "/shop"}}},
+    ),
+    _gateway_router(
+        "front-limited",
+        {"type": "ExtensionRef", "extensionRef": {"group": "traefik.io", "kind": "Middleware", "name": "limit"}},
+    ),
+)
+
+_DNS_ROUTERS = (
+    _resource(
+        "Router",
+        "names",
+        {
+            "type": "DNS",
+            "customerData": "Shared",
+            "dns": {
+                "hostname": "shop.example.com",
+                "ttl": "30s",
+                "recordType": "CNAME",
+                "routingPolicy": "Weighted",
+                "weights": {"property": "aws/weight", "max": 255, "drained": "ZeroWeight"},
+                "providerSpecific": [{"name": "alias", "value": "false"}],
+                "nameservers": [{"host": "192.0.2.53", "port": 5353}, {"host": "ns2.example.com"}],
+                "propagation": "1m",
+                "publishTimeout": "10m",
+            },
+        },
+    ),
+    _resource(
+        "Router",
+        "addresses",
+        {
+            "type": "DNS",
+            "customerData": "Shared",
+            "dns": {"hostname": "shop.example.com", "routingPolicy": "Simple"},
+        },
+    ),
+)
+
 _PLACEMENT = _resource(
     "Placement",
     "shop",
     {
         "epoch": 7,
         "slots": 1024,
-        "mode": "Primary",
+        "mode": "Fallback",
+        "fallback": {
+            "order": ["cell-b", "cell-a"],
+            "holder": {"kind": "RecoveryRun", "name": "shop-x7k2p", "uid": "2d7e"},
+            "since": _TIME,
+            "dualRouting": True,
+        },
         "nextIndex": 2,
         "cells": [
             {"name": "cell-a", "uid": "0b9c", "index": 0, "address": "10.0.0.7", "port": 80, "weight": 100},
@@ -194,6 +343,30 @@ _PLACEMENT = _resource(
             }
         ],
         "successors": [{"cell": "cell-c", "successor": "cell-c-3fa92b"}],
+        "quarantine": [
+            {
+                "slots": "gAE=",
+                "holder": {"kind": "RecoveryRun", "name": "shop-x7k2p", "uid": "2d7e"},
+                "reason": "their cell failed, and so did the one that took them over",
+                "since": _TIME,
+            }
+        ],
+        "shedding": [
+            {
+                "class": "bulk",
+                "percent": 50,
+                "expiresAt": _LATER,
+                "holder": {"kind": "RecoveryRun", "name": "shop-x7k2p", "uid": "2d7e"},
+            }
+        ],
+        "openCircuits": [
+            {
+                "cell": "cell-a",
+                "percent": 90,
+                "expiresAt": _LATER,
+                "holder": {"kind": "RecoveryRun", "name": "shop-x7k2p", "uid": "2d7e"},
+            }
+        ],
     },
 )
 
@@ -255,6 +428,7 @@ _RUN = _resource(
         ],
         "awaiting": {"gate": "start", "decisionID": "d-2", "since": _TIME, "message": "approve the restart of cell-a"},
         "escalation": {"from": "cell-a-b4m9q", "to": "cell-a-c5n8r", "level": 1},
+        "supersededBy": "shop-x7k2p",
         "result": {
             "replacement": "cell-a-3fa92b",
             "emergencyCells": ["cell-a-77c0de"],
@@ -268,6 +442,7 @@ _RUN = _resource(
             },
             "recoveryPoint": {"time": _TIME, "backupID": "nightly-20260130"},
             "dataLoss": {"from": _TIME, "to": _LATER},
+            "cascade": {"total": 3, "recovered": 2, "quarantinedSlots": 17},
             "conflicts": ["c-12: order 4711 was also written in cell-b"],
             "remains": ["Delete PersistentVolumeClaim shop-a/data-cell-a-db-0"],
         },
@@ -300,6 +475,7 @@ _POLICY = _resource(
             "minimumRequests": 50,
             "window": "20s",
             "multipleCellWindow": "10m",
+            "multipleCellFailures": 3,
             "flappingTransitions": 4,
             "flappingWindow": "30m",
             "withoutIntegrityChecks": "Intact",
@@ -339,7 +515,19 @@ _POLICY = _resource(
             "decommission": "Keep",
             "retainFor": "24h",
         },
+        "cascade": {
+            "extraCells": 1,
+            "maxEmergencyCells": 6,
+            "emergencyCellsAfter": "Retire",
+            "expires": "10m",
+            "circuitPercent": "80%",
+            "stabilityBetween": "2m",
+            "recoveryTimeout": "4h",
+            "liftIncrements": 5,
+            "poisonWindow": "15m",
+        },
         "validation": {"duration": "15m", "consistencyDuration": "1h"},
+        "dependencies": [{"name": "database", "host": "db.shop.svc", "port": 5432, "path": "/ready"}],
         "objectives": {"rpo": "5m"},
     },
     {"observedGeneration": 1, "conditions": [_condition("Accepted")]},
@@ -369,6 +557,7 @@ _TEMPLATE = _resource(
             {
                 "apiVersion": "v1",
                 "kind": "PersistentVolumeClaim",
+                "cluster": "Cell",
                 "metadata": {"name": "$(CELL)-data", "labels": {"tier": "$(TIER)"}},
                 "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "$(STORAGE)"}}},
             },
@@ -384,8 +573,8 @@ _TEMPLATE = _resource(
 )
 
 _ALL = (
-    *(_CELL, _REMOTE_CELL, _VOLUME_CELL, _DATABASE_CELL),
-    *(_ROUTER, _PATH_ROUTER, _PLACEMENT, _RUN, _POLICY, _FREEZE, _TEMPLATE),
+    *(_CELL, _REMOTE_CELL, _VOLUME_CELL, _DATABASE_CELL, _VELERO_CELL),
+    *(_ROUTER, _PATH_ROUTER, *_GATEWAY_ROUTERS, *_DNS_ROUTERS, _PLACEMENT, _RUN, _POLICY, _FREEZE, _TEMPLATE),
 )
 
 

@@ -90,6 +90,23 @@ def router(customer_data: str = "Shared", **metadata: Any) -> Object:
     )
 
 
+def dns_router(**dns: Any) -> Object:
+    """One whose name servers lag behind."""
+    answer = "ns2.example.com (192.0.2.52) still answers 192.0.2.11 for A shop.example.com, which no serving cell has"
+    conditions = [
+        {"type": "Ready", "status": "True", "reason": "Serving", "lastTransitionTime": ago(3600)},
+        {
+            "type": "Programmed",
+            "status": "False",
+            "reason": "Pending",
+            "message": answer,
+            "lastTransitionTime": ago(70),
+        },
+    ]
+    spec = {"type": "DNS", "customerData": "Shared", "dns": {"hostname": "shop.example.com", **dns}}
+    return item("Router", "shop", spec, {"conditions": conditions})
+
+
 def placement(holds: list[Object] | None = None, customer_data: str = "Shared") -> Object:
     """As the operator computes it: homes by weight, and what these holds make of them."""
     routing = Routing.of(Router.model_validate(router(customer_data)))

@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 import yaml
 
-from recell.api import Placement
+from recell.api import Placement, Router
 from recell.api.meta import ANNOTATION_ACKNOWLEDGE, ANNOTATION_PLACEMENT_UID, FINALIZER
+from recell.api.placement import Holder
 from recell.domain import placement as domain
+from recell.domain.placement import Routing
 from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, Retryable
 from tests.unit.cli import objects
 from tests.unit.cli.conftest import Shell
 from tests.unit.cli.fake_api import FakeApi
-from tests.unit.cli.objects import Object
+from tests.unit.cli.objects import NOW, Object
 
 Make = Callable[..., Shell]
 
@@ -167,7 +169,7 @@ def test_plan_takes_the_policy_that_the_operator_takes(shell: Make) -> None:
     [
         (objects.well(), (), "Skipped", "TargetHealthy"),
         (failed(integrity="Unknown"), (), "ManualInterventionRequired", "ManualIntervention"),
-        (failed(impact="High", kind="MultipleCell"), (), "ManualInterventionRequired", "NoProcedure"),
+        (failed(impact="High", kind="MultipleCell"), (), "ManualInterventionRequired", "ForTheRouter"),
         ([*failed(), objects.freeze()], (), "Waits", "Frozen"),
         ([*failed(), objects.draining()], (), "Waits", "TargetBusy"),
         ([objects.cell("cell-b", "Unknown")], ("--strategy", "CellRestart"), "Waits", "HealthUnknown"),
@@ -594,6 +596,26 @@ def test_return_releases_what_ended_runs_left_and_not_what_a_living_one_holds(sh
     again = cluster("return", "cell-b", "--yes")
     assert again.code == 1
     assert "it is held by RecoveryRun cell-b-7fk2p at 60%" in again.err
+
+
+def test_return_gives_slots_back_that_an_ended_run_left_to_nobody(shell: Make) -> None:
+    placed = objects.placement()
+    spec = Placement.model_validate(placed).spec
+    mine, theirs = domain.slots_of(spec, "cell-b")[:3], domain.slots_of(spec, "cell-c")[:2]
+    routing = Routing.of(Router.model_validate(objects.router()))
+    holder = Holder(kind="RecoveryRun", name="ended", uid="uid-ended")
+    out = domain.quarantine(spec, routing, {*mine, *theirs}, holder=holder, reason="two cells failed", since=NOW)
+    items = [
+        objects.router(),
+        {**placed, "spec": out.to_dict()},
+        objects.cell("cell-b"),
+        objects.run("ended", "Failed"),
+    ]
+    cluster = shell(items)
+    result = cluster("return", "cell-b", "--yes")
+    assert (result.code, "releases: 3 of its slots" in result.err) == (0, True)
+    assert domain.quarantined(held(cluster).spec) == set(theirs)
+    assert cluster("return", "cell-b", "--yes").code == 1
 
 
 def test_without_a_placement_the_way_out_is_named(shell: Make) -> None:

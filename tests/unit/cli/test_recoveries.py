@@ -14,8 +14,10 @@ from recell.api import Placement
 from recell.api.meta import ANNOTATION_RETIRED
 from recell.cli import gates
 from recell.domain import placement as domain
+from recell.domain.cascade import SYSTEMIC
 from recell.engine.errors import Forbidden
 from recell.procedures import customers, fencing, point_in_time_recovery, restoring
+from recell.procedures.cascade import relieving
 from tests.unit.cli import objects, recoveries
 from tests.unit.cli.conftest import Shell
 from tests.unit.cli.objects import Object
@@ -89,6 +91,16 @@ def test_when_every_cell_is_held_nobody_leaves(shell: Make) -> None:
     found = where(shell([objects.router(), objects.placement(holds), objects.cell("cell-a")]), "acme")
     assert found["home"] == found["cell"]
     assert "so all stay" in found["why"][0]["message"]
+
+
+def test_a_router_that_knows_no_customers_says_among_which_cells_they_are_divided(shell: Make) -> None:
+    gateway = {"type": "Gateway", "customerData": "Shared", "gateway": {"parentRefs": [{"name": "public"}]}}
+    items = changed(objects.well(), "Router", "shop", lambda item: item.update(spec=gateway))
+    found = where(shell(items), "acme")
+    assert found["anywhere"] == {"cell-a": "33.4%", "cell-b": "33.3%", "cell-c": "33.3%"}
+    assert "slot" not in found
+    text = shell(items)("where", "acme").out
+    assert "This router knows no customers: each request goes to cell-a 33.4%, cell-b 33.3%" in " ".join(text.split())
 
 
 def test_pins_go_before_slots_and_follow_a_replaced_cell(shell: Make) -> None:
@@ -233,6 +245,27 @@ def test_plan_of_each_new_strategy_has_its_steps_and_questions(shell: Make) -> N
     assert all(plan["foreseen"] == [] and plan["outcome"] == "Starts" for plan in (replace, restore, rewind))
 
 
+@pytest.mark.parametrize(
+    ("strategy", "gate"),
+    [
+        ("CellRestart", "unseen-workloads"),
+        ("TrafficDrainAndReplace", "unfenced-source"),
+        ("IsolateAndRestoreFromBackup", "unfenced-source"),
+    ],
+)
+def test_plan_says_what_a_cluster_that_cannot_be_reached_means(shell: Make, strategy: str, gate: str) -> None:
+    why = "Secret shop/cluster-b (key kubeconfig): the API server has not answered since 02:50"
+
+    def lost(cell: Object) -> None:
+        condition = {"type": "ClusterReachable", "status": "False", "reason": "Unreachable", "message": why}
+        cell["status"]["conditions"] = [condition | {"lastTransitionTime": "2026-11-25T02:51:00Z"}]
+
+    items = changed(recoveries.failed(), "Cell", "cell-b", lost)
+    asked = told(shell(items), "plan", "cell-b", "--strategy", strategy)["asks"][0]
+    assert (asked["gate"], why in asked["when"]) == (gate, True)
+    assert "ClusterReachable=False" in shell(items)("status").out
+
+
 def jobs(**named: str) -> Object:
     return {"data": {"type": "Jobs", "jobs": named}}
 
@@ -260,6 +293,22 @@ def test_plan_foresees_the_step_that_would_fail(
     plan = told(shell(recoveries.failed(**spec)), "plan", "cell-b", "--strategy", strategy)
     assert [(found["step"], found["reason"]) for found in plan["foreseen"]] == [(step, reason)]
     assert plan["outcome"] == "Starts"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"type": "VolumeSnapshots", "volumeSnapshots": {"claims": ["orders"]}},
+        {"type": "CloudNativePG", "cloudNativePG": {"cluster": "orders"}},
+        {"type": "Velero", "velero": {"claims": ["orders"]}},
+    ],
+)
+@pytest.mark.parametrize("strategy", ["TrafficDrainAndReplace", "IsolateAndRestoreFromBackup", "PointInTimeRecovery"])
+def test_plan_foresees_nothing_where_a_provider_restores_the_whole_cell(
+    shell: Make, strategy: str, data: Object
+) -> None:
+    plan = told(shell(recoveries.failed(data=data)), "plan", "cell-b", "--strategy", strategy)
+    assert plan["foreseen"] == []
 
 
 def test_plan_foresees_an_unaccepted_template_too_many_made_cells_and_shared_data(shell: Make) -> None:
@@ -322,11 +371,12 @@ def test_what_is_asked_for_is_never_left_out_silently(
 
 
 def test_every_gate_of_the_procedures_has_a_question() -> None:
-    sources = [path.read_text() for path in Path(recell.procedures.__file__).parent.glob("*.py")]
+    sources = [path.read_text() for path in Path(recell.procedures.__file__).parent.rglob("*.py")]
     literal = {gate for text in sources for gate in re.findall(r'(?:Ask\(|inconclusive\()[^")]*"([a-z-]+)"', text)}
-    named = {customers.ACCEPT_LOSS, customers.PARTIAL, customers.UNVERIFIED, restoring.UNVERIFIED, fencing.UNFENCED}
-    every = literal | named | {point_in_time_recovery.PROMOTE, "start"}
-    assert {"data-not-readable", "unknown-capacity", "unverified-replacement"} <= literal
+    moving = {customers.ACCEPT_LOSS, customers.PARTIAL, customers.UNVERIFIED, customers.NOT_READABLE}
+    named = {restoring.UNVERIFIED, fencing.UNFENCED, point_in_time_recovery.PROMOTE, SYSTEMIC, relieving.LIFT, "start"}
+    every = literal | moving | named
+    assert {"unseen-workloads", "unknown-capacity", "unverified-replacement"} <= literal
     assert {gate for gate in every if not gates.question(gate).approving} == set()
     assert gates.question("of-a-newer-version").asks == "Open the gate of-a-newer-version?"
 
@@ -587,6 +637,19 @@ def test_a_cell_that_is_returned_can_be_reached_again(shell: Make) -> None:
     hidden.api.fails = lambda verb, path: Forbidden("no") if "networkpolicies" in path else None
     result = hidden("return", "cell-b", "--yes")
     assert result.code == 0
+    assert "kubectl delete networkpolicy -n shop -l recell.dev/made-by=recell,recell.dev/cell=cell-b" in result.err
+
+
+def test_of_a_cell_in_another_cluster_is_said_what_is_left_to_do_there(shell: Make) -> None:
+    def elsewhere(cell: Object) -> None:
+        cell["spec"]["cluster"] = {"kubeconfigSecretRef": {"name": "cluster-b"}}
+
+    policy = {"kind": "NetworkPolicy", "metadata": {"namespace": "shop", "name": "recell-cell-b-web", "uid": "p"}}
+    cluster = shell([*changed(recoveries.isolated("Intact"), "Cell", "cell-b", elsewhere), policy])
+    result = cluster("return", "cell-b", "--yes")
+    assert result.code == 0
+    assert not [write for write in cluster.api.writes if "networkpolicies" in write], "that is another cell's"
+    assert "cell-b is in the cluster of Secret shop/cluster-b (key kubeconfig)" in result.err
     assert "kubectl delete networkpolicy -n shop -l recell.dev/made-by=recell,recell.dev/cell=cell-b" in result.err
 
 

@@ -28,7 +28,7 @@ from recell.cli.views.runs import runs_table
 from recell.cli.views.status import status_view
 from recell.cli.views.where import where_view
 from recell.cli.whereabouts import where_report
-from tests.unit.cli import objects, recoveries
+from tests.unit.cli import cascades, objects, recoveries
 from tests.unit.cli.objects import NOW, Object
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -166,9 +166,10 @@ VIEWS: dict[str, View] = {
     "status-empty": status([]),
     "status-no-placement": status([item for item in objects.well() if item["kind"] != "Placement"]),
     "status-no-router": status([item for item in objects.well() if item["kind"] != "Router"]),
+    "status-dns": status([objects.dns_router(), *(item for item in objects.troubled() if item["kind"] != "Router")]),
     "status-awaiting": status(around(AWAITING)),
     "plan-starts": planned(failed_cell()),
-    "plan-no-procedure": planned(failed_cell(impact="High", kind="MultipleCell")),
+    "plan-for-the-router": planned(failed_cell(impact="High", kind="MultipleCell")),
     "plan-manual": planned(failed_cell(integrity="Unknown")),
     "plan-healthy": planned(objects.well()),
     "plan-busy-and-frozen": planned(objects.troubled(), strategy="CellRestart"),
@@ -214,6 +215,12 @@ VIEWS: dict[str, View] = {
     "where-read-only": where(recoveries.promoting(), "c-17"),
     "where-pinned": where(recoveries.replaced(), "globex"),
     "where-not-moved": where(recoveries.replaced(2), recoveries.LEFT),
+    "status-cascade": status(cascades.working()),
+    "run-cascade": followed(cascades.working(), rates=False),
+    "run-cascade-partly": followed(cascades.ended(), rates=False),
+    "placement-cascade": lambda look: placement_view(
+        fleet(cascades.working()).placements[0], fleet(cascades.working()), NOW, look
+    ),
     "runs": lambda look: runs_table(
         runs_report(fleet([objects.draining(), objects.run("cell-a-x", "Succeeded", "cell-a")]).runs), NOW, look
     ),

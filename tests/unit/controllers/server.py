@@ -9,8 +9,10 @@ from typing import Any
 from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Resource, Router
 from recell.api.cell import Failure
 from recell.api.meta import ObjectMeta
+from recell.controllers.router_recovery import Told
+from recell.controllers.status import Wanted
 from recell.domain.health import HealthState, Level
-from recell.domain.observation import Applied
+from recell.domain.observation import Applied, Reach
 from recell.engine.errors import Conflict, NotFound
 from recell.providers.kube.api import Listing
 from recell.providers.kube.paths import OWN, parse
@@ -105,7 +107,9 @@ class Server:
         return answer
 
     async def replace(self, path: str, body: Object) -> Object:
-        return await self.merge_patch(path, body)
+        """What the body leaves out of the spec is gone."""
+        gone = dict.fromkeys(self._there(path).get("spec", {}).keys() - body["spec"].keys())
+        return await self.merge_patch(path, {**body, "spec": {**gone, **body["spec"]}})
 
     async def list(self, path: str, *, labels: str = "") -> Listing:
         place, wanted = parse(path), dict(term.split("=") for term in labels.split(",") if term)
@@ -187,7 +191,9 @@ class Server:
         return tuple(run for run in self._all(RecoveryRun) if not run.phase.ended)
 
     def runs_of(self, kind: Any, target: tuple[str, str]) -> tuple[RecoveryRun, ...]:
-        return tuple(r for r in self._all(RecoveryRun) if r.spec.target_ref.name == target[1])
+        return tuple(
+            r for r in self._all(RecoveryRun) if (r.spec.target_ref.kind, r.spec.target_ref.name) == (kind, target[1])
+        )
 
     def freezes_in(self, namespace: str) -> tuple[RecoveryFreeze, ...]:
         return tuple(self._all(RecoveryFreeze))
@@ -235,9 +241,15 @@ class Surroundings:
         self.levels: dict[str, Level] = {}
         self.failures: dict[str, Failure] = {}
         self.unreachable: dict[str, Exception] = {}
+        self.public: dict[str, tuple[tuple[str, int], ...]] = {}
+        """Of load balancers, by cell; else as the router's own."""
+        self.reaches: dict[str, Reach] = {}
         self.pods = 2
         self.in_force = True
         self.complaints = ""
+        self.progresses = ""
+        self.refused: Exception | None = None
+        """Why the data plane cannot do what it is asked."""
         self.told: Placement | None = None
         self.events: list[str] = []
         self.epoch = 1
@@ -249,9 +261,17 @@ class Surroundings:
             raise error
         return (f"10.0.0.{ord(cell.metadata.name[-1])}", 80)
 
+    def public_addresses_of(self, cell: Cell) -> tuple[tuple[str, int], ...]:
+        if error := self.unreachable.get(cell.metadata.name):
+            raise error
+        return self.public.get(cell.metadata.name) or (self.address_of(cell),)
+
     async def ensure_labels(self, cell: Cell) -> None:
         if error := self.unreachable.get(cell.metadata.name):
             raise error
+
+    def reach(self, cell: Cell) -> Reach | None:
+        return self.reaches.get(cell.metadata.name)
 
     # Observer
 
@@ -262,9 +282,11 @@ class Surroundings:
     # Data plane and traffic
 
     async def ensure(self, router: Router) -> None:
-        """Its objects are there."""
+        """Its objects are there, unless it may not make them."""
+        if self.refused is not None:
+            raise self.refused
 
-    def tell(self, router: tuple[str, str], placement: Placement | None) -> None:
+    async def tell(self, router: tuple[str, str], placement: Placement | None) -> None:
         self.told = placement
 
     def serving(self, router: tuple[str, str]) -> int:
@@ -273,12 +295,51 @@ class Surroundings:
     def complaint(self, router: tuple[str, str]) -> str:
         return self.complaints
 
+    def progress(self, router: tuple[str, str]) -> str:
+        return self.progresses
+
+    def unseen(self, router: tuple[str, str]) -> str:
+        return ""
+
     def applied(self, router: tuple[str, str]) -> Applied | None:
         placed = self.server.placement(router)
         if placed is None or not self.pods or not self.in_force:
             return None
         meta = placed.metadata
         return Applied(meta.uid, placed.spec.epoch, meta.generation, self.pods, self.server.clock.now())
+
+    # Standby
+
+    async def keep(self, router: Router, cells: Mapping[str, Cell]) -> None:
+        """It asks for none."""
+
+    async def agree(self, router: Router) -> None:
+        """The router serves by itself."""
+
+    def conditions(self, router: Router, placed: Placement | None) -> dict[str, Wanted]:
+        return {}
+
+    # Recoveries
+
+    async def look(self, router: Router) -> Told:
+        return Told(None, None, None)
+
+    def forget(self, router: tuple[str, str]) -> None:
+        """Nothing is known."""
+
+    # Storms and dependencies
+
+    async def detect(self, router: Router, cells: Mapping[str, Cell]) -> None:
+        """There are none."""
+
+    def watch(self, router: tuple[str, str], policy: object) -> None:
+        """Nothing is shared."""
+
+    def drop(self, router: tuple[str, str]) -> None:
+        """Nothing was asked."""
+
+    def broken(self, router: tuple[str, str]) -> tuple[str, ...]:
+        return ()
 
     # Leadership and events
 

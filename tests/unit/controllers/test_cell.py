@@ -17,6 +17,7 @@ from recell.controllers.records import RunRecords
 from recell.controllers.retirement import Retirements
 from recell.domain import placement
 from recell.domain.health import HealthState, Level
+from recell.domain.observation import Reach
 from recell.domain.placement import Candidate, Routing
 from recell.engine.errors import BadInput
 from tests.unit.controllers.server import Server, Surroundings
@@ -126,6 +127,11 @@ class Scene(Surroundings):
 
     def fail(self) -> None:
         self.level, self.since = Level.FAILED, self.server.clock.now()
+
+    @staticmethod
+    def condition(status: Any, type: str) -> tuple[str, str, str]:
+        found = next(c for c in status.conditions if c.type == type)
+        return (found.status, found.reason, found.message)
 
     @property
     def runs(self) -> list[RecoveryRun]:
@@ -290,12 +296,53 @@ async def test_a_cell_that_cannot_be_replaced_says_why() -> None:
     assert scene.server.writes == []
 
 
+async def test_a_failure_stays_until_it_is_known_to_be_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends before it knows leaves it to the next."""
+    scene = Scene(mode="Observe")
+    scene.fail()
+    failed = await scene.look_at_it()
+    assert failed.failure is not None
+    unknown = HealthState(level=Level.UNKNOWN, since=scene.since, known=Level.DEGRADED)
+    with monkeypatch.context() as taken_over:
+        taken_over.setattr(scene, "look", lambda cell: (unknown, None))
+        taken_over.setattr(scene, "failure", lambda cell: None)
+        status = await scene.look_at_it()
+    assert (status.phase, status.failure) == ("Unknown", failed.failure)
+    assert scene.condition(status, "Ready")[:2] == ("False", "Unknown")
+    scene.level = Level.HEALTHY
+    assert (await scene.look_at_it()).failure is None
+
+
 async def test_each_change_of_phase_is_an_event() -> None:
     scene = Scene(mode="Observe")
     await scene.look_at_it()
     scene.fail()
     await scene.look_at_it(times=2)
     assert scene.events == ["Normal Healthy", "Warning Failed"]
+
+
+async def test_a_cell_whose_cluster_is_lost_is_unknown_and_says_why_once() -> None:
+    scene = Scene()
+    scene.reaches["b"] = Reach(True, "Reachable", "Kubernetes v1.36.3, by Secret fleet/b")
+    status = await scene.look_at_it()
+    assert scene.condition(status, "ClusterReachable") == ("True", "Reachable", "Kubernetes v1.36.3, by Secret fleet/b")
+    why = "Secret fleet/b: the API server has not answered since 2026-11-25T03:00:00Z: no answer in time"
+    scene.reaches["b"] = Reach(False, "Unreachable", why)
+    scene.level = Level.UNKNOWN
+    scene.since = scene.server.clock.now()
+    scene.failure = lambda cell: None  # type: ignore[method-assign]
+    status = await scene.look_at_it(times=3)
+    assert (status.phase, status.failure) == ("Unknown", None)
+    assert scene.condition(status, "ClusterReachable") == ("False", "Unreachable", why)
+    assert scene.condition(status, "Ready") == ("False", "Unknown", why)
+    assert scene.condition(status, "Accepted")[0] == "True", "the router goes on sending it what is its"
+    assert scene.events.count("Warning Unknown") == 1
+    assert scene.runs == []
+
+
+async def test_a_cell_in_the_cluster_of_the_operator_has_no_such_condition() -> None:
+    status = await Scene().look_at_it()
+    assert not [c for c in status.conditions if c.type == "ClusterReachable"]
 
 
 async def test_a_deleted_cell_whose_router_is_gone_goes() -> None:

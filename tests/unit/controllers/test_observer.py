@@ -6,6 +6,7 @@ from typing import Any
 from recell.api import Cell, RecoveryPolicy
 from recell.api.cell import Data
 from recell.controllers.observer import CellObserver
+from recell.domain.health import Level
 from recell.domain.observation import CellTraffic, RouterTraffic
 
 ROUTER = ("fleet", "shop")
@@ -21,7 +22,7 @@ class Scene:
         self.policy = RecoveryPolicy.model_validate({"metadata": {}, "spec": {"detection": {"failedAfter": "1s"}}})
         self.cells = {name: cell(name) for name in "ab"}
         anything: Any = self
-        self.observer = CellObserver(anything, anything, anything, anything, anything, anything)
+        self.observer = CellObserver(anything, anything, anything, anything, anything, anything, anything)
 
     def now(self) -> datetime:
         return self.at
@@ -35,10 +36,16 @@ class Scene:
     def cells_of(self, router: Any) -> dict[str, Cell]:
         return self.cells
 
+    def broken(self, router: Any) -> tuple[str, ...]:
+        return ()
+
     def states(self, cell: Cell) -> tuple[Any, ...]:
         return ()
 
     def endpoints(self, cell: Cell) -> None:
+        return None
+
+    def reach(self, cell: Cell) -> None:
         return None
 
     def probe(self, cell: Any) -> None:
@@ -107,6 +114,21 @@ def test_a_cell_that_is_not_well_is_known_until_it_is_well_or_gone() -> None:
     assert scene.observer.failing(ROUTER) == []
     scene.observer.forget(("fleet", "a"))
     assert scene.observer.routers == []
+
+
+def test_a_process_that_begins_takes_no_cell_for_healthy_that_was_failing_a_moment_ago() -> None:
+    scene = Scene()
+    failure = {
+        "type": "SingleCell", "impact": "High", "dataIntegrity": "Intact", "since": START.isoformat(), "evidence": [],
+    }  # fmt: skip
+    scene.cells["a"] = Cell.model_validate({**cell("a").model_dump(), "status": {"failure": failure}})
+    scene.look()
+    levels = {name: scene.observer.look(one)[0].level for name, one in scene.cells.items()}
+    assert levels == {"a": Level.UNKNOWN, "b": Level.HEALTHY}
+    scene.at += timedelta(seconds=29)
+    assert scene.observer.look(scene.cells["a"])[0].level is Level.UNKNOWN
+    scene.at += timedelta(seconds=1)
+    assert scene.observer.look(scene.cells["a"])[0].level is Level.HEALTHY
 
 
 def checked_by_another(status: str, since: datetime) -> Cell:

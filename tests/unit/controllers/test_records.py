@@ -43,3 +43,18 @@ async def test_somebody_elses_run_of_that_name_is_left_alone(other: RecoveryRun)
     await made.create(run("r escalated"))
     with pytest.raises(Conflict, match="made for something else"):
         await made.create(other)
+
+
+async def test_a_run_is_told_once_that_it_is_to_be_aborted() -> None:
+    made = records()
+    child = await made.create(run("works for r"))
+    await made.abort(child)
+    told = made._store.run(("fleet", "r-next"))
+    assert told is not None
+    assert told.spec.control is not None
+    assert told.spec.control.abort is True
+    version = told.metadata.resource_version
+    await made.abort(told)
+    again = made._store.run(("fleet", "r-next"))
+    assert again is not None
+    assert again.metadata.resource_version == version, "nothing is written twice"

@@ -237,8 +237,9 @@ class Scene(Surroundings):
         server: Any = self.server
         remains = CellRemains(server, server, anything)
         retirements = Retirements(
-            server.clock, server, server, anything, anything, Protection(self.provider), remains, anything, anything
-        )
+            server.clock, server, server, anything, anything, Protection(self.provider), lambda cell: remains,
+            anything, anything,
+        )  # fmt: skip
         self.controller = CellController(
             server.clock, server, server, anything, anything, anything, Programming(server.clock, anything, anything),
             anything, RunRecords(server, server), retirements, anything,

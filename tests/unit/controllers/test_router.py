@@ -1,5 +1,6 @@
 """The Router controller: Placement is true to the cells and never invented anew; no customer is dropped silently."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,21 +11,24 @@ from recell.api.placement import REJECT, Hold, Holder, HoldState, decode_table
 from recell.controllers.programming import Programming
 from recell.controllers.router import RouterController
 from recell.controllers.switchboard import PlacementSwitchboard
-from recell.domain import placement
+from recell.domain import placement, shedding
 from recell.domain.health import Level
 from recell.domain.placement import Routing
-from recell.engine.errors import BadInput
+from recell.engine.errors import BadInput, Forbidden
 from tests.unit.controllers.server import Server, Surroundings
 
 KEY = ("fleet", "shop")
+GATEWAY = {"type": "Gateway", "haproxy": None, "gateway": {"parentRefs": [{"name": "public"}]}}
 
 
 class Scene:
     def __init__(self, *cells: str, **router: Any) -> None:
         self.server = Server()
         self.around = Surroundings(self.server)
-        haproxy = {"customerKey": {"type": "Header", "name": "x"}, **router.pop("haproxy", {})}
-        self.server.add(Router, "shop", {"type": "HAProxy", "customerData": "Shared", "haproxy": haproxy, **router})
+        haproxy = {"customerKey": {"type": "Header", "name": "x"}, **(router.pop("haproxy", None) or {})}
+        if router.get("type", "HAProxy") == "HAProxy":
+            router["haproxy"] = haproxy
+        self.server.add(Router, "shop", {"type": "HAProxy", "customerData": "Shared", **router})
         for name in cells:
             self.cell(name)
         anything: Any = self.around
@@ -39,6 +43,10 @@ class Scene:
             anything,
             Programming(store.clock, anything, self.board),
             self.board,
+            anything,
+            anything,
+            anything,
+            anything,
             anything,
             anything,
         )
@@ -186,6 +194,22 @@ async def test_a_deleted_router_stays_while_customers_depend_on_it_and_its_place
     assert scene.server.placement(KEY) is not None
 
 
+async def test_a_deleted_router_that_stays_still_moves_its_customers() -> None:
+    scene = Scene("a", "b", **GATEWAY)
+    await scene.settle()
+    scene.server.delete_softly(Router, "shop")
+    router = scene.server.router(KEY)
+    assert router is not None
+    wanted = Hold(
+        cell="b", max_percent=0, state=HoldState.DRAINING, holder=Holder(kind="Person", name="ann"), reason="odd",
+        since=scene.server.clock.now(),
+    )  # fmt: skip
+    placed = await scene.board.change(KEY, lambda spec: placement.hold(spec, Routing.of(router), wanted))
+    await scene.settle()
+    assert scene.around.told is not None
+    assert scene.around.told.metadata.generation == placed.metadata.generation
+
+
 async def test_in_a_namespace_that_ends_nothing_is_held_up() -> None:
     scene = Scene("a", "b", customerData="InCell", haproxy={"initialCells": ["a", "b"]})
     await scene.settle()
@@ -284,3 +308,108 @@ async def test_what_the_pods_refuse_is_said() -> None:
     scene.around.complaints = "pod x refuses the Placement: older"
     await scene.settle()
     assert scene.condition("PlacementStale").status == "True"
+
+
+async def test_what_is_shed_is_shown_and_what_has_expired_leaves_the_record() -> None:
+    scene = Scene("a", "b")
+    await scene.settle()
+    assert scene.condition("Shedding").status == "False"
+    run, now = Holder(kind="RecoveryRun", name="storm", uid="u"), scene.server.clock.now()
+    later = now + timedelta(seconds=30)
+
+    def change(spec: Any) -> Any:
+        spec = shedding.shed(spec, {"bulk": 40}, holder=run, until=later, renew_before=now)
+        return shedding.open_circuits(spec, ["a"], 90, holder=run, until=later, renew_before=now)
+
+    await scene.board.change(KEY, change)
+    await scene.settle()
+    assert scene.condition("Shedding").message == "40 % of bulk for storm"
+    assert scene.condition("CircuitsOpen").message == "90 % of a for storm"
+    scene.server.clock.advance(31)
+    await scene.settle()
+    assert (scene.spec.shedding, scene.spec.open_circuits) == ([], [])
+    assert [scene.condition(name).status for name in ("Shedding", "CircuitsOpen")] == ["False", "False"]
+
+
+async def test_what_a_router_can_do_and_prove_is_said() -> None:
+    for spec, verification, capabilities in (
+        ({}, "Observed", ["StickyCustomers", "Pins", "Reject", "ReadOnly", "Shedding", "CircuitBreakers"]),
+        (GATEWAY, "Resolved", []),
+    ):
+        scene = Scene("a", "b", **spec)
+        await scene.settle()
+        status = scene.server.read(Router, "shop")["status"]
+        assert (status["verification"], status["capabilities"]) == (verification, capabilities)
+
+
+DNS = {"type": "DNS", "haproxy": None, "dns": {"hostname": "shop.example.com", "routingPolicy": "Simple"}}
+
+
+async def test_a_dns_router_publishes_public_addresses_and_says_how_far_it_is() -> None:
+    scene = Scene("a", "b", **DNS)
+    scene.around.public = {"a": (("2001:db8::1", 80), ("192.0.2.1", 80)), "b": (("192.0.2.2", 80),)}
+    scene.around.in_force = False
+    scene.around.progresses = "ns1 still answers 192.0.2.9 for A shop.example.com, which no serving cell has"
+    await scene.settle()
+    assert [c.address for c in scene.spec.cells] == ["192.0.2.1", "192.0.2.2"]
+    assert "ns1 still answers 192.0.2.9" in scene.condition("Programmed").message
+    assert "2 name servers serve 2 cells" in scene.condition("Ready").message
+    scene.around.pods = 0
+    await scene.settle()
+    assert (scene.condition("Ready").status, scene.condition("Ready").reason) == ("False", "NotResolved")
+
+
+@pytest.mark.parametrize(("router", "stays"), [({}, False), (DNS, True)])
+async def test_a_deleted_cell_goes_once_nothing_sends_it_anything_which_silent_name_servers_do_not_prove(
+    router: dict[str, Any], stays: bool
+) -> None:
+    scene = Scene("a", "b", **router)
+    await scene.settle()
+    scene.around.pods, scene.around.in_force = 0, False
+    scene.server.delete_softly(Cell, "a")
+    await scene.settle()
+    assert (("cells", "fleet", "a") in scene.server.objects) is stays
+    scene.around.pods, scene.around.in_force = 2, True
+    await scene.settle()
+    assert ("cells", "fleet", "a") not in scene.server.objects
+
+
+async def test_a_cell_without_a_public_address_or_of_another_kind_is_refused_with_the_next_step() -> None:
+    scene = Scene("a", "b", "c", **DNS)
+    scene.around.public = {"a": (("192.0.2.1", 80),), "b": (("b.elb.example.com", 80),)}
+    scene.around.unreachable["c"] = BadInput("spec.backend.service.name: Service shop/web is of type ClusterIP")
+    await scene.settle()
+    assert [c.name for c in scene.spec.cells] == ["a"]
+    refused = scene.condition("Accepted").message
+    assert "b.elb.example.com is a host name, but the Router publishes A records" in refused
+    assert "Cell c: spec.backend.service.name: Service shop/web is of type ClusterIP" in refused
+
+
+async def test_a_cell_that_the_router_cannot_reach_is_refused_and_the_others_serve() -> None:
+    scene = Scene("a", "b", **GATEWAY)
+    scene.cell("c", backend={"type": "Address", "address": {"host": "10.0.0.9", "port": 80}})
+    await scene.settle()
+    assert {c.name for c in scene.spec.cells} == {"a", "b"}
+    assert "c: spec.backend.type is Address" in scene.condition("Accepted").message
+
+
+async def test_a_cell_too_many_is_refused_and_the_others_serve() -> None:
+    scene = Scene(*"abcdefghijklmnop", **GATEWAY)
+    await scene.settle()
+    scene.cell("q")
+    await scene.settle()
+    assert len(scene.spec.cells) == 16
+    assert scene.condition("Accepted").reason == "CellsRefused"
+    assert "q: the customers of this Router are shared by 16 cells already" in scene.condition("Accepted").message
+
+
+async def test_what_the_data_plane_may_not_do_is_shown_and_the_rest_goes_on() -> None:
+    scene = Scene("a", "b")
+    scene.around.refused = Forbidden('grant verb "patch" on resource "httproutes"')
+    await scene.settle()
+    assert scene.condition("Stalled").reason == "Forbidden"
+    assert 'grant verb "patch"' in scene.condition("Accepted").message
+    assert scene.share("a") == 0.5
+    scene.around.refused = None
+    await scene.settle()
+    assert scene.condition("Stalled").status == "False"

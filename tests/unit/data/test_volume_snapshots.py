@@ -1,6 +1,5 @@
 """The provider of VolumeSnapshots on a cluster in memory: what it makes and deletes, when, and what it says."""
 
-import asyncio
 import copy
 import json
 from collections.abc import AsyncIterator
@@ -12,15 +11,14 @@ import pytest
 
 from recell.api import Cell
 from recell.api.meta import ANNOTATION_RESTORE, LABEL_BACKUP
-from recell.domain.data import Answer, Operation, Progress, Request
-from recell.engine.errors import BadInput, Forbidden, Retryable
-from recell.engine.ports import Key
+from recell.domain.data import Operation, Progress, Request
+from recell.engine.errors import BadInput, Forbidden
 from recell.providers.data.volume_snapshots import VolumeSnapshotsData
 from recell.providers.kube.errors import MissingPermission
 from recell.providers.kube.paths import CELLS, CLAIMS, PODS, VOLUME_SNAPSHOTS
 from tests.contract.conftest import ManualClock
-from tests.fakes.volume_cluster import NAMESPACE, VolumeApi, VolumeCluster, VolumeWorkloads, a_cell
-from tests.fakes.world import Crash
+from tests.fakes.volume_cluster import NAMESPACE, VolumeCluster, a_cell
+from tests.unit.data.whole import WholeWorld
 
 ONE, ONE_MADE = a_cell("cell-a"), a_cell("cell-b")
 TWO, TWO_MADE = a_cell("cell-a", "a-data", "a-wal"), a_cell("cell-b", "b-data", "b-wal")
@@ -30,55 +28,15 @@ BACKUP_TWO = replace(BACKUP, cell=TWO)
 RESTORE_TWO = replace(RESTORE, cell=TWO, target=TWO_MADE)
 
 
-class World:
+class World(WholeWorld):
+    kind = VolumeSnapshotsData
+
     def __init__(self, *cells: Cell) -> None:
-        self.clock = ManualClock()
-        self.cluster = VolumeCluster(self.clock)
+        clock = ManualClock()
+        self.cluster = VolumeCluster(clock)
         for cell in cells:
             self.cluster.add(cell, made=cell.metadata.name == "cell-b")
-        self.api = VolumeApi(self.cluster)
-        self.woken: list[Key] = []
-        self.data = self.provider()
-
-    def provider(self) -> VolumeSnapshotsData:
-        async def consent(cell: Cell) -> None:
-            if self.cluster.consent is not None:
-                raise self.cluster.consent
-
-        return VolumeSnapshotsData(
-            self.api,  # type: ignore[arg-type]
-            self.clock,
-            VolumeWorkloads(self.cluster),
-            require_consent=consent,
-            is_home=lambda router, cell: cell in self.cluster.home,
-            on_change=self.woken.append,
-        )
-
-    async def second(self) -> None:
-        self.clock.advance(1)
-        self.cluster.second()
-        for _ in range(20):
-            await asyncio.sleep(0)
-
-    async def ended(self, request: Request) -> Answer:
-        """A process that is killed is followed by another one."""
-        for _ in range(60):
-            try:
-                answer = await self.data.ensure(request)
-            except (Retryable, Crash) as error:
-                if isinstance(error, Crash):
-                    await self.data.stop()
-                    self.data = self.provider()
-            else:
-                if answer.progress is not Progress.RUNNING:
-                    return answer
-            await self.second()
-        raise AssertionError(f"{request.operation} does not end: {answer}")
-
-    async def done(self, request: Request) -> Answer:
-        answer = await self.ended(request)
-        assert answer.progress is Progress.DONE, answer.message
-        return answer
+        super().__init__(clock, self.cluster)
 
     async def backed_up(self, request: Request = BACKUP) -> None:
         """With a write before it, and another one after it."""
@@ -466,7 +424,7 @@ async def test_called_off_the_workloads_are_what_they_were(world: World) -> None
     ("target", "told"),
     [
         (a_cell("cell-b", "b-data", "b-wal"), r"has 2 claims, and that of cell cell-a 1"),
-        (a_cell("cell-b", "x", "x"), r"has 2 claims, and that of cell cell-a 1"),
+        (a_cell("cell-b", "x", "x"), r"each claim may be named once"),
         (
             ONE_MADE.model_copy(update={"spec": ONE_MADE.spec.model_copy(update={"namespace": "other"})}),
             "own namespace",

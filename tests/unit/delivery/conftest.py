@@ -21,11 +21,16 @@ FEATURES = (
     "workloadRestart",
     "isolation",
     "haproxyRouter",
+    "gatewayApi",
+    "routerFailover",
     "dataJobs",
     "volumeSnapshots",
     "cloudNativePG",
+    "velero",
     "cellReplacement",
     "decommission",
+    "dnsEndpoints",
+    "remoteClusters",
 )
 
 VARIANTS: dict[str, Values] = {
@@ -34,6 +39,7 @@ VARIANTS: dict[str, Values] = {
     "everything": {
         "replicas": 3,
         "features": dict.fromkeys(FEATURES, True),
+        "remoteClusters": {"secrets": ["cluster-b"]},
         "image": {"digest": "sha256:" + "0" * 64},
         "imagePullSecrets": [{"name": "pull"}],
         "serviceAccount": {"annotations": {"example.com/role": "recell"}},

@@ -19,6 +19,7 @@ WELL = {
     f"recell_leader{LEADER}": "1x60",
     f"recell_leader{STANDBY}": "0x60",
     f"recell_clock_skew_seconds{LEADER}": "0x60",
+    f"recell_routers_in_fallback{LEADER}": "0x60",
 }
 
 
@@ -47,6 +48,14 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
         {on_leader("recell_watch_blind_seconds", 'resource="cells"'): "0+60x60"},
         {"RecellWatchDead"},
     ),
+    "another cluster is away": (
+        {f"recell_clusters_unreachable{LEADER}": "1x60", f"recell_clusters_unreachable{STANDBY}": "1x60"},
+        {"RecellClusterUnreachable"},
+    ),
+    "only a standby does not reach another cluster": (
+        {f"recell_clusters_unreachable{LEADER}": "0x60", f"recell_clusters_unreachable{STANDBY}": "1x60"},
+        set(),
+    ),
     "a router's pods agree": (
         on_router("generation", 7, 7) | on_router("refused", 0, 0) | on_router("synced", 1, 1),
         set(),
@@ -67,6 +76,19 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
         {on_leader("recell_runs_total", 'strategy="CellRestart",result="ManualInterventionRequired"'): "1x60"},
         set(),
     ),
+    "a run asks": ({f"recell_runs_awaiting_approval{LEADER}": "1x60"}, {"RecellApprovalAwaited"}),
+    "only a standby, behind, still counts one that asks": (
+        {f"recell_runs_awaiting_approval{LEADER}": "0x60", f"recell_runs_awaiting_approval{STANDBY}": "1x60"},
+        set(),
+    ),
+    "requests are shed": (
+        {
+            f'recell_router_class_shed_percent{{namespace="shop",recell_dev_router="shop",class="{name}"}}': "40x60"
+            for name in ("bulk",)
+        },
+        {"RecellLoadShed"},
+    ),
+    "a router is relieved": ({f"recell_routers_in_fallback{LEADER}": "1x60"}, {"RecellFallbackActive"}),
     "the clock is ahead": ({f"recell_clock_skew_seconds{LEADER}": "9x60"}, {"RecellClockAhead"}),
 }
 MINUTE = 30

@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from tests.unit.delivery.conftest import VARIANTS, Document, Render, named, of_kind
+from tests.unit.delivery.programs import ROOT
 
 Right = tuple[str, str, str]
 """Verb, group, resource."""
 
-OPERATOR_ROLES = ("recell", "recell-namespaces", "recell-leadership")
+OPERATOR_ROLES = ("recell", "recell-namespaces", "recell-leadership", "recell-velero")
 ROUTER_RIGHTS = {
     ("create", "apps", "deployments"),
     ("create", "", "services"),
@@ -49,6 +51,15 @@ POSTGRES_RIGHTS = {
     *((verb, "postgresql.cnpg.io", "clusters") for verb in ("get", "list", "watch", "create", "patch", "delete")),
     *((verb, "postgresql.cnpg.io", "backups") for verb in ("get", "list", "watch", "create")),
 }
+VELERO_RIGHTS = {
+    *((verb, "snapshot.storage.k8s.io", "volumesnapshots") for verb in ("list", "watch")),
+    *((verb, "", "persistentvolumeclaims") for verb in ("get", "list", "watch", "create", "patch", "delete")),
+}
+"""Where cells' workloads live."""
+GATEWAY_RIGHTS = {
+    *((verb, "gateway.networking.k8s.io", "httproutes") for verb in ("get", "list", "watch", "create", "patch")),
+    ("get", "gateway.networking.k8s.io", "gateways"),
+}
 ISOLATION_RIGHTS = {(verb, "networking.k8s.io", "networkpolicies") for verb in ("create", "patch", "delete", "list")}
 DECOMMISSION_RIGHTS = {
     ("delete", "recell.dev", "cells"),
@@ -61,15 +72,27 @@ DECOMMISSION_RIGHTS = {
     ("delete", "networking.k8s.io", "networkpolicies"),
     ("delete", "policy", "poddisruptionbudgets"),
 }
+FAILOVER_RIGHTS = {
+    ("delete", "apps", "deployments"),
+    ("delete", "", "services"),
+    ("delete", "policy", "poddisruptionbudgets"),
+    ("delete", "networking.k8s.io", "networkpolicies"),
+}
 FEATURES = {
     "haproxyRouter": ROUTER_RIGHTS,
+    "gatewayApi": GATEWAY_RIGHTS,
+    "routerFailover": FAILOVER_RIGHTS,
     "workloadRestart": RESTART_RIGHTS,
     "isolation": ISOLATION_RIGHTS,
     "dataJobs": DATA_JOB_RIGHTS,
     "volumeSnapshots": SNAPSHOT_RIGHTS,
     "cloudNativePG": POSTGRES_RIGHTS,
+    "velero": VELERO_RIGHTS,
     "cellReplacement": TEMPLATE_RIGHTS | {(verb, "recell.dev", "cells") for verb in ("create", "delete")},
     "decommission": DECOMMISSION_RIGHTS,
+    "dnsEndpoints": {
+        (verb, "externaldns.k8s.io", "dnsendpoints") for verb in ("get", "list", "watch", "create", "patch")
+    },
 }
 
 
@@ -96,9 +119,70 @@ def test_no_role_has_a_wildcard(installed: list[Document]) -> None:
 
 
 def test_no_role_reaches_secrets_or_into_pods(installed: list[Document]) -> None:
+    """But for the kubeconfigs that are named, where the feature is on."""
     forbidden = {"secrets", "pods/exec", "pods/attach", "pods/portforward", "pods/eviction", "serviceaccounts/token"}
     for role in roles(installed):
-        assert not {resource for _, _, resource in rights(role)} & forbidden, role["metadata"]["name"]
+        for rule in role.get("rules", ()):
+            if rule["resources"] == ["secrets"]:
+                assert (rule["verbs"], rule["resourceNames"]) == (["list", "watch"], ["cluster-b"])
+            else:
+                assert not {*rule["resources"]} & forbidden, role["metadata"]["name"]
+
+
+def test_kubeconfigs_are_read_in_fleet_namespaces_only(render: Render) -> None:
+    documents = render({**VARIANTS["named-namespaces"], "features": {"remoteClusters": True}})
+    reading = [role for role in roles(documents) if any(r["resources"] == ["secrets"] for r in role.get("rules", ()))]
+    assert {(role["kind"], role["metadata"]["namespace"]) for role in reading} == {
+        ("Role", "shop"),
+        ("Role", "billing"),
+    }
+    off = render(VARIANTS["named-namespaces"])
+    assert not [right for role in roles(off) for right in rights(role) if right[2] == "secrets"]
+
+
+REMOTE = yaml.safe_load_all((ROOT / "manifests" / "remote-cluster.yaml").read_text())
+REMOTE_ROLES = {d["metadata"]["name"]: d for d in REMOTE if d["kind"] == "Role"}
+PARTS = {
+    "recell-workloads": "workloadRestart",
+    "recell-isolation": "isolation",
+    "recell-data-jobs": "dataJobs",
+    "recell-templates": "cellReplacement",
+    "recell-decommission": "decommission",
+}
+
+
+@pytest.mark.parametrize(("name", "feature"), PARTS.items())
+def test_the_rights_in_another_cluster_are_those_of_a_workload_namespace(
+    render: Render, name: str, feature: str
+) -> None:
+    """But for those on Services: no cell of another cluster is reached by one, they are only made and deleted."""
+
+    def at_home(*on: str) -> set[Right]:
+        documents = render({**VARIANTS["named-namespaces"], "features": {name: name in on for name in FEATURES}})
+        (role,) = (r for r in of_kind(documents, "Role") if r["metadata"]["namespace"] == "shop-data")
+        return set(rights(role))
+
+    seeing = at_home()
+    needed = at_home(feature) if name == "recell-workloads" else at_home(feature) - seeing
+    if name == "recell-workloads":
+        needed = {right for right in needed if right[2] not in ("services", "endpointslices")}
+    else:
+        needed |= {right for right in seeing if right[2] == "services" and ("delete", *right[1:]) in needed}
+    granted = set(rights(REMOTE_ROLES[name]))
+    unread = {("get", "", "services"), ("watch", "", "services")} if name == "recell-decommission" else set()
+    assert granted == needed - unread
+
+
+def test_the_rights_in_another_cluster_are_in_one_namespace_but_for_its_consent() -> None:
+    documents = [*yaml.safe_load_all((ROOT / "manifests" / "remote-cluster.yaml").read_text())]
+    assert {*REMOTE_ROLES} == {*PARTS}
+    (cluster,) = of_kind(documents, "ClusterRole")
+    assert cluster["rules"] == [
+        {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["shop"], "verbs": ["get"]}
+    ]
+    bound = of_kind(documents, "RoleBinding", "ClusterRoleBinding")
+    assert {each["roleRef"]["name"] for each in bound} == {*PARTS, "recell-consent"}
+    assert {(s["kind"], s["name"]) for each in bound for s in each["subjects"]} == {("ServiceAccount", "recell")}
 
 
 def test_the_operator_cannot_raise_its_own_rights(installed: list[Document]) -> None:
@@ -176,6 +260,19 @@ def test_a_feature_brings_its_rights_and_takes_them_away(render: Render, feature
 
     assert belonging <= granted(True)
     assert not belonging & granted(False)
+
+
+def test_in_veleros_namespace_backups_and_restores_are_made_and_never_deleted(render: Render) -> None:
+    on = {"features": {"velero": True}, "velero": {"namespace": "backups"}}
+    for values in (on, {**VARIANTS["named-namespaces"], **on}):
+        role = named(render(values), "Role", "recell-velero")
+        assert role["metadata"]["namespace"] == "backups"
+        assert set(rights(role)) == {
+            (verb, "velero.io", kind) for verb in ("get", "list", "watch", "create") for kind in ("backups", "restores")
+        }
+        (bound,) = (b for b in of_kind(render(values), "RoleBinding") if b["metadata"]["name"] == "recell-velero")
+        assert bound["metadata"]["namespace"] == "backups"
+    assert not [each for each in render({}) if each["metadata"]["name"] == "recell-velero"]
 
 
 def test_every_operator_role_is_bound_to_the_operator_alone(installed: list[Document]) -> None:

@@ -22,6 +22,7 @@ from tests.unit.delivery.conftest import CHART, Helm
         ({"watch": {"namespaces": ["shop", "shop"]}}, "namespaces"),
         ({"watch": {"workloadNamespaces": ["data"]}}, "namespaces"),
         ({"features": {"haproxy": True}}, "haproxy"),
+        ({"features": {"remoteClusters": True}}, "secrets"),
         ({"logging": {"level": "chatty"}}, "level"),
         ({"resources": {"limits": {"memory": "much"}}}, "memory"),
         ({"serviceAccount": {"create": False}}, "name"),

@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 
 from recell.api.failure import Evidence, Vantage, Verdict
 from recell.api.placement import HoldState
-from recell.api.router import CustomerData, OffHome
+from recell.api.router import CustomerData, OffHome, Verification
 from recell.domain import placement
-from recell.domain.drain import drain_at_once, verify, worth_draining
+from recell.domain.drain import drain_at_once, published, verify, worth_draining
 from recell.domain.observation import RouterTraffic
 from recell.domain.placement import Routing
 from tests.unit.domain.builders import ANNA, NOW, candidate, cell_traffic, held, later, router_traffic, routing
@@ -139,6 +139,17 @@ def test_more_traffic_at_the_cell_never_reads_better(
     ]
     ranks = [order.index(verdict) for verdict in verdicts]
     assert ranks == sorted(ranks)
+
+
+def test_where_nothing_is_counted_a_change_counts_once_it_had_its_time() -> None:
+    early = published("cell-a", Verification.RESOLVED, in_force_for=4, settle=10)
+    assert (early.verdict, early.message) == (
+        Verdict.INCONCLUSIVE,
+        "in force for 4 of the 10 s that requests are given to follow",
+    )
+    late = published("cell-a", Verification.RESOLVED, in_force_for=10, settle=10)
+    assert late.verdict is Verdict.PASSED
+    assert "this router counts no traffic" in late.message
 
 
 # --- rule 14

@@ -41,6 +41,21 @@ def test_health_gate(found: list[Evidence], verdict: Verdict) -> None:
     assert health_gate(found).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("found", "alone"),
+    [
+        (seen(probe="F", router_check="P", error_rate="I"), True),
+        (seen(probe="F", router_check="I"), False),  # nobody else sees anything
+        (seen(probe="F", router_check="P", error_rate="F"), False),
+        (seen(probe="F", router_check="P", workloads="F"), False),
+        (seen(error_rate="F", router_check="P"), False),
+        (seen(probe="P", router_check="P"), False),
+    ],
+)
+def test_what_only_the_probe_says_against_the_router_is_told_apart(found: list[Evidence], alone: bool) -> None:
+    assert health_gate(found).from_one_place is alone
+
+
 def test_what_stands_in_the_way_is_said() -> None:
     assert health_gate(seen(probe="P", error_rate="F")).message == "error-rate: error-rate Failed"
     assert health_gate(seen(workloads="I", probe="P")).message == "workloads: workloads Inconclusive"

@@ -283,6 +283,15 @@ def test_with_more_runs_than_allowed_the_wait_is_until_fewer_are_in_the_window()
     assert why(ask(lineage=runs)) == ("AttemptsExhausted", NOW + timedelta(hours=9))
 
 
+def test_while_others_may_be_failing_too_it_is_waited_until_that_is_known_and_not_longer() -> None:
+    failed = health(Level.FAILED, NOW - timedelta(seconds=5))
+    found = ask(state=failed, about_to_fail=["cell-c", "cell-b"])
+    assert why(found) == ("OthersFailing", NOW + timedelta(seconds=15)), "twice detection.failedAfter"
+    assert "cell-b and cell-c may be failing too" in message(found)
+    assert ask(state=failed).blocked is None
+    assert ask(state=health(Level.FAILED, NOW - timedelta(seconds=20)), about_to_fail=["cell-b"]).blocked is None
+
+
 def test_the_reason_that_a_person_has_to_know_first_is_told() -> None:
     everything: dict[str, Any] = {
         "lineage": [ABORTED],

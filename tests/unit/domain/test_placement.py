@@ -531,6 +531,33 @@ def test_routing_of_a_router() -> None:
         Routing.of(router)
 
 
+GATEWAY = Routing(CustomerData.SHARED, OffHome.REJECT, (), 1024, most_sharing=16)
+
+
+def test_a_router_that_knows_no_customers_has_slots_for_its_shares() -> None:
+    spec = {"type": "Gateway", "customerData": "Shared", "gateway": {"parentRefs": [{"name": "public"}]}}
+    assert Routing.of(Router.model_validate({"metadata": {"name": "shop"}, "spec": spec})) == GATEWAY
+
+
+def test_no_more_cells_share_the_customers_than_the_router_can_name() -> None:
+    names = [f"cell-{number:02}" for number in range(17)]
+    with pytest.raises(placement.RouterFull, match="17 cells: this Router takes at most 16"):
+        placement.initial(GATEWAY, map(candidate, names), epoch=1)
+    full = placement.initial(GATEWAY, map(candidate, names[:16]), epoch=1)
+    with pytest.raises(placement.RouterFull, match="cell-16: the customers of this Router are shared by 16 cells"):
+        placement.admit(full, GATEWAY, candidate("cell-16"))
+    assert placement.admit(full, GATEWAY, candidate("cell-00", weight=50)).cells[0].weight == 50
+
+
+def test_a_full_routers_cell_can_be_replaced() -> None:
+    names = [f"cell-{number:02}" for number in range(16)]
+    full = placement.initial(GATEWAY, map(candidate, names), epoch=1)
+    beside = placement.admit(full, GATEWAY, candidate("new", weight=0))
+    moved = placement.rehome(beside, GATEWAY, "cell-00", "new", placement.slots_of(beside, "cell-00"))
+    retired = placement.hold(moved, GATEWAY, held("cell-00", 0, HoldState.RETIRED))
+    assert placement.share(placement.admit(retired, GATEWAY, candidate("new")), "new") == 64 / 1024
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -165,6 +165,18 @@ class TestObjects:
         made = objects(order(template(*(obj(name=name) for name in ("c", "a", "b")))))
         assert [each["metadata"]["name"] for each in made] == ["c", "a", "b"]
 
+    def test_where_an_object_goes_is_no_part_of_it(self) -> None:
+        made_from = template(obj(cluster="Management"), obj(cluster="Cell", name="x"), obj(name="y"))
+        made = objects(order(made_from, source(namespace="shop")))
+        assert not [each for each in made if "cluster" in each]
+        assert [each["metadata"]["namespace"] for each in made] == ["fleet", "shop", "shop"]
+
+    def test_the_same_name_in_two_clusters_is_two_objects(self) -> None:
+        both = (obj(cluster="Management", metadata={"namespace": "shop"}), obj(metadata={"namespace": "shop"}))
+        far = CELL_SPEC | {"cluster": {"kubeconfigSecretRef": {"name": "b"}}}
+        assert problem(template(*both, cell=far)) is None
+        assert "is spec.objects[0] already" in str(problem(template(*both)))
+
     @pytest.mark.parametrize("length", [61, 62, 63, 64, 253])
     def test_a_long_incident_is_still_a_label(self, length: int) -> None:
         name = ("r" * 61 + "-." + "r" * 200)[:length].rstrip("-.")

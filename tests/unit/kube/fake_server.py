@@ -11,12 +11,14 @@ from recell.providers.kube.api import Listing, Object, WatchEvent
 from recell.providers.kube.reflector import INITIAL_EVENTS_END
 from tests.fakes.merging import merged
 
-Watch = tuple[str, str, asyncio.Queue[Sequence[WatchEvent]]]
-"""Collection, label selector, what is to be told."""
+Watch = tuple[str, str, str, asyncio.Queue[Sequence[WatchEvent]]]
+"""Collection, label selector, field selector, what is to be told."""
 
 
-def selected(obj: Object, labels: str) -> bool:
-    """`name=value` and `name`, with commas between; an empty selector takes everything."""
+def selected(obj: Object, labels: str, fields: str = "") -> bool:
+    """`name=value` and `name`, with commas between; an empty selector takes everything. Of fields `metadata.name`."""
+    if fields and fields != f"metadata.name={obj['metadata']['name']}":
+        return False
     found = obj["metadata"].get("labels") or {}
     terms = [term.partition("=") for term in labels.split(",") if term]
     return all(name in found and (not equals or found[name] == value) for name, equals, value in terms)
@@ -48,17 +50,17 @@ class FakeServer:
         self._tell(path, gone, None)
 
     def _tell(self, path: str, before: Object | None, after: Object | None) -> None:
-        for collection, labels, events in self._watches:
+        for collection, labels, fields, events in self._watches:
             if path.rpartition("/")[0] != collection:
                 continue
-            was, now = (obj is not None and selected(obj, labels) for obj in (before, after))
+            was, now = (obj is not None and selected(obj, labels, fields) for obj in (before, after))
             if was or now:
                 type = "DELETED" if not now else "MODIFIED" if was else "ADDED"
                 events.put_nowait([WatchEvent(type, deepcopy(after or before or {}))])
 
     def watched(self) -> list[tuple[str, str]]:
         """Collection and label selector of each open watch."""
-        return sorted((collection, labels) for collection, labels, _ in self._watches)
+        return sorted((collection, labels) for collection, labels, *_ in self._watches)
 
 
 class FakeApi:
@@ -85,10 +87,10 @@ class FakeApi:
             raise NotFound(path)
         return deepcopy(self.server.objects[path])
 
-    async def list(self, path: str, *, labels: str = "", **_: str) -> Listing:
+    async def list(self, path: str, *, labels: str = "", fields: str = "") -> Listing:
         await self._call()
         there = [obj for key, obj in self.server.objects.items() if key.rpartition("/")[0] == path]
-        return Listing([deepcopy(obj) for obj in there if selected(obj, labels)], str(self.server.version))
+        return Listing([deepcopy(obj) for obj in there if selected(obj, labels, fields)], str(self.server.version))
 
     def _may_write(self, verb: str, path: str) -> None:
         if self._fence is not None:
@@ -122,6 +124,8 @@ class FakeApi:
         """Every field is the caller's: it merges, and a missing object is made."""
         await self._call()
         self._may_write("apply", path)
+        if "resourceVersion" in body.get("metadata", {}):
+            self._same_version(path, body)
         return self.server.put(path, merged(self.server.objects.get(path, {}), body))
 
     async def delete(self, path: str, *, uid: str | None = None, propagation: str = "Background") -> Object:
@@ -149,15 +153,15 @@ class FakeApi:
 
     @asynccontextmanager
     async def watch(
-        self, path: str, *, params: Mapping[str, str], labels: str = "", **_: Any
+        self, path: str, *, params: Mapping[str, str], labels: str = "", fields: str = "", **_: Any
     ) -> AsyncIterator[AsyncIterator[Sequence[WatchEvent]]]:
         await self._call()
         events: asyncio.Queue[Sequence[WatchEvent]] = asyncio.Queue()
         if "sendInitialEvents" in params:
-            batch = [WatchEvent("ADDED", obj) for obj in (await self.list(path, labels=labels)).items]
+            batch = [WatchEvent("ADDED", obj) for obj in (await self.list(path, labels=labels, fields=fields)).items]
             end = {"resourceVersion": str(self.server.version), "annotations": {INITIAL_EVENTS_END: "true"}}
             events.put_nowait([*batch, WatchEvent("BOOKMARK", {"metadata": end})])
-        entry = (path, labels, events)
+        entry = (path, labels, fields, events)
         self.server._watches.append(entry)
 
         async def stream() -> AsyncIterator[Sequence[WatchEvent]]:

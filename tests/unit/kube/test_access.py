@@ -7,12 +7,13 @@ import pytest
 from aiohttp import web
 
 from recell.api import Cell, Router
+from recell.api.cell import ServiceBackend
 from recell.api.router import CustomerKey
 from recell.domain.placement import slot_of
 from recell.engine.errors import BadInput
 from recell.providers import access
 from recell.providers.access import RouterAccess, request
-from recell.providers.kube.paths import SERVICES
+from recell.providers.kube.paths import GATEWAYS, SERVICES
 from recell.runtime.clock import SystemClock
 from tests.unit.kube.fake_server import FakeApi, FakeServer
 
@@ -134,3 +135,99 @@ async def test_what_cannot_be_reached_is_told_and_not_raised(front: Front, monke
 async def test_a_slot_that_the_router_does_not_have_is_refused(front: Front, slot: int) -> None:
     with pytest.raises(BadInput, match=f"Router shop has the slots 0 to 1023, and none {slot}"):
         await through(front.port).try_slot(router(HEADER, front.port), cell(), slot)
+
+
+# Through a Gateway
+
+
+def behind_gateway(port: int, listener: dict[str, Any] | None = None, *, addresses: bool = True) -> RouterAccess:
+    server = FakeServer()
+    gateway = {
+        "metadata": {"name": "public", "namespace": "ingress"},
+        "spec": {"listeners": [listener or {"name": "web", "port": port, "protocol": "HTTP"}]},
+        "status": {"addresses": [{"type": "IPAddress", "value": "127.0.0.1"}] if addresses else []},
+    }
+    server.put(GATEWAYS.path("ingress", "public"), gateway)
+    api: Any = FakeApi(server)
+    return RouterAccess(api, SystemClock())
+
+
+def gateway_router(*, name: str = "public", **block: Any) -> Router:
+    gateway = {"parentRefs": [{"name": name, "namespace": "ingress"}], **block}
+    spec = {"type": "Gateway", "customerData": "Shared", "gateway": gateway}
+    return Router.model_validate({"metadata": {"name": "shop", "namespace": "fleet"}, "spec": spec})
+
+
+async def test_a_gateway_is_asked_as_its_rules_want_it(front: Front) -> None:
+    match = {
+        "path": {"type": "PathPrefix", "value": "/healthz"},
+        "headers": [{"type": "Exact", "name": "X-Tier", "value": "gold"}],
+        "queryParams": [{"type": "Exact", "name": "lang", "value": "de"}],
+    }
+    other = {"path": {"type": "Exact", "value": "/other"}}
+    shop = gateway_router(hostnames=["*.shop.example.com"], rules=[{"matches": [other]}, {"matches": [other, match]}])
+    tried = await behind_gateway(front.port).try_slot(shop, cell("/healthz"), 7)
+    (seen,) = front.seen
+    assert (seen.method, seen.path_qs, seen.headers["Host"], seen.headers["X-Tier"]) == (
+        "GET", "/healthz?lang=de", "recell-probe.shop.example.com", "gold",
+    )  # fmt: skip
+    assert tried.ok
+    assert tried.message.startswith(
+        "a customer through Gateway ingress/public, who may get to any cell: status 200 in "
+    )
+
+
+async def test_an_answer_of_500_through_a_gateway_is_a_failure(front: Front) -> None:
+    front.status = 500
+    tried = await behind_gateway(front.port).try_slot(gateway_router(), cell(), 7)
+    assert (tried.ok, tried.operator_cut_off) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "listener", "addresses", "said"),
+    [
+        ("gone", {}, None, True, "gateways/gone"),
+        ("public", {}, None, False, "Gateway ingress/public has no address (status.addresses)"),
+        ("public", {}, {"name": "tls", "port": 443, "protocol": "HTTPS"}, True, "no listener for HTTP"),
+        (
+            "public",
+            {"rules": [{"matches": [{"path": {"type": "Exact", "value": "/shop"}}]}]},
+            None,
+            True,
+            "no rule of spec.gateway.rules takes GET /healthz",
+        ),
+    ],
+)
+async def test_a_way_in_that_cannot_be_tried_says_nothing_about_the_cell(
+    name: str, block: dict[str, Any], listener: dict[str, Any] | None, addresses: bool, said: str
+) -> None:
+    access = behind_gateway(1, listener, addresses=addresses)
+    tried = await access.try_slot(gateway_router(name=name, **block), cell("/healthz"), 7)
+    assert (tried.ok, tried.operator_cut_off) == (False, True)
+    assert said in tried.message
+
+
+# By a name
+
+
+def named_router(hostname: str) -> Router:
+    spec = {"type": "DNS", "customerData": "Shared", "dns": {"hostname": hostname}}
+    return Router.model_validate({"metadata": {"name": "shop", "namespace": "fleet"}, "spec": spec})
+
+
+async def test_whoever_the_name_resolves_to_is_asked_at_the_cells_port(front: Front) -> None:
+    asked = cell("/healthz")
+    backend = asked.spec.backend.model_copy(update={"service": ServiceBackend(name="web", port=front.port)})
+    asked = asked.model_copy(update={"spec": asked.spec.model_copy(update={"backend": backend})})
+    tried = await RouterAccess(FakeApi(FakeServer()), SystemClock()).try_slot(named_router("localhost"), asked, 7)  # type: ignore[arg-type]
+    assert tried.ok
+    assert tried.message.startswith(f"a customer of localhost:{front.port}, who may get to any cell: status 200 in ")
+    assert [(seen.path, seen.host) for seen in front.seen] == [("/healthz", f"localhost:{front.port}")]
+
+
+async def test_a_name_that_cannot_be_resolved_from_here_says_nothing_about_the_cell() -> None:
+    access = RouterAccess(FakeApi(FakeServer()), SystemClock())  # type: ignore[arg-type]
+    tried = await access.try_slot(named_router("shop.invalid"), cell(), 7)
+    assert not tried.ok
+    assert tried.operator_cut_off
+    assert "cannot be resolved from here" in tried.message

@@ -42,9 +42,9 @@ class Scene:
         self.server = FakeServer()
         self.api: Any = FakeApi(self.server)
         self.cell = cell()
-        self.cut_off = False
+        self.doubt = ""
         consent = Consent(self.api, SystemClock(), on_change=lambda key: None)
-        self.isolation = KubeIsolation(self.api, consent, cut_off=lambda: self.cut_off)
+        self.isolation = KubeIsolation(self.api, consent, doubt=lambda: self.doubt)
         for name, kind in KINDS.items():
             selector = {"matchLabels": {"app": name}}
             path = WORKLOADS[WorkloadKind(kind)].path("fleet", name)
@@ -240,7 +240,7 @@ async def test_nothing_to_try_proves_nothing(scene: Scene, port: int, running: b
 async def test_an_operator_that_is_cut_off_proves_nothing(scene: Scene) -> None:
     scene.pod("web-1", "web", closed_port())
     await scene.isolation.isolate(scene.cell)
-    scene.cut_off = True
+    scene.doubt = "the operator reaches no cell at all"
     assert (await scene.isolation.tried(scene.cell)).verdict is Verdict.INCONCLUSIVE
 
 

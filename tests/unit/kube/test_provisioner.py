@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from copy import deepcopy
 from typing import Any, cast
 
 import pytest
@@ -9,13 +10,13 @@ import pytest
 from recell.api import Cell, CellTemplate
 from recell.api.meta import ANNOTATION_CONTENT, LABEL_CELL, LABEL_MADE_BY
 from recell.domain.provisioning import Order, Progress, Provisioned
-from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, RecellError, Retryable
+from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, RecellError, Retryable, Unreachable
 from recell.engine.ports import Key
 from recell.providers.kube import made
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.errors import MissingPermission
 from recell.providers.kube.paths import CELLS, CLAIMS, CONFIG_MAPS, DEPLOYMENTS, PODS, SERVICES, STATEFUL_SETS, Resource
-from recell.providers.kube.provisioner import KubeProvisioner
+from recell.providers.kube.provisioner import Ground, KubeProvisioner
 from recell.providers.kube.store import KubeStore
 from recell.runtime.clock import SystemClock
 from tests.fakes.eventually import eventually
@@ -61,6 +62,16 @@ class TemplateApi(FakeApi):
         return await super().list(path, labels=labels, **rest)
 
 
+class Consents:
+    """Of another cluster."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def ensure(self, cell: Cell) -> None:
+        self.asked.append(cell.workload_namespace)
+
+
 class World:
     def __init__(self) -> None:
         self.server = FakeServer()
@@ -81,7 +92,20 @@ class World:
             self,
             is_home=lambda router, cell: router == ("fleet", "shop") and cell in self.homes,
             on_change=self.changed.append,
+            elsewhere=self.elsewhere,
         )
+        self.far = FakeServer()
+        self.far.objects = {path: deepcopy(obj) for path, obj in self.server.objects.items()}
+        self.far_consents = Consents()
+        far: Any = TemplateApi(self.far)
+        self.ground = Ground(far, clock, self.far_consents, foreign=True, on_change=self.changed.append)
+        self.lost = False
+
+    def elsewhere(self, cell: Cell) -> Ground:
+        assert cell.kubeconfig is not None
+        if self.lost:
+            raise Unreachable(f"the cluster of {cell.kubeconfig.name} does not answer")
+        return self.ground
 
     def install(self, resource: Resource) -> None:
         path = resource.collection().removesuffix(f"/{resource.plural}")
@@ -97,12 +121,17 @@ class World:
         if error := self.refusing.get(cell.workload_namespace):
             raise error
 
-    def order(self, *items: Object, incident: str = "run-1", **cell: Any) -> Order:
+    def order(self, *items: Object, incident: str = "run-1", there: bool = False, **cell: Any) -> Order:
+        """`there`: of a cell in a cluster of its own."""
+        body: Object = {"backend": {"type": "Service", "service": {"name": "$(CELL)", "port": 80}}}
+        if there:
+            address = {"type": "Address", "address": {"host": "10.0.0.7", "port": 80}}
+            body = {"backend": address, "cluster": {"kubeconfigSecretRef": {"name": "far"}}}
         template = CellTemplate.model_validate(
             {
                 "metadata": {"name": "shop-cell", "namespace": "fleet"},
                 "spec": {
-                    "cell": {"backend": {"type": "Service", "service": {"name": "$(CELL)", "port": 80}}},
+                    "cell": body,
                     "objects": list(items),
                 },
             }
@@ -142,6 +171,7 @@ async def world() -> AsyncIterator[World]:
     await asyncio.wait_for(world.store.wait_synced(), 10)
     yield world
     await world.provisioner.stop()
+    await world.ground.stop()
     await world.store.stop()
 
 
@@ -236,6 +266,13 @@ class TestMaking:
         assert weighed.spec.backend == made.spec.backend
         await world.provisioner.weigh(weighed, 100)
         assert world.writes() == [], "what it has by now is somebody's word"
+        await world.provisioner.unweigh(weighed)
+        assert world.writes() == [f"patch cells/{NAME}"]
+        without = world.store.cell(CELL)
+        assert without is not None
+        assert without.spec.weight == 0
+        await world.provisioner.unweigh(without)
+        assert world.writes() == []
 
     async def test_what_somebody_deletes_is_made_again(self, world: World) -> None:
         order = world.order(CONFIG, WEB)
@@ -558,3 +595,51 @@ class TestRemoving:
         world.api.refused["delete /api/v1"] = MissingPermission("grant delete")
         with pytest.raises(MissingPermission, match=r"cannot be deleted: grant delete\. A ClusterRole"):
             await world.provisioner.remove(order)
+
+
+class TestInAnotherCluster:
+    async def test_each_object_goes_where_the_template_says_and_the_cell_to_the_cells(self, world: World) -> None:
+        application = CONFIG | {"cluster": "Management"}
+        order = world.order(application, WEB, there=True, namespace="apps")
+        told = await world.provisioner.ensure(order)
+        assert told.progress is Progress.IN_PROGRESS
+        assert world.writes() == [f"apply configmaps/{NAME}-config", f"apply cells/{NAME}"]
+        assert [path for _, path in world.far.writes] == [DEPLOYMENTS.path("apps", f"{NAME}-web")]
+        assert world.far_consents.asked == ["apps"]
+        assert world.consents == ["fleet"]
+        assert "cluster" not in world.there(CONFIG_MAPS, f"{NAME}-config")
+        assert world.there(CELLS, NAME)["spec"]["cluster"] == {"kubeconfigSecretRef": {"name": "far"}}
+        counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), 1)
+        path = DEPLOYMENTS.path("apps", f"{NAME}-web")
+        await eventually(lambda: [r for r in world.ground.made.reflectors if r.synced.is_set()], "read")
+        world.far.put(path, world.far.objects[path] | {"status": counts})
+
+        async def is_ready() -> bool:
+            return (await world.provisioner.ensure(order)).progress is Progress.READY
+
+        await eventually(is_ready, "the watch there tells")
+        assert ("fleet", NAME) in world.changed
+        assert world.writes() == []
+
+    async def test_it_is_taken_away_from_both(self, world: World) -> None:
+        order = world.order(CONFIG | {"cluster": "Management"}, WEB, there=True)
+        await world.provisioner.ensure(order)
+        while left := await world.provisioner.remove(order):
+            for path in [p for p, o in world.far.objects.items() if o.get("metadata", {}).get("deletionTimestamp")]:
+                world.far.remove(path)
+            assert left
+        assert CONFIG_MAPS.path("fleet", f"{NAME}-config") not in world.server.objects
+        assert DEPLOYMENTS.path("fleet", f"{NAME}-web") not in world.far.objects
+        assert list(world.ground.made.reflectors) == []
+
+    async def test_nothing_is_made_while_it_cannot_be_reached(self, world: World) -> None:
+        world.lost = True
+        with pytest.raises(Unreachable, match="the cluster of far does not answer"):
+            await world.provisioner.ensure(world.order(CONFIG | {"cluster": "Management"}, WEB, there=True))
+        assert world.writes() == []
+
+    async def test_a_right_that_is_missing_there_is_for_its_owner_to_grant(self, world: World) -> None:
+        api: Any = world.ground.api
+        api.refused["apply"] = MissingPermission("permission missing; grant verb create on deployments")
+        with pytest.raises(MissingPermission, match="can grant it to the user of the kubeconfig"):
+            await world.provisioner.ensure(world.order(WEB, there=True))

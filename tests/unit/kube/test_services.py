@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from recell.domain.observation import Endpoints
-from recell.engine.errors import BadInput
+from recell.engine.errors import BadInput, NotFound
 from recell.providers.kube.api import Object
-from recell.providers.kube.services import Address, address, endpoints, slim_service
+from recell.providers.kube.services import Address, address, endpoints, public_addresses, slim_service
 
 
 def service(*ports: Any, **spec: Any) -> Object:
@@ -70,3 +70,20 @@ def test_what_the_router_cannot_use_is_refused_by_field(seen: Object, told: str)
     with pytest.raises(BadInput, match=told) as refused:
         address(slim_service(seen), 80)
     assert str(refused.value).startswith("spec.backend.service.")
+
+
+def balanced(*ingress: Object, type: str = "LoadBalancer") -> Object:
+    return service(type=type) | {"status": {"loadBalancer": {"ingress": [*ingress]}}}
+
+
+def test_what_a_load_balancer_is_reached_by_is_public() -> None:
+    found = public_addresses(balanced({"ip": "192.0.2.1"}, {"hostname": "web.elb.example.com"}), 80)
+    assert found == (Address("192.0.2.1", 80), Address("web.elb.example.com", 80))
+    assert public_addresses(slim_service(balanced({"ip": "192.0.2.1"})), 80) == (Address("192.0.2.1", 80),)
+
+
+def test_a_service_without_a_public_address_is_refused_with_the_next_step() -> None:
+    with pytest.raises(BadInput, match="is of type ClusterIP, which has no public address"):
+        public_addresses(balanced(type="ClusterIP"), 80)
+    with pytest.raises(NotFound, match=r"shop/web has no address yet: status.loadBalancer.ingress is empty"):
+        public_addresses(balanced(), 80)

@@ -1,5 +1,7 @@
 """Plays runs in virtual time on the fakes: advance, let time pass, advance again."""
 
+from collections.abc import AsyncIterator
+
 from recell.api.recovery_run import RunPhase
 from recell.engine.engine import Engine
 from recell.engine.errors import Conflict, Retryable
@@ -40,6 +42,23 @@ async def play(world: World, key: Key, *, until: RunPhase | str | None = None, l
             raise AssertionError(f"stuck for {spent:.0f} s: {run.status.to_dict()}")
         world.tick(wait)
         spent += wait
+
+
+async def killed_after_each_write(world: World, key: Key) -> AsyncIterator[tuple[World, str]]:
+    """Play a run to its end; then, for each write on the way, a world in which the process was killed right after it,
+    played to the end by another one. Tells after which write."""
+    world.left = []
+    await play(world, key)
+    for write, left in zip(world.writes[-len(world.left) :], world.left, strict=True):
+        take_over(left)
+        await play(left, key)
+        yield left, f"killed after {write}"
+
+
+def take_over(world: World) -> None:
+    """Another process leads, once the Lease of the killed one has expired."""
+    world.epoch += 1
+    world.tick(15.0)
 
 
 async def play_until_written(world: World, key: Key, step: str, *, limit: float = LIMIT) -> None:

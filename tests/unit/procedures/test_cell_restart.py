@@ -103,6 +103,64 @@ async def test_immediate_urgency_drains_at_once() -> None:
     assert limits_of(world)[:2] == [50, 55]
 
 
+UNCOUNTED = {
+    "type": "Gateway", "customerData": "Shared", "haproxy": None, "gateway": {"parentRefs": [{"name": "public"}]},
+}  # fmt: skip
+"""Nobody counts what passes through it."""
+
+
+async def test_a_router_that_counts_nothing_keeps_nobody_waiting() -> None:
+    world = World()
+    world.fleet("a", "b", "c", router=UNCOUNTED, policy={"mode": "Automatic"})
+    world.traffic.silent = True
+    world.tick(60)
+    key = world.run("r1", "b", strategy="CellRestart", startWhen="Always", startBefore="2027-01-01T00:00:00Z")
+    log = await play(world, key)
+    assert log[-1] == "Succeeded watch-stability", world.runs[key].status.summary
+    assert not [entry for entry in log if "Awaiting" in entry]
+    drained = next(s for s in world.runs[key].status.steps if s.name == "drain-traffic")
+    assert "this router counts no traffic" in drained.message
+    assert limits_of(world)[:10] == FALLING
+
+
+BY_NAME = {
+    "type": "DNS", "customerData": "Shared", "haproxy": None,
+    "dns": {"hostname": "shop.example.com", "ttl": "90s", "publishTimeout": "5m"},
+}  # fmt: skip
+
+
+async def test_with_dns_no_increment_is_shorter_than_the_ttl_and_publishing_has_its_time() -> None:
+    """Each change takes two minutes until it is in force, which is more than `applyTimeout` of the policy."""
+    world = World()
+    world.fleet("a", "b", "c", router=BY_NAME, policy={"mode": "Automatic"})
+    world.traffic.silent = True
+    world.traffic.delay = 120
+    world.tick(300)
+    key = world.run("r1", "b", strategy="CellRestart", startWhen="Always", startBefore="2027-01-01T00:00:00Z")
+    log = await play(world, key, limit=8 * 3600)
+    run = world.runs[key]
+    assert log[-1] == "Succeeded watch-stability", run.status.summary
+    assert run.status.plan is not None
+    assert run.status.plan.numbers["steps.incrementInterval"] == "1m30s"
+    assert run.status.plan.numbers["steps.applyTimeout"] == "6m30s"
+    drained = next(s for s in run.status.steps if s.name == "drain-traffic")
+    assert drained.started_at is not None
+    assert drained.finished_at is not None
+    assert (drained.finished_at - drained.started_at).total_seconds() >= 10 * (120 + 90)
+    assert "has had its time" in drained.message
+
+
+async def test_the_plan_of_a_dry_run_with_dns_says_what_it_waits_for() -> None:
+    world = World()
+    world.fleet("a", "b", "c", router=BY_NAME, policy={"mode": "Automatic"})
+    world.tick(60)
+    always = {"startWhen": "Always", "startBefore": "2027-01-01T00:00:00Z"}
+    key = world.run("r1", "b", strategy="CellRestart", dryRun=True, **always)
+    await play(world, key)
+    planned = next(s for s in world.runs[key].status.steps if s.name == "drain-traffic")
+    assert "1m30s apart, each in force only once every name server answers it and the TTL of 90s" in planned.message
+
+
 async def test_traffic_that_does_not_leave_stops_the_run_with_both_numbers() -> None:
     world = failing_fleet()
     key = world.run("r1", "b", strategy="CellRestart")
@@ -199,6 +257,26 @@ async def test_a_cell_that_fails_again_while_its_traffic_returns_is_put_back() -
     assert limits_of(world)[-1] == 50
 
 
+@pytest.mark.parametrize(("lost_for", "phase"), [(6, RunPhase.SUCCEEDED), (20, RunPhase.ESCALATED)])
+async def test_a_probe_alone_has_to_fail_twice_before_a_cell_loses_its_traffic_again(
+    lost_for: float, phase: RunPhase
+) -> None:
+    """One lost packet, while the router sees customers answered, is no reason to replace a cell at night (rule 12)."""
+    world = failing_fleet()
+    key = world.run("r1", "b", strategy="CellRestart")
+    await play(world, key, until="restore-traffic")
+    await play_for(world, key, 20)
+    raised = limits_of(world)[-1]
+    world.unprobed.add("b")
+    await play_for(world, key, lost_for)
+    if phase is RunPhase.SUCCEEDED:
+        assert limits_of(world)[-1] == raised, "nothing is raised on it either"
+        world.unprobed.clear()
+    await play(world, key)
+    assert world.runs[key].phase is phase
+    assert (limits_of(world)[-1] == 50) == (phase is RunPhase.ESCALATED)
+
+
 async def test_a_cell_that_heals_by_itself_is_not_restarted() -> None:
     world = failing_fleet()
     key = world.run("r1", "b", strategy="CellRestart")
@@ -259,31 +337,39 @@ async def test_an_approval_lapses_after_an_hour() -> None:
     assert second.decision_id != first.decision_id
 
 
-async def test_one_short_interruption_restarts_the_clock_and_a_second_one_escalates() -> None:
+async def play_for(world: World, key: Key, seconds: float) -> None:
+    engine, until = Engine(world.ports(), PROCEDURES), world.clock.monotonic() + seconds
+    while world.clock.monotonic() < until and not world.runs[key].phase.ended:
+        world.tick(await engine.advance(key) or 1.0)
+
+
+@pytest.mark.parametrize(
+    ("down", "phase", "told"),
+    [
+        ([(60, 61)], RunPhase.SUCCEEDED, "Stable for 15m after 1 short interruption"),
+        ([(60, 68)], RunPhase.SUCCEEDED, "Stable for 15m after 1 short interruption"),
+        ([(60, 75)], RunPhase.ESCALATED, "Not stable after the restart"),
+        ([(60, 64), (200, 204)], RunPhase.ESCALATED, "Not stable after the restart"),
+    ],
+)
+async def test_one_short_interruption_restarts_the_clock_and_a_second_or_a_long_one_escalates(
+    down: list[tuple[float, float]], phase: RunPhase, told: str
+) -> None:
+    """`down`: from when to when, in seconds of the watch. The policy tolerates ten."""
     world = failing_fleet()
     key = world.run("r1", "b", strategy="CellRestart")
     await play(world, key, until="watch-stability")
     world.workloads["b"][0].heals = False
-    world.tick(4)
-    await play_for(world, key, 60)
-    world.traffic.cells["b"].down = True
-    await play_for(world, key, 4)
-    world.traffic.cells["b"].down = False
-    await play(world, key)
+    engine, began = Engine(world.ports(), PROCEDURES), world.clock.monotonic()
+    while not world.runs[key].phase.ended:
+        until = world.clock.monotonic() + (await engine.advance(key) or 1.0)
+        while (left := until - world.clock.monotonic()) > 0:
+            world.tick(min(1.0, left))
+            passed = world.clock.monotonic() - began
+            world.traffic.cells["b"].down = any(begin <= passed < end for begin, end in down)
     run = world.runs[key]
-    assert run.phase in (RunPhase.SUCCEEDED, RunPhase.ESCALATED)
-
-
-async def play_for(world: World, key: Key, seconds: float) -> None:
-    from recell.engine.engine import Engine
-    from recell.procedures import PROCEDURES
-
-    engine = Engine(world.ports(), PROCEDURES)
-    spent = 0.0
-    while spent < seconds and not world.runs[key].phase.ended:
-        again = await engine.advance(key) or 1.0
-        world.tick(again)
-        spent += again
+    assert run.phase is phase
+    assert told in run.status.steps[-1].message
 
 
 async def test_a_dry_run_changes_nothing_and_says_what_it_would_do() -> None:
@@ -305,7 +391,7 @@ async def test_a_freeze_stops_every_step_and_undoes_nothing(step: str) -> None:
     world.freezes.append(
         RecoveryFreeze.model_validate({"metadata": ObjectMeta(name="stop"), "spec": {"reason": "sale"}})
     )
-    await play_for(world, key, 600)
+    await play_for(world, key, 200)
     assert world.effects() == before
     run = world.runs[key]
     assert next(c.reason for c in run.status.conditions if c.type == "Paused" and c.status == "True") == "Frozen"

@@ -1,25 +1,25 @@
 """What the procedures keep when something else happens right here: an edit, a deletion, a late word, a comeback."""
 
-from copy import deepcopy
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from recell.api import RecoveryFreeze
+from recell.api import Cell, RecoveryFreeze
+from recell.api.cell import WorkloadRef
 from recell.api.failure import Verdict
 from recell.api.meta import timestamp
 from recell.api.recovery_run import RunPhase
 from recell.domain import placement, validation
 from recell.domain.data import Answer, Customers, Operation, Progress
 from recell.engine.engine import Engine
-from recell.engine.errors import BadInput
+from recell.engine.errors import BadInput, Forbidden
 from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
-from tests.fakes.world import NAMESPACE, Crash, FakeWorkload, World
+from tests.fakes.world import NAMESPACE, FakeWorkload, FakeWorkloads, World
 from tests.unit.procedures import test_restoring as restoring
 from tests.unit.procedures import test_traffic_drain_and_replace as replacing
-from tests.unit.procedures.play import play, play_until_written
+from tests.unit.procedures.play import play, play_until_written, take_over
 from tests.unit.procedures.test_traffic_drain_and_replace import CUSTOMERS, IN_CELL, approve, asked, made, spec_of
 
 GAP = timedelta(seconds=50)
@@ -255,6 +255,61 @@ async def test_what_fails_before_the_first_slot_is_routed_is_undone() -> None:
     assert [name for (_, name) in world.cells] == ["a", "b", "c"]
 
 
+async def test_a_source_that_may_not_be_stopped_gets_its_writes_back_when_time_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(self: FakeWorkloads, cell: Cell, ref: WorkloadRef, token: str) -> None:
+        raise Forbidden("may not patch deployments.apps/scale in fleet: grant it")
+
+    monkeypatch.setattr(FakeWorkloads, "scale_to_zero", refuse)
+    world = replacing.fleet(**IN_CELL)
+    key = replacing.replace(world)
+    await play(world, key)
+    replacing.given_up(world, key, "No slot of b could be routed")
+
+
+async def test_who_stays_behind_can_write_there_once_the_source_is_started_again() -> None:
+    world = replacing.fleet(policy={"replacement": {"partialSuccess": "Route"}}, **IN_CELL)
+    stuck = min(world.data.cells["b"].customers)
+    world.data.failing.add(stuck)
+    key = replacing.replace(world)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.PARTIALLY_SUCCEEDED, world.runs[key].status.to_dict()
+    left = set(placement.slots_of(spec_of(world), "b"))
+    behind = {name for name in world.data.cells["b"].customers if placement.slot_of(name, 1024) in left}
+    assert stuck in behind
+    assert not behind & world.data.cells["b"].stopped
+    assert not behind & set(world.data.cells[made(world)].customers)
+    assert world.data.cells["b"].stopped, "who was routed cannot write at the source"
+
+
+async def test_what_cannot_be_given_back_is_listed_and_routes_the_others() -> None:
+    world = replacing.fleet(policy={"replacement": {"partialSuccess": "Route"}}, **IN_CELL)
+    world.data.failing.add(min(world.data.cells["b"].customers))
+    world.data.unsupported = {Operation.ABANDON}
+    key = replacing.replace(world)
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.PARTIALLY_SUCCEEDED, run.status.to_dict()
+    assert run.status.result is not None
+    assert any("that were copied cannot write" in text for text in run.status.result.remains)
+
+
+async def test_data_of_a_cell_that_an_earlier_run_stopped_is_not_given_up_unasked() -> None:
+    world = unreadable(objectives={"rpo": "1h"})
+    workload = world.workloads["b"][0]
+    workload.stop_token, workload.stopped_at = "of-an-earlier-run", world.clock.now()
+    world.tick(30)
+    key = replacing.replace(world)
+    run = await asked(world, key, "data-not-readable")
+    assert run.status.awaiting is not None
+    assert f"An earlier run stopped {workload.ref} of b" in run.status.awaiting.message
+    assert not any("Restore" in effect for effect in world.effects())
+    approve(world, key)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.to_dict()
+
+
 async def test_a_source_found_corrupted_before_the_first_slot_leaves_no_corrupted_copy_behind() -> None:
     world = replacing.fleet(**IN_CELL)
     key = replacing.replace(world)
@@ -394,6 +449,32 @@ async def test_a_source_that_was_started_again_is_named() -> None:
     assert any("Stop Deployment" in text for text in result.remains), result.remains
 
 
+@pytest.mark.parametrize(
+    ("strategy", "step"),
+    [
+        ("TrafficDrainAndReplace", "validate-replacement"),
+        (restoring.ISOLATE, "validate-replacement"),
+        (restoring.PITR, "watch-consistency"),
+    ],
+)
+async def test_a_replacement_whose_data_proves_corrupted_serves_nobody_any_more(strategy: str, step: str) -> None:
+    """Although nobody else has the data: what is written onto it would be lost with it."""
+    world = restoring.fleet(replacement={"promotionApproval": "NotRequired"}, objectives={"rpo": "24h"})
+    if strategy == "TrafficDrainAndReplace":
+        world.traffic.cells["b"].down = True
+        world.tick(30)
+    else:
+        restoring.corrupt(world, down=True)
+    key = world.run("r1", "b", strategy=strategy)
+    await play(world, key, until=step)
+    world.integrities[made(world)] = False
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED, run.status.to_dict()
+    assert placement.share(spec_of(world), made(world)) == 0
+    assert f"recell return {made(world)}" in (run.status.summary or "")
+
+
 # A policy with zeroes
 
 
@@ -437,25 +518,25 @@ def scene(strategy: str) -> World:
 
 
 @pytest.mark.parametrize("how", ["freeze", "pause"])
-@pytest.mark.parametrize(("strategy", "step"), EACH)
-async def test_frozen_or_paused_in_each_step_nothing_begins_and_it_goes_on_afterwards(
-    strategy: str, step: str, how: str
-) -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_frozen_or_paused_in_each_step_nothing_begins_and_it_goes_on_afterwards(strategy: str, how: str) -> None:
     world = scene(strategy)
     key = world.run("r1", "b", strategy=strategy)
-    await play_until_written(world, key, step)
-    before = world.effects()
-    if how == "freeze":
-        freeze = {"metadata": {"name": "sale"}, "spec": {"reason": "sale", "scope": "AllRuns"}}
-        world.freezes.append(RecoveryFreeze.model_validate(freeze))
-    else:
-        world.control(key, paused=True)
-    await looks(world, key, 120)
-    assert world.effects() == before
-    assert any(c.type == "Paused" and c.status == "True" for c in world.runs[key].status.conditions)
-    world.freezes.clear()
-    if how == "pause":
-        world.control(key, paused=False)
+    for step in PROCEDURES[strategy].steps:
+        await play_until_written(world, key, step.name)
+        before = world.effects()
+        if how == "freeze":
+            freeze = {"metadata": {"name": "sale"}, "spec": {"reason": "sale", "scope": "AllRuns"}}
+            world.freezes.append(RecoveryFreeze.model_validate(freeze))
+        else:
+            world.control(key, paused=True)
+        await looks(world, key, 120)
+        assert world.runs[key].status.step == step.name
+        assert world.effects() == before
+        assert any(c.type == "Paused" and c.status == "True" for c in world.runs[key].status.conditions)
+        world.freezes.clear()
+        if how == "pause":
+            world.control(key, paused=False)
     await play(world, key)
     assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.to_dict()
 
@@ -507,18 +588,13 @@ async def test_deleted_in_each_step_it_is_undone_before_it_goes(strategy: str, s
 
 async def both(world: World) -> None:
     """A replacement finds the data corrupted in the middle of the move, and another run goes on."""
-    parent, child = replacing.replace(world), (NAMESPACE, "r1-next")
-    engine, spoilt = Engine(world.ports(), PROCEDURES), False
+    parent, child = (NAMESPACE, "r1"), (NAMESPACE, "r1-next")
+    engine = Engine(world.ports(), PROCEDURES)
     for _ in range(4000):
         key = child if child in world.runs and world.runs[parent].phase.ended else parent
-        try:
-            again = await engine.advance(key) or 1.0
-        except Crash:
-            engine, again = Engine(world.ports(), PROCEDURES), 15.0
-            world.epoch += 1
-        if world.runs[parent].status.step == "move-customers" and not spoilt:
+        again = await engine.advance(key) or 1.0
+        if world.runs[parent].status.step == "move-customers" and not world.data.cells["b"].corrupted_at:
             world.data.corrupt("b")
-            spoilt = True
         if child in world.runs and world.runs[child].phase.ended:
             return
         world.tick(again)
@@ -533,15 +609,16 @@ def escalating() -> World:
 
 
 async def test_killed_after_every_write_of_an_escalation_there_is_one_restore_and_one_replacement() -> None:
-    before = escalating()
-    whole = deepcopy(before)
+    whole = escalating()
+    replacing.replace(whole)
+    whole.left = []
     await both(whole)
     assert whole.runs[NAMESPACE, "r1-next"].phase is RunPhase.SUCCEEDED, whole.runs[NAMESPACE, "r1-next"].status
-    for position in range(1, len(whole.writes) + 1):
-        world = deepcopy(before)
-        world.crash_after = position
+    assert len(whole.left) > 20
+    for write, world in zip(whole.writes[-len(whole.left) :], whole.left, strict=True):
+        take_over(world)
         await both(world)
-        killed_at = f"killed after write {position}: {whole.writes[position - 1]}"
+        killed_at = f"killed after {write}"
         assert world.runs[NAMESPACE, "r1-next"].phase is RunPhase.SUCCEEDED, killed_at
         restores = [w.what for w in world.writes if w.kind == "data" and w.what.startswith("Restore")]
         assert len(restores) == 1, killed_at

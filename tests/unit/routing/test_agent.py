@@ -115,7 +115,7 @@ def test_ipv6_addresses_are_written_as_haproxy_reads_them() -> None:
     decoded = decode(placement({"a": (0, "fd00::1", 80)}, spread(1024, 0), generation=1))
     servers = table.assign(decoded, table.Held(), -1)
     assert table.held(table.entries(decoded, servers)).servers == servers
-    assert "server s [fd00::1]:80 check\n" in table.backends(servers)
+    assert f"server s [fd00::1]:80 {table.CHECK}\n" in table.backends(servers)
 
 
 def test_what_is_no_entry_of_ours_is_passed_over() -> None:

@@ -76,6 +76,7 @@ class Cells:
             f"unix_socket_directories={self.folder / cell}",
             "fsync=off",
             "archive_timeout=1s",
+            "autovacuum=off",  # its commits would be the last ones that can be restored
         )
         arguments = [word for option in options for word in ("-c", option)]
         with (self.folder / f"{cell}.log").open("ab") as log:
@@ -83,7 +84,7 @@ class Cells:
                 [self.image / "entrypoint", *arguments], env=self.environment(cell), cwd="/", stdout=log, stderr=log,
                 start_new_session=True, **as_nobody(),
             )  # fmt: skip
-        wait_until(lambda: self._answers(cell), f"{cell}'s database answers: {self.log(cell)}")
+        wait_until(lambda: self._answers(cell), f"{cell}'s database answers: {self.log(cell)}", every=0.2)
 
     def stop(self, cell: str) -> None:
         """End the cell's database as a crash would."""
@@ -116,12 +117,13 @@ class Cells:
         return {"PGHOST": str(self.folder / cell), "PGUSER": "shop", "PGDATABASE": "shop"}
 
     def reset(self, web: Web) -> None:
-        """Empty the cell (start its database if it is down), forget its backups; the web app makes the schema."""
+        """Empty the cell (start its database if it is down), forget its backups; the web app makes the schema anew."""
         if self._processes[web.cell].poll() is not None:
             self.start(web.cell)
         self.sql(web.cell, "DROP SCHEMA IF EXISTS shop CASCADE")
         shutil.rmtree(self.archived(web.cell), ignore_errors=True)
-        web.restart()
+        if web.process.poll() is not None:
+            web.start()
         web.wait_ready()
 
     # --- archive ---------------------------------------------------------------------------------
@@ -132,10 +134,12 @@ class Cells:
 
     def wait_archived(self, cell: str) -> None:
         """Wait until all that was committed in the cell so far is in the archive."""
+        self.sql(cell, "SELECT pg_logical_emit_message(false, 'tests', '')")  # an empty segment is not switched from
         last = self.sql(cell, "SELECT pg_walfile_name(pg_switch_wal())")
         wait_until(
             lambda: self.sql(cell, f"SELECT last_archived_wal >= '{last}' FROM pg_stat_archiver") == "t",
             f"{cell} archives {last}: {self.log(cell)}",
+            every=0.2,
         )
 
     def _start_archive(self) -> str:

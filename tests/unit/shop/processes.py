@@ -27,12 +27,14 @@ BINARIES = Path("/usr/lib/postgresql/15/bin")
 DEADLINE_SECONDS = 30.0
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = DEADLINE_SECONDS) -> None:
-    """Return once `condition` holds; fail with `what` after `seconds`."""
+def wait_until(
+    condition: Callable[[], bool], what: str, seconds: float = DEADLINE_SECONDS, every: float = 0.05
+) -> None:
+    """Return once `condition` holds; fail with `what` after `seconds`. Give one that starts a process a rest."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 class Postgres:

@@ -1,10 +1,11 @@
-"""The shop's CellTemplate makes what its manifests have of each cell, and nothing else."""
+"""The shop's CellTemplates make what its manifests have of each cell, and nothing else."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+import pytest
 import yaml
 
 from recell.api import Cell, CellTemplate
@@ -12,18 +13,19 @@ from recell.domain import provisioning
 from tests.unit.shop.processes import SHOP
 from tests.unit.shop.test_shop_manifests import MANIFESTS, build
 
-RECELL = SHOP / "recell" / "incell"
+DATA = ("incell", "shared")
 
 
-def read(name: str) -> list[dict[str, Any]]:
-    return [one for one in yaml.safe_load_all((RECELL / name).read_text()) if one]
+def read(data: str, name: str) -> list[dict[str, Any]]:
+    return [one for one in yaml.safe_load_all((SHOP / "recell" / data / name).read_text()) if one]
 
 
-def test_the_template_has_the_objects_of_a_cell() -> None:
-    of_a_cell = [one for one in build(MANIFESTS / "incell") if one["metadata"]["name"].startswith("cell-b")]
+@pytest.mark.parametrize("data", DATA)
+def test_the_template_has_the_objects_of_a_cell(data: str) -> None:
+    of_a_cell = [one for one in build(MANIFESTS / data) if one["metadata"]["name"].startswith("cell-b")]
     for one in of_a_cell:
         del one["metadata"]["namespace"]
-    (template,) = read("template.yaml")
+    (template,) = read(data, "template.yaml")
     made = json.loads(json.dumps(template["spec"]["objects"]).replace("$(CELL)", "cell-b"))
 
     def named(objects: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -32,11 +34,12 @@ def test_the_template_has_the_objects_of_a_cell() -> None:
     assert named(made) == named(of_a_cell)
 
 
-def test_every_cell_is_what_the_template_would_make_under_its_name() -> None:
-    (raw,) = read("template.yaml")
+@pytest.mark.parametrize("data", DATA)
+def test_every_cell_is_what_the_template_would_make_under_its_name(data: str) -> None:
+    (raw,) = read(data, "template.yaml")
     template = CellTemplate.model_validate(raw)
     assert provisioning.problem(template) is None
-    for cell in read("cells.yaml"):
+    for cell in read(data, "cells.yaml"):
         source = Cell.model_validate(cell)
         assert provisioning.unfit(source, template) is None
         order = provisioning.Order(cell["metadata"]["name"], source, template, "test")

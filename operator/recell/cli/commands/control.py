@@ -1,8 +1,8 @@
-"""`approve`, `pause`, `resume`, `abort`, `acknowledge`: a person's word to a run or a cell."""
+"""`approve`, `pause`, `resume`, `abort`, `acknowledge`: a person's word to a run or its target."""
 
 import click
 
-from recell.api import Cell, RecoveryRun
+from recell.api import Cell, RecoveryRun, Router
 from recell.api.meta import ANNOTATION_ACKNOWLEDGE, timestamp
 from recell.api.recovery_run import Approval, Awaiting, Control
 from recell.cli.arguments import YES, YES_UNASKED
@@ -132,32 +132,35 @@ async def abort(session: Session, *, run: str, yes: bool) -> Exit:
 
 
 @click.command()
-@click.argument("cell")
+@click.argument("target", metavar="CELL|router/NAME")
 @YES_UNASKED
 @command
-async def acknowledge(session: Session, *, cell: str) -> Exit:
-    """Let automatic recovery of a cell go on.
+async def acknowledge(session: Session, *, target: str) -> Exit:
+    """Let automatic recovery of a cell or a router go on.
 
-    After a run that a person aborted, or that left the failure to a person, no run of the cell starts by itself
+    After a run that a person aborted, or that left the failure to a person, no run of that target starts by itself
     until somebody acknowledges it.
     """
-    key = session.key(cell)
+    key = session.key(target)
+    kind: type[Cell] | type[Router] = Router if target.lower().startswith("router") and "/" in target else Cell
+    what = kind.INFO.kind.lower()
     acknowledged: list[str] = []
 
-    def seen(found: Cell) -> Object | None:
+    def seen(found: Cell | Router) -> Object | None:
         recovery = found.status.recovery
         if recovery is None or recovery.blocked is None:
-            raise CommandError(f"cell {key[1]} is not blocked: there is nothing to acknowledge", Exit.NEGATIVE)
+            raise CommandError(f"{what} {key[1]} is not blocked: there is nothing to acknowledge", Exit.NEGATIVE)
         blocked, last, over = recovery.blocked, recovery.last_run, recovery.next_allowed_at
         if blocked.reason not in ACKNOWLEDGEABLE:
             ends = f"; it ends by itself at {timestamp(over)}" if over else ""
             raise CommandError(
-                f"cell {key[1]} is blocked by {blocked.reason}, which cannot be acknowledged{ends}: {blocked.message}",
+                f"{what} {key[1]} is blocked by {blocked.reason}, which cannot be acknowledged{ends}:"
+                f" {blocked.message}",
                 Exit.NEGATIVE,
             )
         if last is None:
             raise CommandError(
-                f"cell {key[1]} is blocked ({blocked.reason}) but no run of it has ended: {blocked.message}",
+                f"{what} {key[1]} is blocked ({blocked.reason}) but no run of it has ended: {blocked.message}",
                 Exit.NEGATIVE,
             )
         acknowledged.append(last)
@@ -165,6 +168,6 @@ async def acknowledge(session: Session, *, cell: str) -> Exit:
             return None
         return {"metadata": {"annotations": {ANNOTATION_ACKNOWLEDGE: last}}}
 
-    await session.cluster.change(Cell, key, seen)
-    session.screen.line(f"cell {key[1]}: run {acknowledged[-1]} acknowledged")
+    await session.cluster.change(kind, key, seen)
+    session.screen.line(f"{what} {key[1]}: run {acknowledged[-1]} acknowledged")
     return Exit.DONE

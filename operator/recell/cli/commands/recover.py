@@ -5,24 +5,26 @@ from datetime import datetime, timedelta
 import click
 from pydantic import ValidationError
 
-from recell.api import Cell, RecoveryRun
+from recell.api import Cell, RecoveryRun, Router
 from recell.api.failure import Strategy
 from recell.api.meta import timestamp
 from recell.api.recovery_run import RecoveryRunSpec, StartWhen, TargetKind, Urgency
 from recell.cli.arguments import YES, duration, moment, output
 from recell.cli.exits import CommandError, Exit
+from recell.cli.fleet import Fleet
 from recell.cli.foresight import CHOOSES, REPLACE
 from recell.cli.plan import PlanReport, plan
 from recell.cli.session import Session, command
 from recell.cli.views.plan import plan_view
 from recell.cli.watching import follow
 
-_NOT_OF_CELLS = (Strategy.MANUAL_INTERVENTION, Strategy.EMERGENCY_SCALING, Strategy.ACTIVATE_FALLBACK_ROUTING)
-_STRATEGIES = click.Choice([s.value for s in Strategy if s not in _NOT_OF_CELLS], case_sensitive=False)
+_OF_ROUTERS = (Strategy.EMERGENCY_SCALING, Strategy.ACTIVATE_FALLBACK_ROUTING)
+_STRATEGIES = click.Choice([s.value for s in Strategy if s is not Strategy.MANUAL_INTERVENTION], case_sensitive=False)
+_ROUTER_WORDS = ("router", "routers", "rrouter")
 _STRATEGY = click.option("--strategy", type=_STRATEGIES, metavar="NAME", help="Not what the matrix decides, but this.")
 _URGENCIES = click.Choice([urgency.value for urgency in Urgency], case_sensitive=False)
 _URGENCY = click.option("--urgency", type=_URGENCIES, help="Immediate drains at once.")
-_ALWAYS = click.option("--always", is_flag=True, help="Also if the cell is healthy.")
+_ALWAYS = click.option("--always", is_flag=True, help="Also if the target is healthy.")
 _TO_TIME = click.option(
     "--to-time",
     metavar="TIME",
@@ -34,7 +36,8 @@ _BACKUP = click.option("--backup", metavar="ID", help="Restore from this backup 
 
 def _spec(
     session: Session,
-    cell: str,
+    kind: TargetKind,
+    name: str,
     *,
     strategy: str | None,
     urgency: str | None,
@@ -46,7 +49,9 @@ def _spec(
     dry_run: bool = False,
 ) -> dict[str, object]:
     """Only what was said: the rest is the API's to fill in."""
-    spec: dict[str, object] = {"targetRef": {"kind": TargetKind.CELL, "name": cell}}
+    spec: dict[str, object] = {"targetRef": {"kind": kind, "name": name}}
+    if strategy and (strategy in _OF_ROUTERS) != (kind is TargetKind.ROUTER):
+        raise click.UsageError(f"--strategy {strategy} is not for a {kind}, and {name} is one")
     if strategy:
         spec["strategy"] = strategy
     if urgency:
@@ -66,9 +71,26 @@ def _spec(
     return spec
 
 
-async def _planned(session: Session, cell: str, spec: dict[str, object]) -> PlanReport:
+async def _target(session: Session, text: str) -> tuple[Fleet, Cell | Router]:
+    """NAME is the Cell of that name, else the Router; router/NAME and cell/NAME say which.
+
+    Raises CommandError with the names that there are.
+    """
     fleet = await session.cluster.fleet(session.namespace)
-    found = fleet.cell((session.namespace, cell)) or await session.cluster.one(Cell, (session.namespace, cell))
+    said, (namespace, name) = text.rpartition("/")[0].partition(".")[0].lower(), session.key(text)
+    cell, router = fleet.cell((namespace, name)), fleet.router((namespace, name))
+    found = router if said in _ROUTER_WORDS else cell or (None if said else router)
+    if found is None:
+        await session.cluster.one(Router if said in _ROUTER_WORDS else Cell, (namespace, name))
+        raise CommandError(f"{text} came to be just now: try again", Exit.CLUSTER)
+    return fleet, found
+
+
+def _kind(target: Cell | Router) -> TargetKind:
+    return TargetKind.CELL if isinstance(target, Cell) else TargetKind.ROUTER
+
+
+def _planned(fleet: Fleet, found: Cell | Router, spec: dict[str, object]) -> PlanReport:
     try:
         wanted = RecoveryRunSpec.model_validate(spec)
     except ValidationError as error:
@@ -92,7 +114,7 @@ def _refuse_unheeded(planned: PlanReport) -> None:
 
 
 @click.command("plan")
-@click.argument("cell")
+@click.argument("target", metavar="CELL|router/NAME")
 @_STRATEGY
 @_URGENCY
 @_ALWAYS
@@ -103,7 +125,7 @@ def _refuse_unheeded(planned: PlanReport) -> None:
 async def plan_(
     session: Session,
     *,
-    cell: str,
+    target: str,
     strategy: str | None,
     urgency: str | None,
     always: bool,
@@ -111,13 +133,22 @@ async def plan_(
     backup: str | None,
     output: str | None,
 ) -> Exit:
-    """Show what recovering a cell would do; change nothing.
+    """Show what recovering a cell or a router would do; change nothing.
 
     Exits with 0 if a run made now would start, with 1 if not.
     """
-    name = session.key(cell)[1]
-    spec = _spec(session, name, strategy=strategy, urgency=urgency, always=always, to_time=to_time, backup=backup)
-    report = await _planned(session, name, spec)
+    fleet, found = await _target(session, target)
+    spec = _spec(
+        session,
+        _kind(found),
+        found.metadata.name,
+        strategy=strategy,
+        urgency=urgency,
+        always=always,
+        to_time=to_time,
+        backup=backup,
+    )
+    report = _planned(fleet, found, spec)
     if output:
         session.screen.data(report.to_dict(), output)
     else:
@@ -126,7 +157,7 @@ async def plan_(
 
 
 @click.command()
-@click.argument("cell")
+@click.argument("target", metavar="CELL|router/NAME")
 @_STRATEGY
 @_URGENCY
 @_ALWAYS
@@ -150,7 +181,7 @@ async def plan_(
 async def recover(
     session: Session,
     *,
-    cell: str,
+    target: str,
     strategy: str | None,
     urgency: str | None,
     always: bool,
@@ -164,13 +195,15 @@ async def recover(
     output: str | None,
     yes: bool,
 ) -> Exit:
-    """Recover a cell and follow the run to its end.
+    """Recover a cell or a router and follow the run to its end.
 
     Shows the plan, asks, makes a RecoveryRun. The exit code says how the run ended.
     """
-    name = session.key(cell)[1]
+    fleet, found = await _target(session, target)
+    kind, name = _kind(found), found.metadata.name
     spec = _spec(
         session,
+        kind,
         name,
         strategy=strategy,
         urgency=urgency,
@@ -181,12 +214,14 @@ async def recover(
         reason=reason,
         dry_run=dry_run,
     )
-    report = await _planned(session, name, spec)
+    report = _planned(fleet, found, spec)
     if output is None:
         session.screen.show(plan_view(report, session.now, session.screen.look))
     _refuse_hopeless(report)
     what = "Rehearse" if dry_run else "Start"
-    session.screen.confirm(f"{what} {report.strategy} of cell {name} in {session.namespace}?", yes=yes or dry_run)
+    session.screen.confirm(
+        f"{what} {report.strategy} of {kind.lower()} {name} in {session.namespace}?", yes=yes or dry_run
+    )
     made = await session.cluster.create(
         RecoveryRun, session.namespace, {"metadata": {"generateName": f"{name[:57]}-"}, "spec": spec}
     )

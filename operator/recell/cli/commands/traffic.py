@@ -14,7 +14,7 @@ from recell.api.meta import (
     LABEL_MADE_BY,
     percent_text,
 )
-from recell.api.placement import Hold, Holder, HoldState, PlacementSpec
+from recell.api.placement import Hold, Holder, HoldState, PlacementSpec, decode_bits
 from recell.api.router import CustomerData
 from recell.cli.arguments import YES, duration, output
 from recell.cli.cluster import Key
@@ -95,17 +95,27 @@ async def return_(session: Session, *, cell: str, force: bool, yes: bool) -> Exi
     def released(spec: PlacementSpec) -> PlacementSpec:
         for hold in ours(spec):
             spec = placement.release(spec, routing, holder=hold.holder, cell=key[1])
-        return spec
+        return placement.unquarantine(spec, routing, quarantined(spec))
+
+    def quarantined(spec: PlacementSpec) -> set[int]:
+        """Of the cell's home slots, those that an ended run left for a person to give back."""
+        over = [decode_bits(q.slots) for q in spec.quarantine if fleet.run_over(key[0], q)]
+        return set(placement.slots_of(spec, key[1])) & frozenset[int]().union(*over)
 
     mine = ours(current.spec)
     others = [h for h in current.spec.holds if h.cell == key[1] and h not in mine]
-    if not mine:
+    slots = quarantined(current.spec)
+    if not mine and not slots:
         by = "; ".join(f"{h.holder.kind} {h.holder.name} at {h.max_percent}%" for h in others)
         still = f"it is held by {by}: see that run, or abort it" if others else "its share is not limited"
         raise CommandError(f"cell {key[1]}: there is no hold of a person or of an ended run; {still}", Exit.NEGATIVE)
     for hold in mine:
         report = hold_report(fleet, key[0], hold)
         session.screen.note(f"releases: {report.state} at {report.max_percent}% by {report.holder}: {report.reason}")
+    if slots:
+        session.screen.note(
+            f"releases: {len(slots)} of its slots that are quarantined: two cells failed that served them"
+        )
     _preview(session, current, released(current.spec), key[1], "Returning")
     if found.status.phase is not None and found.status.failure is not None:
         session.screen.note(f"note: cell {key[1]} is {found.status.phase}: {_first_evidence(found)}")
@@ -147,14 +157,19 @@ async def _keep(session: Session, key: Key) -> None:
 
 async def _let_in(session: Session, cell: Cell) -> None:
     """The NetworkPolicies that a run put around the cell's pods go, for they let no customer in."""
+    labels = f"{LABEL_MADE_BY}=recell,{LABEL_CELL}={cell.metadata.name}"
+    by_hand = f"kubectl delete networkpolicy -n {cell.workload_namespace} -l {labels}"
+    if cell.kubeconfig is not None:
+        session.screen.note(
+            f"note: {cell.metadata.name} is in the cluster of {cell.kubeconfig}, which is not looked into from here; if"
+            f" a run isolated its pods, take that away there with: {by_hand}"
+        )
+        return
     try:
         async for name in isolation.lifted(session.cluster.api, cell):
             session.screen.note(f"NetworkPolicy {name} is deleted: its pods can be reached again")
     except Forbidden as error:
-        session.screen.note(
-            f"note: if a run isolated its pods, they stay so ({error}); take that away with: kubectl delete"
-            f" networkpolicy -n {cell.workload_namespace} -l {LABEL_MADE_BY}=recell,{LABEL_CELL}={cell.metadata.name}"
-        )
+        session.screen.note(f"note: if a run isolated its pods, they stay so ({error}); take that away with: {by_hand}")
 
 
 def _first_evidence(cell: Cell) -> str:

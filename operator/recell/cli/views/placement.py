@@ -6,11 +6,11 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from recell.api import Placement
-from recell.api.meta import fraction
+from recell.api.meta import fraction, timestamp
 from recell.cli.fleet import Fleet
 from recell.cli.look import BAD, QUIET, STRONG, Look, stack
 from recell.cli.report import hold_report, placement_parts, placement_report
-from recell.cli.views.status import hold_line
+from recell.cli.views.status import hold_line, turned_away
 
 
 def placement_view(placement: Placement, fleet: Fleet, now: datetime, look: Look) -> RenderableType:
@@ -22,12 +22,17 @@ def placement_view(placement: Placement, fleet: Fleet, now: datetime, look: Look
             f"  mode {spec.mode}, {spec.slots} slots, generation {placement.metadata.generation}, epoch {spec.epoch}",
         )
     ]
+    if (active := spec.fallback) is not None:
+        by = f"{active.holder.kind}/{active.holder.name}"
+        parts.append(look.paragraph(("FALLBACK ROUTING", BAD), f" since {timestamp(active.since)} by {by}", indent=2))
+        parts.append(look.paragraph(f"cells behind it, in their order: {', '.join(active.order)}", indent=2))
     if report.rejected != "0%":
         parts.append(look.paragraph((f"{report.rejected} of the slots are turned away", BAD), indent=2))
     if report.read_only != "0%":
         parts.append(
             look.paragraph(f"{report.read_only} of the slots are served elsewhere, for reading only", indent=2)
         )
+    parts += turned_away(report, now, look)
     shares = placement_parts(placement)
     scale = max((fraction(text) for pair in shares.values() for text in pair), default=0.0)
     rows: list[list[Text | str]] = [

@@ -17,7 +17,10 @@ def plan_view(plan: PlanReport, now: datetime, look: Look) -> RenderableType:
     phase = look.cell_phase(plan.health)
     parts: list[RenderableType | None] = [
         look.paragraph(
-            ("Cell ", QUIET), (f"{plan.namespace}/{plan.cell}", STRONG), "  ", (phase.plain, str(phase.style))
+            ("Cell " if plan.cell else "Router ", QUIET),
+            (f"{plan.namespace}/{plan.cell or plan.router}", STRONG),
+            "  ",
+            (phase.plain, str(phase.style)),
         ),
     ]
     if plan.decided:
@@ -81,7 +84,8 @@ def _alone(plan: PlanReport, look: Look) -> RenderableType | None:
     if plan.automatic is not None and plan.automatic == plan.why:
         return look.paragraph("For the same reason the operator does not start one by itself.")
     if plan.automatic is None:
-        return look.paragraph("The operator starts runs by itself (mode Automatic) when the cell fails.")
+        what = "cell" if plan.cell else "router"
+        return look.paragraph(f"The operator starts runs by itself (mode Automatic) when the {what} fails.")
     return look.paragraph(
         ("The operator does not start one by itself", BUSY), f" ({plan.automatic.reason}): {plan.automatic.message}"
     )

@@ -24,6 +24,9 @@ def rows(result: ResultReport, now: datetime) -> list[Row]:
     found: list[Row] = []
     if result.replacement:
         found.append(("new cell", result.replacement))
+    if cascade := result.cascade:
+        out = f"; {cascade.quarantined_slots} slots are served by nobody" if cascade.quarantined_slots else ""
+        found.append(("cells", f"{cascade.recovered} of {cascade.total} recovered{out}"))
     if result.emergency_cells:
         found.append(("emergency", ", ".join(result.emergency_cells)))
     if result.recovery_point:

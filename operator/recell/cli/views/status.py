@@ -6,15 +6,17 @@ from datetime import datetime
 from rich.console import RenderableType
 from rich.text import Text
 
-from recell.api.cell import CellPhase
+from recell.api.cell import Blocked, CellPhase
 from recell.api.failure import Evidence, Verdict
 from recell.api.meta import Condition, fraction, timestamp
 from recell.api.recovery_run import RunPhase
+from recell.api.router import Verification
 from recell.cli.look import BAD, BUSY, QUIET, STRONG, Look, age, join, span, stack
 from recell.cli.report import (
     CellReport,
     FreezeReport,
     HoldReport,
+    PlacementReport,
     RouterReport,
     ShareReport,
     StatusReport,
@@ -28,6 +30,13 @@ UNFINISHED = (
     RunPhase.MANUAL_INTERVENTION_REQUIRED,
     RunPhase.ABORTED,
 )
+
+_UNCOUNTED = {
+    Verification.RESOLVED: "Traffic is not counted: a change counts once it is seen to be published.",
+    Verification.ELAPSED: "Traffic is not counted, and nobody can see a weight: a change of shares counts once its"
+    " time has passed.",
+}
+"""What such a router can prove."""
 
 
 def status_view(report: StatusReport, now: datetime, look: Look, *, wide: bool = False) -> RenderableType:
@@ -88,7 +97,10 @@ def _router(
     router: RouterReport, now: datetime, look: Look, *, namespaced: bool, wide: bool
 ) -> Iterator[RenderableType | None]:
     yield _router_line(router, look, namespaced=namespaced)
+    if router.verification in _UNCOUNTED:
+        yield look.paragraph((_UNCOUNTED[router.verification], QUIET), indent=2)
     yield from (_condition(condition, now, look) for condition in router.conditions)
+    yield from _router_failure(router, now, look)
     if router.found and router.placement is None and router.cells:
         yield look.paragraph(
             ("No Placement: ", BUSY),
@@ -151,6 +163,40 @@ def _router_line(router: RouterReport, look: Look, *, namespaced: bool) -> Rende
         (", FALLBACK ROUTING", BAD) if fallback else "",
         (f", {rejected} of the customers are turned away", BAD) if rejected else "",
     )
+
+
+def _router_failure(router: RouterReport, now: datetime, look: Look) -> Iterator[RenderableType]:
+    """The router itself: what is seen of it, and what is done about it."""
+    if failure := router.failure:
+        told = f"{failure.type}, impact {failure.impact}"
+        yield look.paragraph(("not well", BAD), f" for {age(failure.since, now)}: {told}", indent=2)
+        found = [e for e in failure.evidence if e.verdict != Verdict.PASSED]
+        if found:
+            yield evidence_lines(found, now, look)
+    yield from turned_away(router.placement, now, look)
+    if router.active_run and not router.cascades:
+        yield look.paragraph("run ", (router.active_run, STRONG), " works on the router itself", indent=2)
+    elif router.active_run:
+        yield look.paragraph("run ", (router.active_run, STRONG), " recovers the failed cells together", indent=2)
+    elif failure and router.last_phase is not None and router.last_phase in UNFINISHED:
+        yield _ended(router.last_run, router.last_phase, router.last_summary, look)
+    if router.blocked:
+        yield _blocked(router.blocked, router.next_allowed_at, now, look)
+
+
+def turned_away(placed: PlacementReport | None, now: datetime, look: Look) -> Iterator[RenderableType]:
+    """What the routers turn away for runs, and until when."""
+    if placed is None:
+        return
+    for word, found in (("shed", placed.shedding), ("circuit open", placed.open_circuits)):
+        for item in found:
+            if item.expires_at > now:
+                until = f"for at most {span(item.expires_at - now)} more"
+                told = f" {item.what}: {item.percent}% get 503, {until} ({item.holder})"
+                yield look.paragraph((word, BUSY), told, indent=2)
+    if placed.quarantined:
+        told = f" {placed.quarantined} slots are served by nobody: two cells failed that served them"
+        yield look.paragraph(("quarantined", BAD), told, indent=2)
 
 
 def _cells(router: RouterReport, now: datetime, look: Look, *, wide: bool) -> RenderableType:
@@ -257,23 +303,25 @@ def _restrictions(cell: CellReport, now: datetime, look: Look) -> Iterator[Rende
     if cell.paused:
         yield look.paragraph("paused: no automatic run starts (spec.paused is true)", indent=2)
     if cell.blocked:
-        wait = cell.next_allowed_at
-        after = f" Next run allowed in {span(wait - now)}." if wait and wait > now else ""
-        yield look.paragraph(
-            ("not recovered", BUSY),
-            f" ({cell.blocked.reason}): {cell.blocked.message.rstrip('.')}.{after}",
-            indent=2,
-        )
+        yield _blocked(cell.blocked, cell.next_allowed_at, now, look)
+
+
+def _blocked(blocked: Blocked, wait: datetime | None, now: datetime, look: Look) -> RenderableType:
+    after = f" Next run allowed in {span(wait - now)}." if wait and wait > now else ""
+    return look.paragraph(
+        ("not recovered", BUSY), f" ({blocked.reason}): {blocked.message.rstrip('.')}.{after}", indent=2
+    )
 
 
 def _last_run(cell: CellReport, look: Look) -> Iterator[RenderableType]:
     """How the last run ended, where it did not bring the cell back and none works on it."""
-    if cell.last_phase in UNFINISHED and not cell.well and not cell.active_run:
-        phase = look.run_phase(cell.last_phase)
-        name = f" {cell.last_run}" if cell.last_run else ""
-        yield look.paragraph(
-            f"last run{name} ", (phase.plain, str(phase.style)), f": {cell.last_summary or 'no summary'}", indent=2
-        )
+    if cell.last_phase is not None and cell.last_phase in UNFINISHED and not cell.well and not cell.active_run:
+        yield _ended(cell.last_run, cell.last_phase, cell.last_summary, look)
+
+
+def _ended(run: str | None, ended: RunPhase, summary: str | None, look: Look) -> RenderableType:
+    phase, name = look.run_phase(ended), f" {run}" if run else ""
+    return look.paragraph(f"last run{name} ", (phase.plain, str(phase.style)), f": {summary or 'no summary'}", indent=2)
 
 
 def _remains(cell: CellReport, look: Look) -> Iterator[RenderableType]:

@@ -15,6 +15,10 @@ def where_view(report: WhereReport, now: datetime, look: Look) -> RenderableType
     head = look.paragraph(
         ("Customer ", QUIET), (report.key, STRONG), f"  router {report.router}{f', {place}' if place else ''}"
     )
+    if report.anywhere is not None:
+        told = ", ".join(f"{cell} {share}" for cell, share in report.anywhere.items()) or "nobody"
+        unknown = look.paragraph(("This router knows no customers: ", BUSY), f"each request goes to {told}", indent=2)
+        return stack([head, unknown])
     if report.access is None:
         nothing = look.paragraph(("No Placement: ", BUSY), "nothing says who serves this customer", indent=2)
         return stack([head, nothing, look.hint(f"recell status {report.router} -n {report.namespace}")])

@@ -5,6 +5,7 @@ is done by Jobs. Nothing of a cell without a provider can run, so there is nothi
 """
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from recell.api.cell import DataType
 from recell.domain.data import Answer, Progress, Request
@@ -12,11 +13,21 @@ from recell.engine.ports import Data
 from recell.providers.data.job_template import cron_job_of
 
 
+class Provider(Data, Protocol):
+    """That of one type."""
+
+    async def stop(self) -> None: ...
+
+
 class DataByType:
     """A provider for every type that a Cell can name."""
 
-    def __init__(self, providers: Mapping[DataType, Data]) -> None:
+    def __init__(self, providers: Mapping[DataType, Provider]) -> None:
         self._providers = dict(providers)
+
+    async def stop(self) -> None:
+        for provider in self._providers.values():
+            await provider.stop()
 
     async def ensure(self, request: Request) -> Answer:
         provider = self._provider(request)

@@ -8,7 +8,6 @@ Promises
   followed by one that makes what is missing. Every step is found from what is there, and may be repeated.
 - Only a claim that was made from a template for exactly this cell is ever deleted, by UID; nothing of a cell that is
   the home of customers, and nothing while a pod uses it.
-- Nothing later than asked is restored (rule 9).
 - Asked again, with the same key, nothing is done again; another key restores anew.
 
 Must not: touch the snapshots.
@@ -17,10 +16,12 @@ Must not: touch the snapshots.
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 
 from recell.api import Cell
 from recell.api.cell import DataType, WorkloadKind, WorkloadRef
-from recell.api.meta import ANNOTATION_RESTORE, timestamp
+from recell.api.meta import ANNOTATION_RESTORE
 from recell.domain.data import Answer, Customers, Progress, Request
 from recell.domain.observation import WorkloadPhase
 from recell.domain.wording import clipped, listed
@@ -28,7 +29,7 @@ from recell.engine.errors import BadInput, Conflict, NotFound, Retryable
 from recell.engine.ports import Key, Workloads
 from recell.providers.data import claims
 from recell.providers.data.job_template import digest
-from recell.providers.data.snapshots import Taken
+from recell.providers.data.snapshots import Snapshot, moment
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.discovery import Kind
 from recell.providers.kube.made import MadeObjects, Place
@@ -38,11 +39,24 @@ from recell.providers.kube.paths import CELLS, CLAIMS, PODS
 logger = logging.getLogger(__name__)
 
 _CLAIM = Kind(CLAIMS, has_status=True)
-ListTaken = Callable[[Cell], Awaitable[Sequence[Taken]]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What claims are made anew from: snapshots in the target's namespace that are ready to use."""
+
+    point: datetime
+    """What they bring back to."""
+    snapshots: Mapping[str, Snapshot]
+    """By claim of the cell that was backed up."""
+
+
+FindSource = Callable[[Request], Awaitable[Source | Answer]]
 
 
 class VolumeRestore:
-    """`list_taken`: the backups of a cell. The others as of `VolumeSnapshotsData`."""
+    """For cells of `type_`, of which `claims_of` tells the claims, in order. `find` tells what a request is restored
+    from, nothing later than it asks (rule 9), or why not or not yet. The others as of `VolumeSnapshotsData`."""
 
     def __init__(
         self,
@@ -50,25 +64,31 @@ class VolumeRestore:
         workloads: Workloads,
         made: MadeObjects,
         *,
+        type_: DataType,
+        claims_of: Callable[[Cell], Sequence[str]],
+        find: FindSource,
         require_consent: Callable[[Cell], Awaitable[None]],
         is_home: Callable[[Key, str], bool],
-        list_taken: ListTaken,
     ) -> None:
         self._api = api
         self._workloads = workloads
         self._made = made
         self._require_consent = require_consent
         self._is_home = is_home
-        self._list_taken = list_taken
+        self._type = type_
+        self._field = f"spec.data.{type_[0].lower()}{type_[1:]}.claims"
+        self._claims_of = claims_of
+        self._find = find
 
     async def ensure(self, request: Request) -> Answer:
-        target = _target(request)
+        target = self._target(request)
         self._made.open(target.key, [Place(_CLAIM, target.workload_namespace)])
         if obstacle := self._made.obstacle(target.key):
             raise obstacle
         record = await self._record(request, target)
         if isinstance(record, Answer):
-            self._made.close(target.key)
+            if record.progress is not Progress.RUNNING:
+                self._made.close(target.key)
             return record
         live = {name: await self._claim(target, name) for name in _names(record)}
         old = [claim for claim in record.claims if not _is_anew(live[_name(claim)], record)]
@@ -100,47 +120,58 @@ class VolumeRestore:
             if known.request != digest(request):
                 raise BadInput(f"Cell {target.metadata.name} is being restored by another request of the same key")
             return known
-        found = await self._backup(request)
-        if isinstance(found, Answer):
-            return found
-        made = claims.Record(request.key, digest(request), found.at, await self._wanted(request, target, found, known))
+        old = await self._old(target, known)
         self._must_serve_nobody(target)
         await self._require_consent(target)
+        found = await self._find(request)
+        if isinstance(found, Answer):
+            return found
+        snapshots = (found.snapshots[claim] for claim in self._claims_of(request.cell))
+        wanted = (claims.anew(claim, snapshot, digest(request)) for claim, snapshot in zip(old, snapshots, strict=True))
+        made = claims.Record(request.key, digest(request), found.point, tuple(wanted))
         annotations = {ANNOTATION_RESTORE: made.text()}
         looked_at = {name: live["metadata"][name] for name in ("uid", "resourceVersion")}
         await self._api.merge_patch(path, {"metadata": looked_at | {"annotations": annotations}})
         return made
 
-    async def _backup(self, request: Request) -> Taken | Answer:
-        taken = await self._list_taken(request.cell)
-        found = next((each for each in taken if each.id == request.backup), None)
-        name = request.cell.metadata.name
-        if found is None:
-            return Answer(Progress.FAILED, f"Cell {name} has no backup {request.backup} in VolumeSnapshots")
-        if why := found.missing(_claims(request.cell)):
-            return Answer(Progress.FAILED, f"Backup {request.backup} of cell {name} is not complete: {why}")
-        if request.not_after is not None and found.at > request.not_after:
-            return Answer(
-                Progress.FAILED,
-                f"Backup {request.backup} of cell {name} is later than {request.not_after.isoformat()}, the latest that"
-                f" was asked for: it may have what was committed until {timestamp(found.at)}",
-            )
+    async def _old(self, target: Cell, known: claims.Record | None) -> list[Object]:
+        """The target's claims as they are; one that an earlier restore did not come to make, from that one's record."""
+        earlier = {_name(claim): claim for claim in known.claims} if known else {}
+        found = []
+        for name in self._claims_of(target):
+            claim = await self._claim(target, name) or earlier.get(name)
+            if claim is None:
+                where = f"PersistentVolumeClaim {target.workload_namespace}/{name}"
+                raise BadInput(f"Cell {target.metadata.name}: {self._field}: {where} does not exist")
+            self._must_be_own(claim, target)
+            found.append(claim)
         return found
 
-    async def _wanted(
-        self, request: Request, target: Cell, found: Taken, known: claims.Record | None
-    ) -> tuple[Object, ...]:
-        """Each claim as it is to be; of one that an earlier restore did not come to make, from that one's record."""
-        earlier = {_name(claim): claim for claim in known.claims} if known else {}
-        wanted = []
-        for source, name in zip(_claims(request.cell), _claims(target), strict=True):
-            claim = await self._claim(target, name) or earlier.get(name)
-            where = f"PersistentVolumeClaim {target.workload_namespace}/{name}"
-            if claim is None:
-                raise BadInput(f"Cell {target.metadata.name}: spec.data.volumeSnapshots.claims: {where} does not exist")
-            _must_be_own(claim, target)
-            wanted.append(claims.anew(claim, found.of(source), digest(request)))
-        return tuple(wanted)
+    def _target(self, request: Request) -> Cell:
+        """Raises BadInput where what the target has cannot hold what the cell had."""
+        target, cell = request.target, request.cell
+        if target is None:
+            raise BadInput(f"a restore of {self._type} needs a cell to restore to")
+        if target.spec.data.type is not self._type:
+            raise BadInput(
+                f"Cell {target.metadata.name}: spec.data.type has to be {self._type}, as of the cell restored"
+            )
+        ours, theirs = self._claims_of(target), self._claims_of(cell)
+        if len(ours) != len(theirs):
+            raise BadInput(
+                f"Cell {target.metadata.name}: {self._field} has {len(ours)} claims, and that of cell"
+                f" {cell.metadata.name} {len(theirs)}: the template has to name as many, in the same order"
+            )
+        return target
+
+    def _must_be_own(self, claim: Object, target: Cell) -> None:
+        if not made_for(claim, target.metadata.name):
+            metadata = claim["metadata"]
+            raise BadInput(
+                f"Cell {target.metadata.name}: {self._field}: PersistentVolumeClaim"
+                f" {metadata['namespace']}/{metadata['name']} was not made from a template for this cell, so it is not"
+                " replaced: let the CellTemplate make it, as a StatefulSet's claim or as an object of its own"
+            )
 
     def _must_serve_nobody(self, target: Cell) -> None:
         router = (target.metadata.namespace, target.spec.router_ref.name)
@@ -205,7 +236,7 @@ class VolumeRestore:
         return answer
 
     async def _delete(self, target: Cell, claim: Object) -> None:
-        _must_be_own(claim, target)
+        self._must_be_own(claim, target)
         metadata = claim["metadata"]
         if metadata.get("deletionTimestamp"):
             return
@@ -255,42 +286,15 @@ class VolumeRestore:
             return None
 
 
-def _target(request: Request) -> Cell:
-    """Raises BadInput where what the target has cannot hold what the cell had."""
-    target, cell = request.target, request.cell
-    if target is None:
-        raise BadInput("a restore from VolumeSnapshots needs a cell to restore to")
-    where = f"Cell {target.metadata.name}: spec.data.volumeSnapshots.claims"
-    if target.spec.data.type is not DataType.VOLUME_SNAPSHOTS:
-        raise BadInput(
-            f"Cell {target.metadata.name}: spec.data.type has to be VolumeSnapshots, as of the cell restored"
-        )
-    ours, theirs = _claims(target), _claims(cell)
-    if len(ours) != len(theirs):
-        raise BadInput(
-            f"{where} has {len(ours)} claims, and that of cell {cell.metadata.name} {len(theirs)}: the template has to"
-            " name as many, in the same order"
-        )
-    if target.workload_namespace != cell.workload_namespace:
-        raise BadInput(
-            f"{where}: a VolumeSnapshot can be restored in its own namespace only, {cell.workload_namespace}"
-        )
-    return target
-
-
-def _claims(cell: Cell) -> Sequence[str]:
-    settings = cell.spec.data.volume_snapshots
-    return settings.claims if settings is not None else ()
-
-
-def _must_be_own(claim: Object, target: Cell) -> None:
-    if not made_for(claim, target.metadata.name):
-        metadata = claim["metadata"]
-        raise BadInput(
-            f"Cell {target.metadata.name}: spec.data.volumeSnapshots.claims: PersistentVolumeClaim"
-            f" {metadata['namespace']}/{metadata['name']} was not made from a template for this cell, so it is not"
-            " replaced: let the CellTemplate make it, as a StatefulSet's claim or as an object of its own"
-        )
+async def made_anew(api: Api, cell: Cell, names: Sequence[str]) -> dict[str, datetime]:
+    """Claim -> since when, of those that were made anew here: what is older is of the volume that it had before."""
+    since = {}
+    for name in names:
+        with suppress(NotFound):
+            claim = await api.get(CLAIMS.path(cell.workload_namespace, name))
+            if claims.restored_by(claim) is not None:
+                since[name] = moment(claim["metadata"]["creationTimestamp"])
+    return since
 
 
 def _is_anew(claim: Object | None, record: claims.Record) -> bool:

@@ -16,15 +16,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from recell.api import Cell
-from recell.api.meta import ANNOTATION_REQUEST, LABEL_BACKUP, LABEL_CELL, LABEL_MADE_BY
+from recell.api.cell import DataType
+from recell.api.meta import ANNOTATION_REQUEST, LABEL_BACKUP, LABEL_CELL, LABEL_MADE_BY, timestamp
 from recell.domain.data import Answer, Backup, Operation, Progress, Request
 from recell.domain.wording import clipped
 from recell.engine.errors import BadInput, Conflict, NotFound
 from recell.engine.ports import Clock, Key, Workloads
-from recell.providers.data import claims as claim_bodies
-from recell.providers.data import snapshots
+from recell.providers.data import as_one, snapshots
 from recell.providers.data.job_template import digest
-from recell.providers.data.volume_restore import VolumeRestore
+from recell.providers.data.volume_restore import Source, VolumeRestore, made_anew
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.discovery import Kind
 from recell.providers.kube.errors import MissingPermission
@@ -35,12 +35,6 @@ from recell.providers.kube.reflector import Reflector
 logger = logging.getLogger(__name__)
 
 _SNAPSHOT = Kind(VOLUME_SNAPSHOTS, has_status=True)
-_NOT_MOVED = "the cell's volumes are restored as one, so its customers are not moved one by one"
-_INSTEAD = {
-    Operation.MIGRATE: "jobs.migrate and spec.data.jobs.accessible",
-    Operation.ABANDON: "jobs.abandon",
-    Operation.CHECK: "jobs.check, or spec.data.integrity",
-}
 
 
 class VolumeSnapshotsData:
@@ -62,7 +56,14 @@ class VolumeSnapshotsData:
         self._require_consent = require_consent
         self._made = MadeObjects(api, clock, on_change=on_change)
         self._restore = VolumeRestore(
-            api, workloads, self._made, require_consent=require_consent, is_home=is_home, list_taken=self._taken
+            api,
+            workloads,
+            self._made,
+            type_=DataType.VOLUME_SNAPSHOTS,
+            claims_of=claims_of,
+            find=self._source,
+            require_consent=require_consent,
+            is_home=is_home,
         )
 
     @property
@@ -83,19 +84,14 @@ class VolumeSnapshotsData:
             raise MissingPermission(f"{error}; features.volumeSnapshots of the chart grants what is needed") from error
 
     async def _ensure(self, request: Request) -> Answer:
-        if request.operation is Operation.ACCESSIBLE:
-            return Answer(Progress.DONE, _NOT_MOVED, accessible=False, when_stopped=True)
-        if request.operation in _INSTEAD:
-            return Answer(
-                Progress.UNSUPPORTED,
-                f"Cell {'/'.join(request.cell.key)}: VolumeSnapshots cannot do that: set spec.data."
-                f"{_INSTEAD[request.operation]}",
-            )
+        if (answer := as_one.refused(request, "VolumeSnapshots")) is not None:
+            return answer
         try:
             if request.operation is Operation.INVENTORY:
                 names = claims_of(request.cell)
                 return Answer(Progress.DONE, backups=snapshots.backups(await self._taken(request.cell), names))
             if request.operation is Operation.RESTORE:
+                _must_be_near(request)
                 return await self._restore.ensure(request)
             return await self._back_up(request)
         except _NotInstalled as error:
@@ -127,14 +123,25 @@ class VolumeSnapshotsData:
     async def _taken(self, cell: Cell) -> list[snapshots.Taken]:
         names = claims_of(cell)
         found = await self._list(cell.workload_namespace)
-        since = {}
-        for name in names:
-            # What is older than a claim that was made anew here is of the volume that it had before.
-            with suppress(NotFound):
-                claim = await self._api.get(CLAIMS.path(cell.workload_namespace, name))
-                if claim_bodies.restored_by(claim) is not None:
-                    since[name] = snapshots.moment(claim["metadata"]["creationTimestamp"])
-        return snapshots.taken(found, names, since)
+        return snapshots.taken(found, names, await made_anew(self._api, cell, names))
+
+    async def _source(self, request: Request) -> Source | Answer:
+        """The backup that the request names, or why it cannot be restored from: nothing later than asked (rule 9)."""
+        cell, name = request.cell, request.cell.metadata.name
+        taken = await self._taken(cell)
+        found = next((each for each in taken if each.id == request.backup), None)
+        if found is None:
+            return Answer(Progress.FAILED, f"Cell {name} has no backup {request.backup} in VolumeSnapshots")
+        names = claims_of(cell)
+        if why := found.missing(names):
+            return Answer(Progress.FAILED, f"Backup {request.backup} of cell {name} is not complete: {why}")
+        if request.not_after is not None and found.at > request.not_after:
+            return Answer(
+                Progress.FAILED,
+                f"Backup {request.backup} of cell {name} is later than {request.not_after.isoformat()}, the latest that"
+                f" was asked for: it may have what was committed until {timestamp(found.at)}",
+            )
+        return Source(found.at, {claim: found.of(claim) for claim in names})
 
     async def _list(self, namespace: str, labels: str = "") -> Sequence[Object]:
         try:
@@ -226,6 +233,15 @@ def claims_of(cell: Cell) -> tuple[str, ...]:
     if len(set(settings.claims)) < len(settings.claims):
         raise BadInput(f"{where}.claims: each claim may be named once")
     return tuple(settings.claims)
+
+
+def _must_be_near(request: Request) -> None:
+    namespace, target = request.cell.workload_namespace, request.target
+    if target is not None and target.workload_namespace != namespace:
+        raise BadInput(
+            f"Cell {target.metadata.name}: spec.data.volumeSnapshots.claims: a VolumeSnapshot can be restored in its"
+            f" own namespace only, {namespace}"
+        )
 
 
 def _name(request: Request, number: int) -> str:

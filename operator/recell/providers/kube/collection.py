@@ -13,7 +13,7 @@ from recell.providers.kube.reflector import Index, OnChange, Reflector
 
 
 class Collection:
-    """`namespaces` ("",) is all of them."""
+    """`namespaces` ("",) is all of them; without any nothing is watched."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Collection:
 
     @property
     def blind_for(self) -> float:
-        return max(reflector.blind_for for reflector in self.reflectors)
+        return max((reflector.blind_for for reflector in self.reflectors), default=0.0)
 
     def start(self) -> None:
         for reflector in self.reflectors:

@@ -27,7 +27,8 @@ from recell.engine.errors import BadInput, Retryable
 CONNECT_TIMEOUT = 5.0
 RELOAD_INTERVAL = 10.0
 """Refused credentials are read again at most this often."""
-_NETWORK = (aiohttp.ClientError, OSError, ssl.SSLError, asyncio.TimeoutError)
+NETWORK = (aiohttp.ClientError, OSError, ssl.SSLError, asyncio.TimeoutError)
+"""What a request that got no answer ends with."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,19 @@ def _keepalive_socket(address: AddrInfoType) -> socket.socket:
         if hasattr(socket, option):
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return made
+
+
+def client_for(configuration: Configuration, trust: ssl.SSLContext | None = None) -> ApiClient:
+    """`trust`: instead of what the configuration says about certificates."""
+    configuration.retries = None
+    configuration.connection_pool_maxsize = 0  # watches hold connections for long: none may starve a write
+    client = ApiClient(configuration)
+    client.user_agent = "recell-operator"
+    connector = aiohttp.TCPConnector(
+        limit=0, ssl=trust or client.rest_client.ssl_context, keepalive_timeout=75, socket_factory=_keepalive_socket
+    )
+    configuration.client_session_kwargs = {"connector": connector}
+    return client
 
 
 class Connection:
@@ -118,14 +132,7 @@ class Connection:
                 await load_kube_config(  # type: ignore[no-untyped-call]
                     self._kubeconfig, context=self._context, client_configuration=configuration, persist_config=False
                 )
-            configuration.retries = None
-            configuration.connection_pool_maxsize = 0  # watches hold connections for long: none may starve a write
-            client = ApiClient(configuration)
-            client.user_agent = "recell-operator"
-            connector = aiohttp.TCPConnector(
-                limit=0, ssl=client.rest_client.ssl_context, keepalive_timeout=75, socket_factory=_keepalive_socket
-            )
-            configuration.client_session_kwargs = {"connector": connector}
+            client = client_for(configuration)
         except (ConfigException, OSError, ssl.SSLError, ValueError, KeyError, TypeError) as error:
             source = self._kubeconfig or "the default kubeconfig or the pod's ServiceAccount"
             raise BadInput(f"cluster credentials in {source} cannot be used: {error}") from error
@@ -178,7 +185,7 @@ class Connection:
                 answer = Answer(response.status, response.headers, await response.read())
         except TimeoutError as error:
             raise Retryable(f"{method} {path}: no answer within {timeout:g} s") from error
-        except _NETWORK as error:
+        except NETWORK as error:
             raise Retryable(f"{method} {path}: {type(error).__name__}: {error}") from error
         self._compare_clocks(answer.headers, sent, received)
         if answer.status == 401:
@@ -206,7 +213,7 @@ class Connection:
             yield response
         except TimeoutError as error:
             raise Retryable(f"watch {path}: silent for {idle:g} s") from error
-        except _NETWORK as error:
+        except NETWORK as error:
             raise Retryable(f"watch {path}: {type(error).__name__}: {error}") from error
         finally:
             if response is not None:

@@ -59,11 +59,11 @@ class _Place(NamedTuple):
 
 
 class KubeIsolation:
-    def __init__(self, api: Api, consent: Consent, *, cut_off: Callable[[], bool]) -> None:
-        """`cut_off`: whether this process reaches no cell at all, so that trying would prove nothing."""
+    def __init__(self, api: Api, consent: Consent, *, doubt: Callable[[], str]) -> None:
+        """`doubt`: why it would prove nothing that no connection comes about; empty: it would."""
         self._api = api
         self._consent = consent
-        self._cut_off = cut_off
+        self._doubt = doubt
 
     async def isolate(self, cell: Cell) -> None:
         """NetworkPolicies around the pods of the cell's workloads. Repeatable.
@@ -119,8 +119,8 @@ class KubeIsolation:
             )
         if not places:
             return Isolated(Verdict.INCONCLUSIVE, "there is nothing to try: no container that declares a TCP port runs")
-        if self._cut_off():
-            return Isolated(Verdict.INCONCLUSIVE, "the operator reaches no cell at all at the moment")
+        if doubt := self._doubt():
+            return Isolated(Verdict.INCONCLUSIVE, doubt)
         return Isolated(Verdict.PASSED, f"no connection within {TIMEOUT:g} s to {listed(map(str, places))}")
 
     async def _workloads(self, cell: Cell) -> list[tuple[WorkloadRef, Object]]:

@@ -83,6 +83,14 @@ class PodWatches:
         await asyncio.gather(*self._closing)
 
 
+def serves(pod: Object) -> bool:
+    """May customers' requests reach it? A pod that is leaving still serves, but gets nothing new."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
 async def log_of(api: Api, namespace: str, pod: str, container: str, *, lines: int, most: int) -> str:
     """The last lines, at most so many bytes; empty where they cannot be read: they explain, and nothing depends on
     them. Raises Fenced."""

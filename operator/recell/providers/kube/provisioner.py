@@ -14,11 +14,12 @@ Promises
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from recell.api import Cell
+from recell.api.cell_template import TargetCluster
 from recell.api.meta import ANNOTATION_CONTENT, LABEL_AGGREGATE, LABEL_CELL
 from recell.domain import provisioning
 from recell.domain.provisioning import Order, Progress, Provisioned, UnfitTemplate
@@ -49,14 +50,48 @@ class Consent(Protocol):
         ...
 
 
+class Ground:
+    """A cluster in which objects are made. `on_change` is told as by `MadeObjects`."""
+
+    def __init__(
+        self, api: Api, clock: Clock, consent: Consent, *, foreign: bool = False, on_change: Callable[[Key], None]
+    ) -> None:
+        """`foreign`: another cluster than that of the Cells."""
+        self.foreign = foreign
+        self.api = api
+        self.consent = consent
+        self.discovery = Discovery(api)
+        self.made = MadeObjects(api, clock, on_change=on_change)
+        """The watches that run while a cell is being made or removed."""
+
+    async def stop(self) -> None:
+        await self.made.stop()
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A kind in a namespace of one cluster."""
+
+    ground: Ground
+    place: Place
+
+
 @dataclass(frozen=True)
 class _Wanted:
     """One object as it is to be."""
 
-    place: Place
+    site: _Site
     body: Object
     where: str
     """The template and the field in it."""
+
+    @property
+    def ground(self) -> Ground:
+        return self.site.ground
+
+    @property
+    def place(self) -> Place:
+        return self.site.place
 
     @property
     def name(self) -> str:
@@ -73,7 +108,8 @@ class _Wanted:
 class KubeProvisioner:
     """`on_change` is told the key (fleet namespace, name) of each cell that is being made or removed and of which an
     object looks different. `is_home` says whether a Router's Placement has home slots for a cell, and is True while
-    that is not known."""
+    that is not known. `elsewhere` is asked for the cluster of a cell that is in one of its own, and raises Unreachable;
+    without it no cell can be made there."""
 
     def __init__(
         self,
@@ -84,18 +120,21 @@ class KubeProvisioner:
         *,
         is_home: Callable[[Key, str], bool],
         on_change: Callable[[Key], None],
+        elsewhere: Callable[[Cell], Ground] | None = None,
     ) -> None:
-        self._api = api
         self._clock = clock
         self._store = store
-        self._consent = consent
         self._is_home = is_home
-        self._discovery = Discovery(api)
-        self.made = MadeObjects(api, clock, on_change=on_change)
-        """The watches that run while a cell is being made or removed."""
+        self._elsewhere = elsewhere
+        self._home = Ground(api, clock, consent, on_change=on_change)
+
+    @property
+    def made(self) -> MadeObjects:
+        """The watches in the cluster of the Cells."""
+        return self._home.made
 
     async def stop(self) -> None:
-        await self.made.stop()
+        await self._home.stop()
 
     # Making
 
@@ -106,28 +145,48 @@ class KubeProvisioner:
         field), Conflict, Retryable, Fenced.
         """
         wanted = await self._wanted(order)
-        cell = _wanted_cell(order)
-        self.made.open(_key(order), {item.place for item in wanted})
+        cell = self._wanted_cell(order)
+        grounds = _open(_key(order), [item.site for item in wanted])
         found = [await self._look(item, order) for item in wanted]
         live_cell = await self._look_at_cell(cell, order)
         missing = [n for n, item in enumerate(wanted) if _differs(item, found[n])]
         await self._require_consent(order, [wanted[n] for n in missing])
         for n in missing:
             answer = found[n] = await self._apply(wanted[n], found[n])
-            self.made.put(wanted[n].place, answer)
+            wanted[n].ground.made.put(wanted[n].place, answer)
         if _differs(cell, live_cell):
             answer = live_cell = await self._apply(cell, live_cell)
             self._store.put(Cell, answer)
-        if obstacle := self.made.obstacle(_key(order)):
-            raise _explained(obstacle, f"{_template(order)}: what it makes cannot be watched")
+        for ground in grounds:
+            if obstacle := ground.made.obstacle(_key(order)):
+                raise _explained(obstacle, f"{_template(order)}: what it makes cannot be watched", ground)
         return self._told(order, wanted, [live for live in found if live is not None], Cell.model_validate(live_cell))
 
+    def _grounds(self, order: Order) -> list[Ground]:
+        """Of each object of the template. Raises Unreachable, BadInput."""
+        there = self._there(order)
+        management = TargetCluster.MANAGEMENT
+        return [self._home if each.cluster is management else there for each in order.template.spec.objects]
+
+    def _there(self, order: Order) -> Ground:
+        made = Cell.model_validate(_cell(order))
+        if made.kubeconfig is None:
+            return self._home
+        if self._elsewhere is None:
+            raise BadInput(f"{_template(order)}: spec.cell.cluster: no cell is made in another cluster from here")
+        return self._elsewhere(made)
+
+    def _wanted_cell(self, order: Order) -> _Wanted:
+        site = _Site(self._home, Place(_CELL, order.source.metadata.namespace))
+        return _Wanted(site, _marked(_cell(order)), f"{_template(order)}: spec.cell")
+
     async def _wanted(self, order: Order) -> list[_Wanted]:
-        made = []
+        made, grounds = [], self._grounds(order)
         for number, body in enumerate(_objects(order)):
+            ground = grounds[number]
             where = f"{_template(order)}: spec.objects[{number}]"
             try:
-                kind = await self._discovery.kind(body["apiVersion"], body["kind"])
+                kind = await ground.discovery.kind(body["apiVersion"], body["kind"])
             except BadInput as error:
                 raise BadInput(f"{where}: {error}") from error
             if not kind.resource.namespaced:
@@ -135,15 +194,15 @@ class KubeProvisioner:
                     f"{where}: {body['kind']} is a kind of the whole cluster, and a template makes objects in"
                     f" namespaces only: make {body['metadata']['name']} beforehand and leave it out"
                 )
-            made.append(_Wanted(Place(kind, body["metadata"]["namespace"]), _marked(body), where))
+            made.append(_Wanted(_Site(ground, Place(kind, body["metadata"]["namespace"])), _marked(body), where))
         return made
 
     async def _look(self, item: _Wanted, order: Order) -> Object | None:
         """The object as it is. Raises BadInput for one that was not made for this cell."""
-        live = self.made.get(item.place, item.name) or await self._read(item)
+        live = item.ground.made.get(item.place, item.name) or await self._read(item)
         if live is not None:
             _require_own(live, item, order)
-            self.made.put(item.place, live)
+            item.ground.made.put(item.place, live)
         return live
 
     async def _look_at_cell(self, item: _Wanted, order: Order) -> Object | None:
@@ -154,32 +213,32 @@ class KubeProvisioner:
 
     async def _read(self, item: _Wanted) -> Object | None:
         try:
-            return await self._api.get(item.path)
+            return await item.ground.api.get(item.path)
         except NotFound:
             return None
         except RecellError as error:
-            raise _explained(error, item.where) from error
+            raise _explained(error, item.where, item.ground) from error
 
     async def _require_consent(self, order: Order, wanted: Sequence[_Wanted]) -> None:
         """Of each namespace, as if a cell's workloads were there."""
-        for namespace, item in {item.place.namespace: item for item in reversed(wanted)}.items():
+        for (ground, namespace), item in {(i.ground, i.place.namespace): i for i in reversed(wanted)}.items():
             spec = order.source.spec.model_copy(update={"namespace": namespace})
             try:
-                await self._consent.ensure(order.source.model_copy(update={"spec": spec}))
+                await ground.consent.ensure(order.source.model_copy(update={"spec": spec}))
             except RecellError as error:
-                raise _explained(error, item.where) from error
+                raise _explained(error, item.where, item.ground) from error
 
     async def _apply(self, item: _Wanted, live: Object | None) -> Object:
         """Without force where nothing was there, so that what somebody makes in the same moment is not taken over."""
         try:
-            answer = await self._api.apply(item.path, item.body, force=live is not None)
+            answer = await item.ground.api.apply(item.path, item.body, force=live is not None)
         except NotFound as error:
             if f'namespaces "{item.place.namespace}"' in str(error):
                 raise BadInput(f"{item.where}: namespace {item.place.namespace} does not exist: create it") from error
-            self._discovery.forget(item.body["apiVersion"])  # the kind came or went just now
+            item.ground.discovery.forget(item.body["apiVersion"])  # the kind came or went just now
             raise Retryable(f"{item.where}: {error}") from error
         except RecellError as error:
-            raise _explained(error, item.where) from error
+            raise _explained(error, item.where, item.ground) from error
         logger.info("applied %s", item)
         return answer
 
@@ -188,7 +247,7 @@ class KubeProvisioner:
             return Provisioned(Progress.IN_PROGRESS, f"Cell {order.name} is being deleted")
         said: dict[Progress, list[str]] = {progress: [] for progress in Progress}
         for item, live in zip(wanted, found, strict=True):
-            pods = self.made.pods(item.place, item.name)
+            pods = item.ground.made.pods(item.place, item.name)
             state = readiness(item.place.kind, live, pods, self._clock.now())
             said[state.progress].append(f"{item}: {state.says}")
         for progress in (Progress.FAILED, Progress.IN_PROGRESS):
@@ -205,7 +264,14 @@ class KubeProvisioner:
         if cell.spec.weight or not weight:
             return
         body = {"metadata": {"uid": cell.metadata.uid}, "spec": {"weight": weight}}
-        self._store.put(Cell, await self._api.merge_patch(CELLS.path(*cell.key), body))
+        self._store.put(Cell, await self._home.api.merge_patch(CELLS.path(*cell.key), body))
+
+    async def unweigh(self, cell: Cell) -> None:
+        """Its weight is 0 again, so that the Router gives its customers to the others. Raises as `weigh` does."""
+        if not cell.spec.weight:
+            return
+        body = {"metadata": {"uid": cell.metadata.uid}, "spec": {"weight": 0}}
+        self._store.put(Cell, await self._home.api.merge_patch(CELLS.path(*cell.key), body))
 
     # Removing
 
@@ -219,53 +285,54 @@ class KubeProvisioner:
         key = _key(order)
         if self._is_home((key[0], order.source.spec.router_ref.name), order.name):
             return [f"Cell {order.name} is the home of customers, so it and what was made for it stay"]
-        places, ranks = await self._places(order)
-        self.made.open(key, places)
+        sites, ranks = await self._sites(order)
+        grounds = _open(key, sites)
         if left := await self._remove_cell(order):
             return [left]
-        found: list[tuple[Place, Object]] = []
+        found: list[tuple[_Site, Object]] = []
         remaining: list[str] = []
         refused: list[RecellError] = []
-        for place in places:
+        for site in sites:
             try:
-                found += [(place, obj) for obj in await self._all_of(place, order)]
+                found += [(site, obj) for obj in await self._all_of(site, order)]
             except Forbidden as error:
                 refused.append(error)
         found.sort(key=lambda each: ranks.get((each[0], each[1]["metadata"]["name"]), -1), reverse=True)
-        for place, obj in found:
+        for site, obj in found:
             try:
-                remaining += filter(None, [await self._remove(place, obj)])
+                remaining += filter(None, [await self._remove(site, obj)])
             except Forbidden as error:
                 refused.append(error)
         if not remaining:
-            self.made.close(key)
+            for ground in grounds:
+                ground.made.close(key)
             if refused:
                 raise refused[0]
         return remaining
 
-    async def _places(self, order: Order) -> tuple[list[Place], dict[tuple[Place, str], int]]:
+    async def _sites(self, order: Order) -> tuple[list[_Site], dict[tuple[_Site, str], int]]:
         """Where its objects can be, and their places in the template."""
-        places: dict[Place, None] = {}
-        ranks: dict[tuple[Place, str], int] = {}
-        for number, body in enumerate(_objects(order)):
+        sites: dict[_Site, None] = {}
+        ranks: dict[tuple[_Site, str], int] = {}
+        for number, (ground, body) in enumerate(zip(self._grounds(order), _objects(order), strict=True)):
             kinds = [(body["apiVersion"], body["kind"])]
             if kinds[0] == (STATEFUL_SETS.api_version, STATEFUL_SETS.kind):
                 kinds.append((CLAIMS.api_version, CLAIMS.kind))
             for api_version, name in kinds:
                 try:
-                    kind = await self._discovery.kind(api_version, name)
+                    kind = await ground.discovery.kind(api_version, name)
                 except BadInput:
                     continue  # the kind is gone, and so are its objects
                 if kind.resource.namespaced:
-                    place = Place(kind, body["metadata"]["namespace"])
-                    places[place] = None
+                    site = _Site(ground, Place(kind, body["metadata"]["namespace"]))
+                    sites[site] = None
                     if name == body["kind"]:
-                        ranks[place, body["metadata"]["name"]] = number
-        return [*places], ranks
+                        ranks[site, body["metadata"]["name"]] = number
+        return [*sites], ranks
 
     async def _remove_cell(self, order: Order) -> str:
         """What keeps it; empty when it is gone."""
-        item = _wanted_cell(order)
+        item = self._wanted_cell(order)
         live = self._store.raw(Cell, _key(order)) or await self._read(item)
         if live is None:
             return ""
@@ -273,24 +340,26 @@ class KubeProvisioner:
             return f"Cell {order.name} was not made from a template, so it and what belongs to it stay"
         if not live["metadata"].get("deletionTimestamp"):
             logger.info("deleting %s", item)
-            answer = await self._delete(item.path, live)
+            answer = await self._delete(item.ground, item.path, live)
             if answer is None:
                 return ""
             self._store.put(Cell, answer)
         return f"Cell {order.name}, until its Router sends it nothing any more"
 
-    async def _all_of(self, place: Place, order: Order) -> Sequence[Object]:
+    @staticmethod
+    async def _all_of(site: _Site, order: Order) -> Sequence[Object]:
         """Those that an older template made as well."""
-        labels = f"{MADE},{LABEL_CELL}={order.name}"
+        labels, place = f"{MADE},{LABEL_CELL}={order.name}", site.place
         try:
-            return (await self._api.list(place.kind.resource.collection(place.namespace), labels=labels)).items
+            return (await site.ground.api.list(place.kind.resource.collection(place.namespace), labels=labels)).items
         except NotFound:
             return ()
         except RecellError as error:
-            raise _explained(error, f"what was made for cell {order.name} cannot be found") from error
+            raise _explained(error, f"what was made for cell {order.name} cannot be found", site.ground) from error
 
-    async def _remove(self, place: Place, obj: Object) -> str:
+    async def _remove(self, site: _Site, obj: Object) -> str:
         """What is still there; empty when it is gone."""
+        place = site.place
         name, finalizers = obj["metadata"]["name"], obj["metadata"].get("finalizers")
         told = f"{place.kind.resource.kind} {place.namespace}/{name}"
         if obj["metadata"].get("deletionTimestamp"):
@@ -299,16 +368,17 @@ class KubeProvisioner:
         # With its pods, so that what is gone from here does nothing any more.
         propagation = "Foreground" if has_pods(place.kind) else "Background"
         path = place.kind.resource.path(place.namespace, name)
-        return told if await self._delete(path, obj, propagation) else ""
+        return told if await self._delete(site.ground, path, obj, propagation) else ""
 
-    async def _delete(self, path: str, obj: Object, propagation: str = "Background") -> Object | None:
+    @staticmethod
+    async def _delete(ground: Ground, path: str, obj: Object, propagation: str = "Background") -> Object | None:
         """The object as it is still there, until its finalizers or its pods are gone."""
         try:
-            answer = await self._api.delete(path, uid=obj["metadata"]["uid"], propagation=propagation)
+            answer = await ground.api.delete(path, uid=obj["metadata"]["uid"], propagation=propagation)
         except NotFound:
             return None
         except RecellError as error:
-            raise _explained(error, "what was made cannot be deleted") from error
+            raise _explained(error, "what was made cannot be deleted", ground) from error
         return answer if (answer.get("metadata") or {}).get("deletionTimestamp") else None
 
 
@@ -327,12 +397,21 @@ def _objects(order: Order) -> list[Object]:
         raise BadInput(str(error)) from error
 
 
-def _wanted_cell(order: Order) -> _Wanted:
+def _cell(order: Order) -> Object:
     try:
-        body = provisioning.cell(order)
+        return provisioning.cell(order)
     except UnfitTemplate as error:
         raise BadInput(str(error)) from error
-    return _Wanted(Place(_CELL, order.source.metadata.namespace), _marked(body), f"{_template(order)}: spec.cell")
+
+
+def _open(cell: Key, sites: Iterable[_Site]) -> list[Ground]:
+    """Watch there; returns the clusters, the one of the first site first."""
+    places: dict[Ground, set[Place]] = {}
+    for site in sites:
+        places.setdefault(site.ground, set()).add(site.place)
+    for ground, there in places.items():
+        ground.made.open(cell, there)
+    return [*places]
 
 
 def _marked(body: Object) -> Object:
@@ -360,11 +439,13 @@ def _require_own(live: Object, item: _Wanted, order: Order) -> None:
         )
 
 
-def _explained(error: RecellError, where: str) -> RecellError:
+def _explained(error: RecellError, where: str, ground: Ground) -> RecellError:
     """The same error with what it is about and, for a missing permission, how it is granted."""
     text = f"{where}: {error}"
     if isinstance(error, Retryable):
-        return Retryable(text, after=error.after)
-    if isinstance(error, MissingPermission):
+        return type(error)(text, after=error.after)
+    if isinstance(error, MissingPermission) and ground.foreign:
+        text += ". Whoever owns that cluster can grant it to the user of the kubeconfig"
+    elif isinstance(error, MissingPermission):
         text += f'. A ClusterRole with that rule and the label {LABEL_AGGREGATE}: "true" grants it'
     return type(error)(text)

@@ -33,7 +33,7 @@ from recell.providers.kube.paths import (
     WORKLOADS,
     Resource,
 )
-from recell.providers.kube.store import KubeStore
+from recell.providers.kube.workloads import CellsByName
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Consent(Protocol):
 
 
 class CellRemains:
-    def __init__(self, api: Api, store: KubeStore, consent: Consent) -> None:
+    def __init__(self, api: Api, store: CellsByName, consent: Consent) -> None:
         self._api = api
         self._store = store
         self._consent = consent

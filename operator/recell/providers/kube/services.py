@@ -1,4 +1,4 @@
-"""What the Service of a cell says: its address for the router, and its endpoints.
+"""What the Service of a cell says: its address for the router, its public ones, and its endpoints.
 
 Promises: pure functions over JSON; a Service that cannot work is refused with the field and the
 next step.
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from recell.domain.observation import Endpoints
-from recell.engine.errors import BadInput
+from recell.engine.errors import BadInput, NotFound
 from recell.providers.kube.api import Object
 
 SERVICE_NAME = "kubernetes.io/service-name"
@@ -40,6 +40,21 @@ def address(service: Object, port: int) -> Address:
         ports = ", ".join(str(p["port"]) for p in spec.get("ports") or ()) or "none"
         raise BadInput(f"spec.backend.service.port: {name} has no TCP port {port}; its ports: {ports}")
     return Address(ip, port)
+
+
+def public_addresses(service: Object, port: int) -> tuple[Address, ...]:
+    """Where its load balancer is reached from outside. Raises BadInput for another type, NotFound while it has none."""
+    name = f"Service {service['metadata']['namespace']}/{service['metadata']['name']}"
+    if service["spec"].get("type") != "LoadBalancer":
+        raise BadInput(
+            f"spec.backend.service.name: {name} is of type {service['spec'].get('type', 'ClusterIP')}, which has no"
+            " public address for a DNS record: use type LoadBalancer, or backend type Address"
+        )
+    found = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
+    addresses = tuple(Address(where, port) for entry in found if (where := entry.get("ip") or entry.get("hostname")))
+    if not addresses:
+        raise NotFound(f"spec.backend.service.name: {name} has no address yet: status.loadBalancer.ingress is empty")
+    return addresses
 
 
 def port_of(service: Object, port: int) -> Mapping[str, Any] | None:
@@ -83,4 +98,5 @@ def slim_service(obj: Object) -> Object:
             n: metadata[n] for n in ("name", "namespace", "uid", "resourceVersion", "labels") if n in metadata
         },
         "spec": {name: spec[name] for name in names if name in spec},
+        "status": {"loadBalancer": (obj.get("status") or {}).get("loadBalancer") or {}},
     }

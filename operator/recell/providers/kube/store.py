@@ -24,6 +24,7 @@ from recell.api import (
     Resource,
     Router,
 )
+from recell.api.cell import KUBECONFIG, SecretKey
 from recell.api.meta import ObjectMeta
 from recell.api.recovery_run import ENDED, TargetKind
 from recell.engine.errors import BadInput
@@ -53,9 +54,14 @@ def _router_of(cell: Object) -> Iterable[Hashable]:
     return ((cell["metadata"].get("namespace", ""), cell["spec"]["routerRef"]["name"]),)
 
 
+def _kubeconfig(cell: Object) -> SecretKey | None:
+    ref = (cell["spec"].get("cluster") or {}).get("kubeconfigSecretRef")
+    return SecretKey(cell["metadata"].get("namespace", ""), ref["name"], ref.get("key", KUBECONFIG)) if ref else None
+
+
 def _workloads_of(cell: Object) -> Iterable[Hashable]:
-    namespace = _workload_namespace(cell)
-    return [(w["kind"], namespace, w["name"]) for w in cell["spec"].get("workloads") or ()]
+    cluster, namespace = _kubeconfig(cell), _workload_namespace(cell)
+    return [(cluster, w["kind"], namespace, w["name"]) for w in cell["spec"].get("workloads") or ()]
 
 
 def _service_of(cell: Object) -> Iterable[Hashable]:
@@ -178,8 +184,11 @@ class KubeStore:
     def cells_of(self, router: Key) -> Mapping[str, Cell]:
         return {cell.metadata.name: cell for cell in self._by(Cell, "router", router)}
 
-    def cells_naming_workload(self, kind: str, namespace: str, name: str) -> tuple[Key, ...]:
-        return tuple(key_of(obj) for obj in self._collections[Cell].by("workload", (kind, namespace, name)))
+    def cells_naming_workload(
+        self, kind: str, namespace: str, name: str, cluster: SecretKey | None = None
+    ) -> tuple[Key, ...]:
+        found = self._collections[Cell].by("workload", (cluster, kind, namespace, name))
+        return tuple(key_of(obj) for obj in found)
 
     def cells_naming_service(self, namespace: str, name: str) -> tuple[Key, ...]:
         return tuple(key_of(obj) for obj in self._collections[Cell].by("service", (namespace, name)))

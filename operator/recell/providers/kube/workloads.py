@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Protocol
 
 from recell.api import Cell
 from recell.api.cell import BackendType, WorkloadKind, WorkloadRef
@@ -33,8 +34,7 @@ from recell.providers.kube.ownership import last_manager
 from recell.providers.kube.paths import ENDPOINT_SLICES, SERVICES, WORKLOADS, Resource
 from recell.providers.kube.pods import PodWatches, WorkloadKey
 from recell.providers.kube.reflector import Reflector, key_of
-from recell.providers.kube.services import SERVICE_NAME, Address
-from recell.providers.kube.store import KubeStore
+from recell.providers.kube.services import SERVICE_NAME, Address, slim_service
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,16 @@ def _service_name(piece: Object) -> Iterable[Hashable]:
     return (((piece["metadata"]["namespace"]), (piece["metadata"].get("labels") or {}).get(SERVICE_NAME)),)
 
 
+class CellsByName(Protocol):
+    """The Cells, and which of them name a workload or Service of this cluster."""
+
+    def cell(self, key: Key) -> Cell | None: ...
+
+    def cells_naming_workload(self, kind: str, namespace: str, name: str) -> Sequence[Key]: ...
+
+    def cells_naming_service(self, namespace: str, name: str) -> Sequence[Key]: ...
+
+
 class KubeWorkloads:
     """`on_change` is told the key of each Cell whose workloads, Service or endpoints look different, or that
     should be given to `ensure_labels` again."""
@@ -56,23 +66,27 @@ class KubeWorkloads:
         self,
         api: Api,
         clock: Clock,
-        store: KubeStore,
+        store: CellsByName,
         namespaces: Sequence[str] = ("",),
         *,
+        consent: Consent | None = None,
+        services: bool = True,
         on_change: Callable[[Key], None],
     ) -> None:
+        """`consent`: kept by somebody else. `services`: False where no cell is reached by one."""
         self._api = api
         self._clock = clock
         self._store = store
-        self.consent = Consent(api, clock, namespaces, on_change=on_change)
+        self.consent = consent or Consent(api, clock, namespaces, on_change=on_change)
         self._on_change = on_change
         self._collections: dict[WorkloadKind, Collection] = {
             kind: Collection(api, resource, clock, namespaces, labels=LABEL_CELL, trim=kstatus.slim_workload)
             for kind, resource in WORKLOADS.items()
         }
-        self._services = Collection(api, SERVICES, clock, namespaces, labels=LABEL_CELL, trim=services.slim_service)
+        with_services = namespaces if services else ()
+        self._services = Collection(api, SERVICES, clock, with_services, labels=LABEL_CELL, trim=slim_service)
         self._slices = Collection(
-            api, ENDPOINT_SLICES, clock, namespaces, labels=LABEL_CELL, indexes={"service": _service_name}
+            api, ENDPOINT_SLICES, clock, with_services, labels=LABEL_CELL, indexes={"service": _service_name}
         )
         self._pods = PodWatches(api, clock, self._pods_changed)
         self._missing: dict[WorkloadKey, float] = {}
@@ -146,13 +160,25 @@ class KubeWorkloads:
         backend = cell.spec.backend
         if backend.type == BackendType.ADDRESS and backend.address is not None:
             return Address(backend.address.host, backend.address.port)
+        service, port = self._service_of(cell)
+        return services.address(service, port)
+
+    def public_addresses_of(self, cell: Cell) -> tuple[Address, ...]:
+        """Where customers reach the cell without a router in between, at least one. Raises as `address_of`."""
+        backend = cell.spec.backend
+        if backend.type == BackendType.ADDRESS and backend.address is not None:
+            return (Address(backend.address.host, backend.address.port),)
+        return services.public_addresses(*self._service_of(cell))
+
+    def _service_of(self, cell: Cell) -> tuple[Object, int]:
+        backend = cell.spec.backend
         if backend.service is None:
             raise BadInput("spec.backend: neither service nor address is set")
         self.consent.check(cell)
         key = (cell.workload_namespace, backend.service.name)
         service = self._services.get(key)
         if service is not None:
-            return services.address(service, backend.service.port)
+            return service, backend.service.port
         if (SERVICES.kind, *key) in self._missing:
             raise NotFound(
                 f"spec.backend.service.name: Service {key[0]}/{key[1]} does not exist: create it or correct the name"
@@ -219,6 +245,7 @@ class KubeWorkloads:
         try:
             found = await self._api.get(path)
             if _label(found) != cell.metadata.name:
+                self._refuse_twin(cell, resource, found, field)
                 # With the uid, so that it is never put on an object made anew in between.
                 metadata = {"uid": found["metadata"]["uid"], "labels": {LABEL_CELL: cell.metadata.name}}
                 found = await self._api.merge_patch(path, {"metadata": metadata})
@@ -264,6 +291,18 @@ class KubeWorkloads:
             raise BadInput(
                 f"{field}: {resource.kind} {namespace}/{name} belongs to the older Cell {first.key[0]}/{first.key[1]}:"
                 " a workload or Service can be part of one Cell only"
+            )
+
+    def _refuse_twin(self, cell: Cell, resource: Resource, found: Object, field: str) -> None:
+        """One cluster under two kubeconfigs: the Cell of the other one has this very workload."""
+        namespace, name = key_of(found)
+        other = self._store.cell((cell.metadata.namespace, _label(found) or ""))
+        if other is None or other.kubeconfig == cell.kubeconfig or other.workload_namespace != namespace:
+            return
+        if any((ref.kind, ref.name) == (resource.kind, name) for ref in other.spec.workloads):
+            raise BadInput(
+                f"{field}: {resource.kind} {namespace}/{name} is labelled as part of Cell {other.metadata.name}, whose"
+                " cluster is named by another Secret: both lead to one cluster; correct one of them"
             )
 
     # Acting

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from operator import add, sub
 from typing import NamedTuple
 
-from recell.providers.routing.haproxy.report import FIXED, CellCounters, Report
+from recell.providers.routing.haproxy.report import Report
 
 FULL = timedelta(minutes=1)
 KEPT = timedelta(minutes=10)
@@ -26,7 +26,8 @@ FRESH = 10.0
 class Snapshot:
     at: datetime
     rejected: int
-    cells: Mapping[int, "array[int]"] = field(default_factory=dict)
+    cells: Mapping[int | str, "array[int]"] = field(default_factory=dict)
+    """By index of the cell, and by name of the class of requests."""
 
 
 class Counted(NamedTuple):
@@ -34,7 +35,8 @@ class Counted(NamedTuple):
 
     requests: int
     failures: int
-    latency: tuple[int, ...]
+    rest: tuple[int, ...]
+    """Of a cell: answers by latency bucket. Of a class of requests: those that were shed."""
 
 
 class PodHistory:
@@ -42,7 +44,7 @@ class PodHistory:
         self._old: deque[Snapshot] = deque()
         self._recent: deque[Snapshot] = deque()
         self._instance = ""
-        self._raw: dict[int, array[int]] = {}
+        self._raw: dict[int | str, array[int]] = {}
         self._raw_rejected = 0
         self.bounds: tuple[float, ...] = ()
         self._nothing = Counted(0, 0, (0,))
@@ -58,14 +60,14 @@ class PodHistory:
             last = self._begin(report, at)
         restarted = report.instance != self._instance
         at = max(at, last.at)
-        cells = dict(last.cells)
-        for index, told in report.cells.items():
+        cells, counters = dict(last.cells), report.counters
+        for index, told in counters.items():
             cells[index] = self._joined(index, told, cells.get(index), restarted)
         before = 0 if restarted else self._raw_rejected
         rejected = last.rejected + max(0, report.rejected - before)
         self._raw_rejected = max(report.rejected, before)
         if restarted:
-            self._raw = {index: raw for index, raw in self._raw.items() if index in report.cells}
+            self._raw = {index: raw for index, raw in self._raw.items() if index in counters}
         self._instance = report.instance
         self._keep(Snapshot(at, rejected, cells))
 
@@ -80,13 +82,13 @@ class PodHistory:
         """Whether it stands for the very start of the pod, so that nothing is missing before it."""
         return self.from_zero and next(self._all(), None) is snapshot
 
-    def counted(self, index: int, since: Snapshot, until: Snapshot) -> Counted:
+    def counted(self, index: int | str, since: Snapshot, until: Snapshot) -> Counted:
         """What happened to a cell between the two; zeros for one that is not known."""
         after, before = until.cells.get(index), since.cells.get(index)
         if after is None or after is before:
             return self._nothing
-        requests, failures, *latency = after if before is None else map(sub, after, before)
-        return Counted(requests, failures, tuple(latency))
+        requests, failures, *rest = after if before is None else map(sub, after, before)
+        return Counted(requests, failures, tuple(rest))
 
     def _begin(self, report: Report, at: datetime) -> Snapshot:
         self._old.clear()
@@ -98,15 +100,13 @@ class PodHistory:
             self._raw, self._raw_rejected, self._instance = {}, 0, report.instance
             start = Snapshot(at - timedelta(seconds=report.age), 0)
         else:
-            self._raw = {index: told.counted for index, told in report.cells.items()}
+            self._raw = report.counters
             self._raw_rejected, self._instance = report.rejected or 0, report.instance
-            zero = array("Q", bytes(8 * (FIXED + len(report.bounds) + 1)))
-            start = Snapshot(at, 0, dict.fromkeys(report.cells, zero))
+            start = Snapshot(at, 0, {index: array("Q", bytes(8 * len(raw))) for index, raw in self._raw.items()})
         self._recent.append(start)
         return start
 
-    def _joined(self, index: int, told: CellCounters, total: "array[int] | None", restarted: bool) -> "array[int]":
-        raw = told.counted
+    def _joined(self, index: int | str, raw: "array[int]", total: "array[int] | None", restarted: bool) -> "array[int]":
         before = None if restarted else self._raw.get(index)
         if raw == before and total is not None:
             return total

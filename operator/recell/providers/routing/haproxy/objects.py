@@ -9,12 +9,12 @@ Must not: touch the Placement. It outlives the Router, so nothing here owns it o
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from recell.api import Router
-from recell.api.meta import ANNOTATION_CONTENT, API_VERSION, GROUP, LABEL_ROUTER
+from recell.api.meta import ANNOTATION_CONTENT, API_VERSION, GROUP, LABEL_ROUTER, fraction, seconds
 from recell.api.router import CustomerKey, HAProxy
 
 Object = dict[str, Any]
@@ -26,9 +26,11 @@ RUN = "/run/recell"
 TEMPLATE = "/etc/recell/haproxy.cfg"
 CREDENTIALS = "/var/run/secrets/kubernetes.io/serviceaccount"
 USER = 10001
-_OPEN_STILL = 3
+LABEL_NAME = "app.kubernetes.io/name"
+NAME = "recell-router"
+OPEN_STILL = 3
 """Seconds in which a leaving pod still serves, so that nobody sends it anything when it stops."""
-_DRAIN = 30
+DRAIN = 30
 """hard-stop-after in haproxy.cfg: requests in flight may end within it."""
 
 
@@ -52,7 +54,7 @@ def name_of(router: str) -> str:
 
 def labels(router: str) -> dict[str, str]:
     return {
-        "app.kubernetes.io/name": "recell-router",
+        LABEL_NAME: NAME,
         "app.kubernetes.io/instance": router,
         "app.kubernetes.io/component": "router",
         "app.kubernetes.io/managed-by": "recell",
@@ -62,26 +64,37 @@ def labels(router: str) -> dict[str, str]:
 
 def selector(router: str) -> dict[str, str]:
     """Labels that pick the Router's pods, and nothing else; they never change."""
-    return {"app.kubernetes.io/name": "recell-router", LABEL_ROUTER: router}
+    return {LABEL_NAME: NAME, LABEL_ROUTER: router}
 
 
-def router_objects(router: Router, around: Surroundings) -> tuple[Object, ...]:
-    """All objects, in the order in which they are applied. Raises ValueError for a Router of another type."""
+def router_objects(
+    router: Router, around: Surroundings, reached: Mapping[str, str] | None = None
+) -> tuple[Object, ...]:
+    """All objects, in the order in which they are applied. Raises ValueError for a Router of another type.
+
+    `reached`: selector of the pods that customers reach through the Service; the Router's own if it is left out.
+    """
     block = router.spec.haproxy
     if block is None:
         raise ValueError(f"Router {router.metadata.name}: spec.haproxy is missing")
     name = router.metadata.name
     made = (
-        _object(router, "v1", "ServiceAccount", name_of(name), automountServiceAccountToken=False),
+        owned(router, "v1", "ServiceAccount", name_of(name), automountServiceAccountToken=False),
         _role(router),
         _role_binding(router),
-        _network_policy(router, around),
+        network_policy(router, around, name_of(name), selector(name), (ADMIN_PORT, AGENT_PORT)),
         _deployment(router, block, around),
-        _budget(router),
-        _service(router, block),
+        budget(router, name_of(name), selector(name)),
+        service(router, block, router.metadata.name, reached or selector(router.metadata.name)),
     )
+    return marked(made)
+
+
+def marked(objects: Iterable[Object]) -> tuple[Object, ...]:
+    """Each with the hash of its content."""
+    made = tuple(objects)
     for obj in made:
-        obj["metadata"]["annotations"] = {ANNOTATION_CONTENT: _hash(obj)}
+        obj["metadata"].setdefault("annotations", {})[ANNOTATION_CONTENT] = _hash(obj)
     return made
 
 
@@ -103,11 +116,27 @@ def key_environment(key: CustomerKey) -> dict[str, str]:
     return environment
 
 
+def overload_environment(router: Router) -> dict[str, str]:
+    """The agent's variables that say which requests may be shed, and when a cell is spared."""
+    environment = {}
+    shedding, breakers = router.spec.shedding, router.spec.circuit_breakers
+    if shedding is not None and shedding.classes:
+        told = [{"name": c.name, "matches": [match.to_dict() for match in c.matches]} for c in shedding.classes]
+        environment["REQUEST_CLASSES"] = json.dumps(told, separators=(",", ":"))
+    if breakers is not None:
+        environment["BREAKER_ERROR_RATE"] = str(round(fraction(breakers.error_rate) * 10_000))
+        environment["BREAKER_WINDOW"] = str(round(seconds(breakers.window) * 1000))
+        environment["BREAKER_MINIMUM_REQUESTS"] = str(breakers.minimum_requests)
+        environment["IN_FLIGHT_MAX"] = str(breakers.max_requests_in_flight)
+    return environment
+
+
 def _hash(obj: Object) -> str:
     return hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _object(router: Router, api_version: str, kind: str, name: str, **rest: Any) -> Object:
+def owned(router: Router, api_version: str, kind: str, name: str, **rest: Any) -> Object:
+    """An object that goes when the Router goes."""
     owner = {
         "apiVersion": API_VERSION,
         "kind": "Router",
@@ -133,86 +162,66 @@ def _role(router: Router) -> Object:
         "resourceNames": [router.metadata.name],
         "verbs": ["get", "list", "watch"],
     }
-    return _object(router, "rbac.authorization.k8s.io/v1", "Role", name_of(router.metadata.name), rules=[rule])
+    return owned(router, "rbac.authorization.k8s.io/v1", "Role", name_of(router.metadata.name), rules=[rule])
 
 
 def _role_binding(router: Router) -> Object:
     name = name_of(router.metadata.name)
     subject = {"kind": "ServiceAccount", "name": name, "namespace": router.metadata.namespace}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
-    return _object(router, "rbac.authorization.k8s.io/v1", "RoleBinding", name, roleRef=role, subjects=[subject])
+    return owned(router, "rbac.authorization.k8s.io/v1", "RoleBinding", name, roleRef=role, subjects=[subject])
 
 
-def _network_policy(router: Router, around: Surroundings) -> Object:
+def network_policy(
+    router: Router, around: Surroundings, name: str, pods: Mapping[str, str], inner: Sequence[int]
+) -> Object:
+    """Everybody may reach the customers' port; the `inner` ports are for the operator alone."""
     operator = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": around.operator_namespace}},
         "podSelector": {"matchLabels": dict(around.operator_labels)},
     }
     spec = {
-        "podSelector": {"matchLabels": selector(router.metadata.name)},
+        "podSelector": {"matchLabels": dict(pods)},
         "policyTypes": ["Ingress"],
         "ingress": [
             {"ports": [{"protocol": "TCP", "port": CUSTOMERS_PORT}]},
             {
                 "from": [operator],
-                "ports": [{"protocol": "TCP", "port": ADMIN_PORT}, {"protocol": "TCP", "port": AGENT_PORT}],
+                "ports": [{"protocol": "TCP", "port": port} for port in inner],
             },
         ],
     }
-    return _object(router, "networking.k8s.io/v1", "NetworkPolicy", name_of(router.metadata.name), spec=spec)
+    return owned(router, "networking.k8s.io/v1", "NetworkPolicy", name, spec=spec)
 
 
-def _budget(router: Router) -> Object:
-    spec = {"maxUnavailable": 1, "selector": {"matchLabels": selector(router.metadata.name)}}
-    return _object(router, "policy/v1", "PodDisruptionBudget", name_of(router.metadata.name), spec=spec)
+def budget(router: Router, name: str, pods: Mapping[str, str]) -> Object:
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": dict(pods)}}
+    return owned(router, "policy/v1", "PodDisruptionBudget", name, spec=spec)
 
 
-def _service(router: Router, block: HAProxy) -> Object:
+def service(router: Router, block: HAProxy, name: str, pods: Mapping[str, str]) -> Object:
     port: Object = {"name": "http", "protocol": "TCP", "port": block.service.port, "targetPort": CUSTOMERS_PORT}
     if block.service.node_port is not None:
         port["nodePort"] = block.service.node_port
-    spec = {"type": block.service.type.value, "selector": selector(router.metadata.name), "ports": [port]}
-    return _object(router, "v1", "Service", router.metadata.name, spec=spec)
+    spec = {"type": block.service.type.value, "selector": dict(pods), "ports": [port]}
+    return owned(router, "v1", "Service", name, spec=spec)
 
 
 def _deployment(router: Router, block: HAProxy, around: Surroundings) -> Object:
     name = router.metadata.name
     image = block.image or around.image
-    volumes: list[Object] = [
-        {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
-        {
-            "name": "credentials",
-            "projected": {
-                "sources": [
-                    {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
-                    {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
-                ]
-            },
+    credentials: Object = {
+        "name": "credentials",
+        "projected": {
+            "sources": [
+                {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
+                {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            ]
         },
-    ]
+    }
     pod = {
         "serviceAccountName": name_of(name),
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": _OPEN_STILL + _DRAIN + 7,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "topologySpreadConstraints": [
-            {
-                "maxSkew": 1,
-                "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": selector(name)},
-            }
-        ],
-        "initContainers": [_agent(router, block, image)],
-        "containers": [_haproxy(image)],
-        "volumes": volumes,
+        **pod_of_haproxy(image, selector(name), _agent(router, block, image), credentials),
     }
     spec = {
         "replicas": block.replicas,
@@ -221,14 +230,44 @@ def _deployment(router: Router, block: HAProxy, around: Surroundings) -> Object:
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
         "template": {"metadata": {"labels": labels(name)}, "spec": pod},
     }
-    return _object(router, "apps/v1", "Deployment", name_of(name), spec=spec)
+    return owned(router, "apps/v1", "Deployment", name_of(name), spec=spec)
 
 
-_CONFINED: Object = {
+UNPRIVILEGED: Object = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONFINED: Object = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
+
+
+def pod_of_haproxy(image: str, pods: Mapping[str, str], before: Object, volume: Object) -> Object:
+    """HAProxy with what is started before it, and the volume that this needs; it gets no token by itself."""
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": OPEN_STILL + DRAIN + 7,
+        "securityContext": UNPRIVILEGED,
+        "topologySpreadConstraints": [spread(pods)],
+        "initContainers": [before],
+        "containers": [haproxy(image)],
+        "volumes": [{"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}}, volume],
+    }
+
+
+def spread(pods: Mapping[str, str]) -> Object:
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": dict(pods)},
+    }
 
 
 def _agent(router: Router, block: HAProxy, image: str) -> Object:
@@ -236,6 +275,7 @@ def _agent(router: Router, block: HAProxy, image: str) -> Object:
     environment = {
         "ROUTER": router.metadata.name,
         **key_environment(block.customer_key),
+        **overload_environment(router),
         "AGENT_BIND": f":{AGENT_PORT}",
         "ADMIN_BIND": f":{ADMIN_PORT}",
         "CUSTOMERS_BIND": f":{CUSTOMERS_PORT}",
@@ -256,7 +296,7 @@ def _agent(router: Router, block: HAProxy, image: str) -> Object:
         "startupProbe": {"httpGet": alive, "periodSeconds": 1, "failureThreshold": 60},
         "livenessProbe": {"httpGet": alive, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
         "resources": {"requests": {"cpu": "20m", "memory": "48Mi"}},
-        "securityContext": _CONFINED,
+        "securityContext": CONFINED,
         "volumeMounts": [
             {"name": "run", "mountPath": RUN},
             {"name": "credentials", "mountPath": CREDENTIALS, "readOnly": True},
@@ -264,7 +304,7 @@ def _agent(router: Router, block: HAProxy, image: str) -> Object:
     }
 
 
-def _haproxy(image: str) -> Object:
+def haproxy(image: str) -> Object:
     """Ready once it holds a Placement. A hung process is replaced within seconds."""
     return {
         "name": "haproxy",
@@ -288,8 +328,8 @@ def _haproxy(image: str) -> Object:
             "failureThreshold": 3,
             "terminationGracePeriodSeconds": 1,
         },
-        "lifecycle": {"preStop": {"sleep": {"seconds": _OPEN_STILL}}},
+        "lifecycle": {"preStop": {"sleep": {"seconds": OPEN_STILL}}},
         "resources": {"requests": {"cpu": "100m", "memory": "96Mi"}},
-        "securityContext": _CONFINED,
+        "securityContext": CONFINED,
         "volumeMounts": [{"name": "run", "mountPath": RUN}],
     }

@@ -23,9 +23,12 @@ class Version:
 class CellCounters(NamedTuple):
     counted: "array[int]"
     """Requests, failures and answers by latency bucket, cumulative since the HAProxy process started."""
-    in_flight: int
+    in_flight: int | None
+    """None: the router does not tell."""
     check: str
     """up, down, maint or unknown."""
+    tripped: bool = False
+    """The pod's own circuit breaker turns most of the cell's requests away."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,21 @@ class Report:
     """Upper bounds of the latency buckets in seconds; one more follows for everything."""
     cells: Mapping[int, CellCounters] = field(default_factory=dict)
     """By index."""
+    classes: Mapping[str, "array[int]"] = field(default_factory=dict)
+    """By class of requests: all, failures other than by shedding, and shed; cumulative. Older routers tell none."""
+
+    @property
+    def counters(self) -> "dict[int | str, array[int]]":
+        """Everything that only ever rises, by cell and by class."""
+        counters: dict[int | str, array[int]] = {index: cell.counted for index, cell in self.cells.items()}
+        for name, counted in self.classes.items():
+            counters[name] = counted
+        return counters
 
     @property
     def facts(self) -> tuple[object, ...]:
         """What somebody has to be told of when it changes: everything but counters and ages."""
-        checks = tuple((index, cell.check) for index, cell in self.cells.items())
+        checks = tuple((index, cell.check, cell.tripped) for index, cell in self.cells.items())
         return (self.instance, self.applied, self.refused, self.source, self.source_message, self.error, checks)
 
 
@@ -74,6 +87,10 @@ def parse(line: bytes) -> Report:
             rejected=None if told["rejected"] is None else int(told["rejected"]),
             bounds=tuple(float(bound) for bound in told["bounds"]),
             cells={int(index): _cell(cell, len(told["bounds"])) for index, cell in told["cells"].items()},
+            classes={
+                str(name): array("Q", (counted["requests"], counted["failures"], counted["shed"]))
+                for name, counted in told.get("classes", {}).items()
+            },
         )
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"not a report of a router pod: {type(error).__name__} {error}") from error
@@ -84,4 +101,4 @@ def _cell(told: Mapping[str, Any], bounds: int) -> CellCounters:
     counted = array("Q", (told["requests"], told["failures"], *told["latency"]))
     if len(counted) != FIXED + bounds + 1:
         raise ValueError(f"not a report of a router pod: {len(counted) - FIXED} buckets for {bounds} bounds")
-    return CellCounters(counted, int(told["inFlight"]), str(told["check"]))
+    return CellCounters(counted, int(told["inFlight"]), str(told["check"]), told.get("breaker") == "Tripped")

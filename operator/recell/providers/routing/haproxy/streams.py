@@ -13,7 +13,7 @@ Must not: write anything, or read a Placement's table. Only the index -> name of
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -21,7 +21,7 @@ from functools import cached_property
 import aiohttp
 
 from recell.api import Placement
-from recell.domain.observation import Applied, CellTraffic, RouterTraffic
+from recell.domain.observation import Applied, CellTraffic, ClassTraffic, Processes, RouterTraffic
 from recell.engine.ports import Clock, Key
 from recell.providers.routing.haproxy.history import KEPT, Counted, PodHistory, Snapshot
 from recell.providers.routing.haproxy.objects import AGENT_PORT
@@ -79,12 +79,21 @@ class _Router:
 
 class HAProxyTraffic:
     """Implements `recell.engine.ports.Traffic`. `on_change` is called with a Router's key when what its pods
-    applied, refuse or see of the cells' checks changed; not for each report."""
+    applied, refuse or see of the cells' checks changed; not for each report. `reports` are those of a pod, by Router
+    and IP, where it has no agent that streams them."""
 
-    def __init__(self, clock: Clock, *, on_change: Callable[[Key], None], port: int = AGENT_PORT) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        on_change: Callable[[Key], None],
+        port: int = AGENT_PORT,
+        reports: Callable[[Key, str], AsyncIterator[Report]] | None = None,
+    ) -> None:
         self._clock = clock
         self._on_change = on_change
         self._port = port
+        self._reports = reports or self._of_agent
         self._routers: dict[Key, _Router] = {}
         self._session: aiohttp.ClientSession | None = None
         self._ending: set[asyncio.Task[None]] = set()
@@ -176,11 +185,32 @@ class HAProxyTraffic:
             pods=len(serving),
             cells={name: _cell(index, whole, new, seconds, told) for index, name in state.names.items()},
             rejected=sum(span.until.rejected - span.since.rejected for span in (*whole, *new)),
+            classes={name: _class(name, (*whole, *new), seconds) for name in _classes((*whole, *new))},
         )
         if len(state.figures) >= MOST_FIGURES:
             state.figures.clear()
         state.figures[window, not_before] = (now, summed)
         return summed
+
+    def let_go(self, router: Key, uid: str, epoch: int, generation: int) -> bool:
+        """Has every pod, also one that gets nothing new, applied this or a newer Placement? True without pods."""
+        state = self._routers.get(router)
+        return all(
+            pod.applied is not None
+            and pod.applied.uid == uid
+            and (pod.applied.epoch, pod.applied.generation) >= (epoch, generation)
+            and pod.heard_at is not None
+            and _fresh(pod, self._clock.now())
+            for pod in (state.pods.values() if state else ())
+        )
+
+    def processes(self, router: Key) -> Processes | None:
+        """What the agents of all its pods tell of the processes beside them; None while nothing fresh is heard."""
+        state, now = self._routers.get(router), self._clock.now()
+        told = [pod.report for pod in (state.pods.values() if state else ()) if pod.report and _fresh(pod, now)]
+        if not told:
+            return None
+        return Processes(told=len(told), answering=sum(report.rejected is not None for report in told))
 
     def complaint(self, router: Key) -> str:
         """What serving pods refuse or cannot do, and why; empty when they have what they should."""
@@ -191,6 +221,12 @@ class HAProxyTraffic:
             for name, pod in sorted((state.serving() if state else {}).items())
             if (text := _complaint(pod, now))
         )
+
+    def lost(self, router: Key) -> str:
+        """From which pods nothing is heard, and why; empty if from all."""
+        state = self._routers.get(router)
+        pods = sorted(state.pods.items()) if state else ()
+        return "; ".join(f"nothing is heard from pod {name}: {pod.lost}" for name, pod in pods if pod.lost)
 
     # The streams.
 
@@ -210,8 +246,7 @@ class HAProxyTraffic:
         failures = 0
         while True:
             try:
-                async for line in self._lines(pod.ip):
-                    report = parse(line)
+                async for report in self._reports(router, pod.ip):
                     failures, pod.lost = 0, ""
                     self._heard(router, pod, report)
                 raise ValueError("the stream ended")
@@ -223,6 +258,11 @@ class HAProxyTraffic:
             pause = BACKOFF[min(failures, len(BACKOFF) - 1)]
             failures += 1
             await asyncio.sleep(pause * random.uniform(0.75, 1.0))  # noqa: S311 - spreads the tries
+
+    async def _of_agent(self, router: Key, ip: str) -> AsyncIterator[Report]:
+        """What a pod tells, until it stops telling; raises as a connection does, or ValueError."""
+        async for line in self._lines(ip):
+            yield parse(line)
 
     async def _lines(self, ip: str) -> AsyncIterator[bytes]:
         if self._session is None:
@@ -271,7 +311,7 @@ class _Span:
         """The pod began within the window: nothing is missing, although the window is not covered."""
         return self.history.begins_with(self.since)
 
-    def counted(self, index: int) -> Counted:
+    def counted(self, index: int | str) -> Counted:
         return self.history.counted(index, self.since, self.until)
 
 
@@ -296,12 +336,13 @@ def _cell(index: int, whole: list[_Span], part: list[_Span], window: float, told
     """`whole` cover the window by and large, each at its own times; `part` only served in some of it."""
     cells = [report.cells[index] for report in told.serving if index in report.cells]
     check_up = _check([cell.check for cell in cells], len(told.serving))
-    in_flight = sum(report.cells[index].in_flight for report in told.fresh if index in report.cells)
+    waiting = [report.cells[index].in_flight for report in told.fresh if index in report.cells]
+    in_flight = None if None in waiting else sum(number for number in waiting if number is not None)
     of_whole = [(span, span.counted(index)) for span in whole]
     of_part = [(span, span.counted(index)) for span in part]
     requests = sum(counted.requests for _, counted in (*of_whole, *of_part))
     if requests == 0:
-        return CellTraffic(0, 0.0, 0, in_flight, check_up=check_up)
+        return CellTraffic(0, 0.0, 0, in_flight, check_up=check_up, breaker_tripped=any(c.tripped for c in cells))
     rate = sum(counted.requests / span.seconds for span, counted in of_whole if span.seconds)
     rate += sum(counted.requests for _, counted in of_part) / window if window else 0.0
     return CellTraffic(
@@ -310,9 +351,21 @@ def _cell(index: int, whole: list[_Span], part: list[_Span], window: float, told
         failures=min(requests, sum(counted.failures for _, counted in (*of_whole, *of_part))),
         in_flight=in_flight,
         pod_error_rates=tuple(counted.failures / counted.requests for _, counted in of_whole if counted.requests),
-        latency_p95=_p95([(span.history.bounds, counted.latency) for span, counted in (*of_whole, *of_part)]),
+        latency_p95=_p95([(span.history.bounds, counted.rest) for span, counted in (*of_whole, *of_part)]),
         check_up=check_up,
+        breaker_tripped=any(cell.tripped for cell in cells),
     )
+
+
+def _classes(spans: Iterable[_Span]) -> set[str]:
+    return {name for span in spans for name in span.until.cells if isinstance(name, str)}
+
+
+def _class(name: str, spans: Iterable[_Span], window: float) -> ClassTraffic:
+    of_spans = [span.counted(name) for span in spans]
+    requests, shed = sum(counted.requests for counted in of_spans), sum(counted.rest[-1] for counted in of_spans)
+    rate = requests / window if window else 0.0
+    return ClassTraffic(requests, rate, min(requests, shed), sum(counted.failures for counted in of_spans))
 
 
 def _p95(buckets: list[tuple[tuple[float, ...], tuple[int, ...]]]) -> float | None:

@@ -1,0 +1,78 @@
+"""How a customer comes in through a Gateway: address, port, and a request that one of the Router's rules takes. Pure.
+
+Promises: what cannot be known is raised as Unknown with the reason and the next step; nothing is guessed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from recell.api.gateway import Gateway, Match, MatchType, Method, ParentRef, PathMatch, PathType, RouteRule
+from recell.domain.wording import listed
+from recell.providers.kube.services import Address
+
+Object = dict[str, Any]
+
+
+class Unknown(ValueError):
+    """There is no way in that could be tried from here."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A GET."""
+
+    path: str
+    headers: dict[str, str]
+
+
+def address(gateway: Object, ref: ParentRef) -> Address:
+    """Of the first listener for HTTP that the reference means. Raises Unknown."""
+    metadata = gateway["metadata"]
+    name = f"Gateway {metadata['namespace']}/{metadata['name']}"
+    listeners = [
+        listener
+        for listener in gateway["spec"].get("listeners") or ()
+        if ref.section_name in (None, listener["name"]) and ref.port in (None, listener["port"])
+    ]
+    plain = [listener for listener in listeners if listener.get("protocol") == "HTTP"]
+    if not plain:
+        found = listed(f"{listener['name']} ({listener.get('protocol')})" for listener in listeners) or "none"
+        raise Unknown(f"{name} has no listener for HTTP that the Router means, only {found}")
+    known = (gateway.get("status") or {}).get("addresses") or ()
+    if not known:
+        raise Unknown(f"{name} has no address (status.addresses): what implements it has to tell one")
+    return Address(known[0]["value"], plain[0]["port"])
+
+
+def request(block: Gateway, path: str) -> Asked:
+    """A GET of this path that one of the rules takes, with the first of the hostnames. Raises Unknown."""
+    for rule in block.rules or [RouteRule()]:
+        for match in rule.matches or [Match()]:
+            if (asked := _fitting(match, path)) is not None:
+                host = {"Host": block.hostnames[0].replace("*", "recell-probe", 1)} if block.hostnames else {}
+                return Asked(asked.path, host | asked.headers)
+    raise Unknown(
+        f"no rule of spec.gateway.rules takes GET {path}, the cell's probe: add a match for it, or the customers' way"
+        " in cannot be tried"
+    )
+
+
+def _fitting(match: Match, path: str) -> Asked | None:
+    if match.method not in (None, Method.GET) or not _takes(match.path, path):
+        return None
+    if any(each.type is not MatchType.EXACT for each in (*match.headers, *match.query_params)):
+        return None
+    query = urlencode([(each.name, each.value) for each in match.query_params])
+    joined = f"{path}{'&' if '?' in path else '?'}{query}" if query else path
+    return Asked(joined, {each.name: each.value for each in match.headers})
+
+
+def _takes(wanted: PathMatch | None, path: str) -> bool:
+    asked = path.partition("?")[0]
+    if wanted is None:
+        return True
+    if wanted.type is PathType.EXACT:
+        return asked == wanted.value
+    prefix = wanted.value.rstrip("/")
+    return wanted.type is PathType.PATH_PREFIX and (asked == prefix or asked.startswith(f"{prefix}/"))
