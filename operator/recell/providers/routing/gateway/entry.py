@@ -3,6 +3,7 @@
 Promises: what cannot be known is raised as Unknown with the reason and the next step; nothing is guessed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -50,12 +51,17 @@ def request(block: Gateway, path: str) -> Asked:
     for rule in block.rules or [RouteRule()]:
         for match in rule.matches or [Match()]:
             if (asked := _fitting(match, path)) is not None:
-                host = {"Host": block.hostnames[0].replace("*", "recell-probe", 1)} if block.hostnames else {}
-                return Asked(asked.path, host | asked.headers)
+                name = host(block.hostnames)
+                return Asked(asked.path, ({"Host": name} if name else {}) | asked.headers)
     raise Unknown(
         f"no rule of spec.gateway.rules takes GET {path}, the cell's probe: add a match for it, or the customers' way"
         " in cannot be tried"
     )
+
+
+def host(hostnames: Sequence[str]) -> str:
+    """One that a customer may ask for; empty: any."""
+    return hostnames[0].replace("*", "recell-probe", 1) if hostnames else ""
 
 
 def _fitting(match: Match, path: str) -> Asked | None:
