@@ -4,6 +4,8 @@ VENV := .venv
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
 CLUSTER := hack/cluster
+# Kubernetes' own programs, whose garbage collection takes a tenth of two cores: memory is less scarce than they are.
+export GOGC := 400
 CACHE := $(or $(RECELL_CACHE),$(HOME)/.cache/recell)
 # More processes than cores, since most tests wait most of the time; one file stays in one process, for its fixtures.
 SPREAD := -n 3 --dist loadfile --no-loadscope-reorder

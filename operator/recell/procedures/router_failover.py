@@ -21,7 +21,7 @@ from recell.domain.health import Level
 from recell.domain.observation import FallbackState, Landed
 from recell.domain.runs import effect_token
 from recell.domain.wording import listed, percent
-from recell.engine.errors import Retryable
+from recell.engine.errors import BadInput, NotFound, Retryable
 from recell.engine.outcome import Done, Fail, Outcome, Recovered, Wait
 from recell.engine.ports import Switch
 from recell.engine.procedure import LOOK_AGAIN, Procedure, Step, StepContext, within
@@ -198,7 +198,10 @@ async def validate_fallback(ctx: StepContext) -> Outcome:
     switch = _able(ctx)
     if pending := await switch.pending(ctx.router):
         return await _not_serving(ctx, pending)
-    landed = await switch.land(ctx.router, list(expected))
+    try:
+        landed = await switch.land(ctx.router, list(expected))
+    except (BadInput, NotFound, Retryable) as error:
+        return await _not_serving(ctx, f"nobody can be asked by {switch.name}: {error}")
     wrong = [told for one in landed if (told := _misplaced(one, expected[one.customer]))]
     failed = [one for one in landed if one.status is None or one.status >= 500]
     allowed = fraction(ctx.policy.detection.error_rate)

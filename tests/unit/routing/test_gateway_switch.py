@@ -1,16 +1,23 @@
 """A Gateway's HTTPRoute as the switch: which Service it names is the truth, and all else of it is the operator's."""
 
+import ssl
 from collections.abc import AsyncIterator
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from recell.api.placement import PlacementMode
 from recell.engine.errors import BadInput, Forbidden, NotFound, Retryable, Reverted
+from recell.providers.kube.paths import GATEWAYS
+from tests.fakes.certificates import self_signed
 from tests.fakes.eventually import eventually
+from tests.router.rig.pod import free_port
 from tests.unit.routing.builders import router
 from tests.unit.routing.switched import KEY, GatewayRig, by_gateway
 
+PUBLIC = GATEWAYS.path("fleet", "public")
 FALLBACK, PRIMARY = PlacementMode.FALLBACK, PlacementMode.PRIMARY
 
 
@@ -120,8 +127,36 @@ async def test_what_keeps_it_from_being_read_is_said(
     assert rig.switch.at(KEY) is None
 
 
+async def test_where_there_is_https_alone_customers_land_by_it(rig: GatewayRig, tmp_path: Path) -> None:
+    asked: list[str | None] = []
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(*self_signed(tmp_path, "shop.example.com"))
+    tls.sni_callback = lambda _, name, __: asked.append(name)
+
+    async def cell(request: web.Request) -> web.Response:
+        asked.append(request.headers["Host"])
+        return web.Response(headers={"X-Recell-Cell": f"for-{request.headers['x-customer-id']}"})
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", cell)
+    runner, port = web.AppRunner(app), free_port()
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls).start()
+    passing = {"name": "passing", "port": 1, "protocol": "HTTPS", "tls": {"mode": "Passthrough"}}
+    gateway = {
+        "metadata": {"name": "public", "namespace": "fleet"},
+        "spec": {"listeners": [passing, {"name": "tls", "port": port, "protocol": "HTTPS"}]},
+        "status": {"addresses": [{"value": "127.0.0.1"}]},
+    }
+    rig.server.put(PUBLIC, gateway)
+    landed = await rig.switch.land(by_gateway(), ["recell-probe-1"])
+    await runner.cleanup()
+    assert [(one.status, one.cell) for one in landed] == [(200, "for-recell-probe-1")]
+    assert asked == ["shop.example.com", "shop.example.com"], "by TLS and by HTTP"
+
+
 async def test_a_gateway_without_an_address_cannot_be_asked(rig: GatewayRig) -> None:
     gateway = {"metadata": {"name": "public", "namespace": "fleet"}, "spec": {"listeners": []}}
-    rig.server.put("/apis/gateway.networking.k8s.io/v1/namespaces/fleet/gateways/public", gateway)
-    with pytest.raises(Retryable, match="Gateway fleet/public has no listener for HTTP"):
+    rig.server.put(PUBLIC, gateway)
+    with pytest.raises(Retryable, match="Gateway fleet/public has no listener for HTTP or HTTPS"):
         await rig.switch.land(by_gateway(), ["recell-probe-1"])

@@ -113,11 +113,11 @@ class GatewaySwitch:
         ref = block.parent_refs[0]
         try:
             gateway = await self._api.get(GATEWAYS.path(ref.namespace or router.metadata.namespace, ref.name))
-            where = entry.address(gateway, ref)
+            listener = entry.listener(gateway, ref)
         except entry.Unknown as error:
             raise Retryable(str(error)) from error
         name = entry.host(block.hostnames)
-        way = way_in(router, where, self._cells(router.key), name=name)
+        way = way_in(router, listener.address, self._cells(router.key), name=name, scheme=listener.scheme)
         return await land(way, customers) if way is not None else ()
 
     def _changed(self, key: Key, old: Object | None, new: Object | None) -> None:
