@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
-from recell.providers.kube.paths import DEPLOYMENTS, LEASES, OWN, PODS, SERVICES
+from recell.providers.kube.paths import DEPLOYMENTS, DNS_ENDPOINTS, HTTP_ROUTES, LEASES, OWN, PODS, SERVICES
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEM = "recell-system"
@@ -49,7 +49,7 @@ SHEDDING = {
 
 READ = {
     name: resource
-    for resource in (*OWN.values(), PODS, LEASES, DEPLOYMENTS, SERVICES)
+    for resource in (*OWN.values(), PODS, LEASES, DEPLOYMENTS, SERVICES, HTTP_ROUTES, DNS_ENDPOINTS)
     for name in (resource.plural, resource.kind.lower())
 }
 

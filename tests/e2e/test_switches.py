@@ -35,6 +35,8 @@ from tests.router.rig.pod import free_port
 
 __all__ = ["external_dns"]
 
+INGRESS = "ingress"
+
 
 @pytest.fixture
 def shop(stage: Stage) -> Iterator[Stage]:
@@ -66,14 +68,16 @@ def switched_by(stage: Stage, switch: dict[str, Any]) -> None:
 
 @asynccontextmanager
 async def gateway(stage: Stage) -> AsyncIterator[Traefik]:
-    """The Gateway `one`, which pods and customers of this machine reach."""
+    """The Gateway `one`, in a namespace of its own; pods and customers of this machine reach it."""
+    stage.apply(json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": INGRESS}}))
     async with (
-        GatewayCluster(Path(stage.kubeconfig()), SHOP) as cluster,
+        GatewayCluster(Path(stage.kubeconfig), INGRESS) as cluster,
         Traefik(
             cluster, program("traefik"), "one", number=1, metrics_port=free_port(), address=cluster.address
         ) as traefik,
     ):
         yield traefik
+    stage.kubectl("delete", "namespace", INGRESS, "--wait=false")
 
 
 def leads_to(stage: Stage) -> str:
@@ -88,11 +92,11 @@ async def test_a_gateways_route_leads_to_the_fallback_and_back(shop: Stage) -> N
         await asyncio.to_thread(stage.eventually, what, check, within=within)
 
     async with gateway(stage) as traefik:
-        switch = {"type": "Gateway", "gateway": {"parentRefs": [{"name": "one"}]}}
+        switch = {"type": "Gateway", "gateway": {"parentRefs": [{"name": "one", "namespace": INGRESS}]}}
         await asyncio.to_thread(switched_by, stage, switch)
         await eventually("the route leads to the router", lambda: leads_to(stage) == "shop", 30)
         async with Load(
-            (traefik.port,), address=traefik.address, clients=6, within=300, limit=60_000, pause=0.05
+            (traefik.port,), address=traefik.address, clients=6, path="/probe", within=300, limit=60_000, pause=0.05
         ) as load:
             await asyncio.sleep(8)
             assert load.statuses.keys() == {200}
@@ -124,10 +128,10 @@ def test_a_name_leads_to_the_fallback_and_back(shop: Stage, tmp_path: Path, exte
     stage, where = shop, _address(shop)
     with (
         bind.servers(tmp_path, where) as zone,
-        external_dns(Path(stage.kubeconfig()), SHOP, *rfc2136(zone[0])),
+        external_dns(Path(stage.kubeconfig), SHOP, *rfc2136(zone[0])),
     ):
         stage.patch("router", "shop", {"spec": {"fallback": {"replicas": 2}}})
-        stage.eventually("it has a Service", lambda: bool(stage.all("service", labels=_STANDBY)), within=60)
+        stage.eventually("it has a Service", lambda: "shop-fallback" in _services(stage), within=60)
         addresses = {name: stage.get("service", name)["spec"]["clusterIP"] for name in ("shop", "shop-fallback")}
         named = {
             "hostname": NAME,
@@ -159,12 +163,13 @@ def test_a_name_leads_to_the_fallback_and_back(shop: Stage, tmp_path: Path, exte
     assert sum(sum(second["errors"].values()) for second in back) == 0, "it takes over again without a failed request"
 
 
-_STANDBY = "app.kubernetes.io/component=fallback"
+def _services(stage: Stage) -> set[str]:
+    return {service["metadata"]["name"] for service in stage.all("service")}
 
 
 def _address(stage: Stage) -> str:
     """Of this machine, as pods see it."""
-    return GatewayCluster(Path(stage.kubeconfig()), SHOP).address
+    return GatewayCluster(Path(stage.kubeconfig), SHOP).address
 
 
 def _served(seconds: list[dict[str, Any]]) -> bool:
@@ -177,7 +182,7 @@ def customers(stage: Stage, server: str, port: int) -> Iterator[list[dict[str, A
 
     What they saw, second by second."""
     seconds: list[dict[str, Any]] = []
-    command = ["kubectl", f"--kubeconfig={stage.kubeconfig()}", "-n", SHOP, "exec", "deployment/load", "--"]
+    command = ["kubectl", f"--kubeconfig={stage.kubeconfig}", "-n", SHOP, "exec", "deployment/load", "--"]
     asked = [*command, "python3", "-u", "-c", _RESOLVING, server, str(port), NAME]
     with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=sys.__stderr__, text=True) as process:
         assert process.stdout is not None
@@ -225,7 +230,7 @@ def ask(number):
     try:
         target = random.choice(resolve())
         headers = {"x-customer-id": f"customer-{number % 300}", "Connection": "close"}
-        with urllib.request.urlopen(urllib.request.Request(f"http://{target}/", headers=headers), timeout=3):
+        with urllib.request.urlopen(urllib.request.Request(f"http://{target}/probe", headers=headers), timeout=3):
             result = "ok"
     except urllib.error.HTTPError as error:
         result = f"status {error.code}"
