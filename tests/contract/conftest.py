@@ -251,7 +251,13 @@ class PlayedPlane:
         api: Any = RouteApi(served)
         clock = SystemClock()
         self._plane = GatewayDataPlane(
-            api, clock, [NAMESPACE], lambda key: CELLS, Figures(api, clock), on_change=lambda key: None
+            api,
+            clock,
+            [NAMESPACE],
+            lambda key: CELLS,
+            Figures(api, clock),
+            turns_away=lambda key: True,
+            on_change=lambda key: None,
         )
         self.traffic: Traffic = self._plane
         self._telling: set[asyncio.Task[None]] = set()

@@ -63,6 +63,7 @@ class GatewayPlane:
             [cluster.namespace],
             lambda key: self._cells,
             Figures(cluster.api, clock),
+            turns_away=lambda key: self.turns_away,
             on_change=lambda key: None,
         )
         self.traffic: Traffic = self.plane

@@ -30,10 +30,17 @@ class Scene:
         self.served = served
         self.api = RouteApi(served)
         self.changes: list[Key] = []
+        self.turns_away = True
         api: Any = self.api
         clock = SystemClock()
         self.plane = GatewayDataPlane(
-            api, clock, [NAMESPACE], self.cells, Figures(api, clock), on_change=self.changes.append
+            api,
+            clock,
+            [NAMESPACE],
+            self.cells,
+            Figures(api, clock),
+            turns_away=lambda key: self.turns_away,
+            on_change=self.changes.append,
         )
 
     def cells(self, router: Key) -> Mapping[str, Cell]:
@@ -272,7 +279,15 @@ async def test_a_cluster_without_the_api_or_the_right_is_said(
     api: Any = Refusing(scene.served)
     api.refused = refused
     clock = SystemClock()
-    plane = GatewayDataPlane(api, clock, [NAMESPACE], scene.cells, Figures(api, clock), on_change=lambda key: None)
+    plane = GatewayDataPlane(
+        api,
+        clock,
+        [NAMESPACE],
+        scene.cells,
+        Figures(api, clock),
+        turns_away=lambda key: False,
+        on_change=lambda key: None,
+    )
     try:
         with pytest.raises(raised, match=said):
             await plane.ensure(scene.router())

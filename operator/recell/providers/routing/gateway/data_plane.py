@@ -10,6 +10,7 @@ Promises
 - A cluster without the Gateway API, or an operator without the right to it, is said with the next step; Routers of
   other types go on. Nothing is watched before there is a Router of this type.
 - An HTTPRoute of that name that is somebody else's is not touched.
+- Classes that no rules can stand for keep nobody from being served: the route is written without them, and then said.
 
 Must not decide anything about traffic.
 """
@@ -60,8 +61,8 @@ class _Router:
     """The generation that was left as it is, and who wrote it."""
     changed_at: float = 0.0
     """Monotonic moment of the last write."""
-    told: tuple[Placement, Mapping[str, Cell]] | None = None
-    """What is to be in force, or is."""
+    told: tuple[Placement, Mapping[str, Cell], tuple[route.Rule, ...]] | None = None
+    """What is to be in force, or is, with the rules that say so."""
     applied: Applied | None = None
     """The newest Placement that was seen in force."""
     outdated: str = ""
@@ -69,7 +70,8 @@ class _Router:
 
 
 class GatewayDataPlane:
-    """`cells`: those of a Router, by name; `on_change` is told the key of each Router whose route looks different."""
+    """`cells`: those of a Router, by name; `turns_away`: has it Services that turn requests away; `on_change` is told
+    the key of each Router whose route looks different."""
 
     def __init__(
         self,
@@ -79,12 +81,14 @@ class GatewayDataPlane:
         cells: Callable[[Key], Mapping[str, Cell]],
         figures: Figures,
         *,
+        turns_away: Callable[[Key], bool],
         on_change: Callable[[Key], None],
     ) -> None:
         self._api = api
         self._clock = clock
         self._cells = cells
         self._figures = figures
+        self._turns_away = turns_away
         self._on_change = on_change
         self._routes = Collection(api, HTTP_ROUTES, clock, namespaces, labels=LABEL_ROUTER)
         self._routes.subscribe(self._changed)
@@ -129,17 +133,20 @@ class GatewayDataPlane:
         cells = self._cells(key)
         if not self._routes.synced:
             return  # `ensure` has said why
+        divided = route.divided(state.router, placement, cells, turn_away=self._turns_away(key))
         try:
-            written = await self._write(state, placement, cells, self._routes.get(key))
+            written = await self._write(state, placement, divided.rules, self._routes.get(key))
         except Conflict:  # most often a Gateway wrote its status meanwhile: the watch brings it a moment later
             live = await self._api.get(HTTP_ROUTES.path(*key))
-            written = await self._write(state, placement, cells, live)
+            written = await self._write(state, placement, divided.rules, live)
         if written:
-            state.told = (placement, cells)
+            state.told = (placement, cells, divided.rules)
             self._note(key, state)
+        if divided.unsaid:
+            raise BadInput(divided.unsaid)
 
     async def _write(
-        self, state: _Router, placement: Placement, cells: Mapping[str, Cell], live: Object | None
+        self, state: _Router, placement: Placement, rules: Sequence[route.Rule], live: Object | None
     ) -> bool:
         """False: what is there is newer."""
         version, carried = Version.of(placement), _carries(live) if live is not None else None
@@ -147,7 +154,7 @@ class GatewayDataPlane:
         if carried is not None and not version.may_follow(carried):
             state.outdated = f"the HTTPRoute carries Placement {carried}, and {version} is older or another one"
             return False
-        await self._apply(state, live, route.http_route(state.router, placement, cells))
+        await self._apply(state, live, route.http_route(state.router, placement, rules))
         return True
 
     async def _apply(self, state: _Router, live: Object | None, wanted: Object) -> None:
