@@ -31,6 +31,8 @@ class Scene:
         self.api = RouteApi(served)
         self.changes: list[Key] = []
         self.turns_away = True
+        self.spec: dict[str, Any] = {}
+        """What the Router says beside its Gateways."""
         api: Any = self.api
         clock = SystemClock()
         self.plane = GatewayDataPlane(
@@ -59,7 +61,7 @@ class Scene:
 
     def router(self, uid: str = "router-uid", **gateway: Any) -> Router:
         metadata = {"name": "shop", "namespace": NAMESPACE, "uid": uid}
-        return Router.model_validate({"metadata": metadata, "spec": router_spec(**gateway)})
+        return Router.model_validate({"metadata": metadata, "spec": router_spec(**gateway) | self.spec})
 
     async def write(self, table: list[int], generation: int, **more: Any) -> Placement:
         placed = Placement.model_validate(placement(CELLS, table, generation=generation, **more))
@@ -301,3 +303,35 @@ async def test_nothing_is_watched_before_there_is_such_a_router(scene: Scene) ->
     scene.plane.start()
     await scene.plane.wait_synced()
     assert scene.api.calls == 0
+
+
+# What is turned away
+
+FAR = "2100-01-01T00:00:00Z"
+SHEDDING = {"shedding": {"classes": [{"name": "bulk", "matches": [{"pathPrefix": "/export"}]}]}}
+
+
+async def test_what_is_shed_is_in_the_route_only_once_there_is_something_that_answers(scene: Scene) -> None:
+    scene.spec, scene.turns_away = SHEDDING, False
+    await scene.write(EVEN, 1, shed={"bulk": (50, FAR)})
+    assert scene.weights == {"a": 512, "b": 512}
+    scene.turns_away = True
+    await scene.write(EVEN, 1, shed={"bulk": (50, FAR)})
+    assert scene.weights == {"a": 1, "b": 1, "shop-shed": 2}
+    await scene.write(EVEN, 2)
+    assert scene.weights == {"a": 512, "b": 512}
+
+
+async def test_classes_that_no_rules_can_stand_for_are_said_and_customers_go_where_they_should(scene: Scene) -> None:
+    expression = [{"matches": [{"path": {"type": "RegularExpression", "value": "/v[0-9]+"}}]}]
+    scene.spec = SHEDDING
+    await scene.plane.ensure(scene.router(rules=expression))
+    placed = Placement.model_validate(placement(CELLS, ALL_B, generation=1))
+    with pytest.raises(BadInput, match=r"RegularExpression /v\[0-9\]\+ takes requests for /export.*nothing is shed"):
+        await scene.plane.tell(KEY, placed)
+    assert scene.weights == {"b": 1024}
+    await scene.until(lambda: scene.in_force(placed))
+    written = len(scene.served.writes)
+    with pytest.raises(BadInput):
+        await scene.plane.tell(KEY, placed)
+    assert len(scene.served.writes) == written
