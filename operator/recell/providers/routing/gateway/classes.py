@@ -87,7 +87,9 @@ def class_rules(gateway: Gateway, shedding: Shedding) -> tuple[ClassRule, ...]:
         )))
         for named in shedding.classes
     )  # fmt: skip
-    found = _class_rules(users, classes)
+    found = _known(users, classes)
+    if isinstance(found, str):
+        raise Unsayable(found)
     for place, rule in enumerate(gateway.rules):
         if _replaces_prefix(rule) and any(_changes_prefix(made, users[place]) for made in found if made.rule == place):
             raise Unsayable(
@@ -224,10 +226,22 @@ Target = tuple[int, str]
 """The user's rule, and the class."""
 
 
+Users = tuple[tuple[Conditions, ...], ...]
+"""The matches of each of the user's rules."""
+Classes = tuple[tuple[str, tuple[Conditions, ...]], ...]
+"""Names with matches, in the order that counts."""
+
+
 @lru_cache(maxsize=256)
-def _class_rules(
-    users: tuple[tuple[Conditions, ...], ...], classes: tuple[tuple[str, tuple[Conditions, ...]], ...]
-) -> tuple[ClassRule, ...]:
+def _known(users: Users, classes: Classes) -> tuple[ClassRule, ...] | str:
+    """Or why there are none; both are asked for at each look at a Router, and may take a third of a second."""
+    try:
+        return _class_rules(users, classes)
+    except Unsayable as error:
+        return str(error)
+
+
+def _class_rules(users: Users, classes: Classes) -> tuple[ClassRule, ...]:
     own = [(each, place) for place, rule in enumerate(users) for each in rule]
     named = [(each, name) for name, matches in classes for each in matches]
     closed = _closed([each for each, _ in own], [each for each, _ in named])
