@@ -4,6 +4,8 @@ VENV := .venv
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
 CLUSTER := hack/cluster
+# Kubernetes' own programs, whose garbage collection takes a tenth of two cores: memory is less scarce than they are.
+export GOGC := 400
 CACHE := $(or $(RECELL_CACHE),$(HOME)/.cache/recell)
 # More processes than cores, since most tests wait most of the time; one file stays in one process, for its fixtures.
 SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
@@ -12,7 +14,7 @@ EXAMPLE := tests/unit/shop
 E2E := recell-e2e-0 recell-e2e-1
 SHARED := operator,router,shop-web,shop-load,shop-postgres
 DATA := tests/e2e/test_replacement.py tests/e2e/test_volume_snapshots.py
-ROUTING := tests/e2e/test_router_failover.py tests/e2e/test_cascade.py
+ROUTING := tests/e2e/test_router_failover.py tests/e2e/test_switches.py tests/e2e/test_cascade.py
 
 .PHONY: help demo demo-replace demo-pitr demo-router demo-cascade test beside afterwards venv packages clusters check stage unit cluster-tests e2e e2e-data e2e-routing cnpg velero remote gateway dns generate bench bench-storm images clean
 
@@ -90,7 +92,8 @@ e2e-data: venv ## The same with data in the cells: replacement, restores
 	$(BIN)/pytest $(DATA)
 
 # Apart from `test`, as those with data.
-e2e-routing: venv ## A router that fails, and several cells at once
+e2e-routing: venv packages ## A router that fails, and several cells at once
+	hack/tools traefik external-dns >/dev/null
 	$(BIN)/pytest $(ROUTING)
 
 # Apart from `test`: CloudNativePG is compiled once, in a quarter of an hour.

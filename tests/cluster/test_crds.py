@@ -556,6 +556,13 @@ _TO_GATEWAY = both(_OF_ANOTHER_TYPE, put("type", "Gateway"), put("gateway", {"pa
 _GATEWAY = both(_SHARED, _TO_GATEWAY)
 _TO_DNS = both(_OF_ANOTHER_TYPE, put("type", "DNS"), put("dns", {"hostname": "shop.example.com"}))
 _DNS = both(_SHARED, _TO_DNS)
+
+
+def _by_dns(**changes: Any) -> dict[str, Any]:
+    named = {"hostname": "shop.example.com", "routerTargets": ["192.0.2.1"], "fallbackTargets": ["192.0.2.2"]}
+    return {"type": "DNS", "dns": named | changes}
+
+
 _MANUAL = both(put("trigger", "Manual"), drop("escalatedFrom"))
 _SPEC_OF_RUN = {
     "targetRef": {"kind": "Cell", "name": "cell-b"},
@@ -723,6 +730,73 @@ RULES = [
             " run by the operator",
         )
         for title, change in (("a Gateway", _GATEWAY), ("DNS", _DNS))
+    ),
+    *(
+        Case("Router", f"a switch {title}", put("fallback.switches", switches), f"spec.fallback.switches{told}")
+        for title, switches, told in (
+            (
+                "Gateway without its block",
+                [{"type": "Gateway"}],
+                "[0].gateway: Invalid value: type Gateway needs the block gateway, and no other type has it",
+            ),
+            (
+                "DNS without its block",
+                [{"type": "DNS"}],
+                "[0].dns: Invalid value: type DNS needs the block dns, and no other type has it",
+            ),
+            (
+                "twice",
+                [{"type": "Service"}, {"type": "Service"}],
+                '[1]: Duplicate value: {"type":"Service"}',
+            ),
+            (
+                "DNS with half a second",
+                [_by_dns(ttl="1500ms")],
+                "[0].dns.ttl: Invalid value: ttl must be whole seconds, from 1s to 1h: for so long customers go where"
+                " they went before",
+            ),
+            (
+                "DNS that takes an hour",
+                [_by_dns(publishTimeout="1h")],
+                "[0].dns.publishTimeout: Invalid value: publishTimeout must be from 10s to 10m",
+            ),
+            (
+                "DNS with targets of one side",
+                [{"type": "DNS", "dns": {"hostname": "shop.example.com", "routerTargets": ["192.0.2.1"]}}],
+                "[0].dns: Invalid value: name routerTargets and fallbackTargets both, or neither: then they are those"
+                " of the two load balancers",
+            ),
+            (
+                "DNS that leads nowhere else",
+                [_by_dns(fallbackTargets=["192.0.2.1"])],
+                "[0].dns.fallbackTargets: Invalid value: routerTargets and fallbackTargets must differ: they say where"
+                " customers are",
+            ),
+            (
+                "DNS with two host names",
+                [_by_dns(recordType="CNAME", fallbackTargets=["a.example.com", "b.example.com"])],
+                "[0].dns: Invalid value: a name has one CNAME record at most: name one target for each side",
+            ),
+            (
+                "DNS without addresses",
+                [{"type": "DNS", "dns": {"hostname": "shop.example.com"}}],
+                ": Invalid value: a switch DNS needs addresses: set haproxy.service.type LoadBalancer, or"
+                " dns.routerTargets and dns.fallbackTargets",
+            ),
+        )
+    ),
+    Case(
+        "Router",
+        "a switch Gateway for hosts that are customers",
+        both(
+            put("haproxy.customerKey", {"type": "Host"}),
+            put(
+                "fallback.switches",
+                [{"type": "Gateway", "gateway": {"parentRefs": [{"name": "a"}], "hostnames": ["shop.example.com"]}}],
+            ),
+        ),
+        "spec.fallback.switches: Invalid value: with customerKey Host the hosts are the customers: leave hostnames of"
+        " the switch Gateway empty",
     ),
     Case(
         "Router",

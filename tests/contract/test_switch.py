@@ -3,7 +3,8 @@
 Another means joins by one more entry of `SWITCHES`.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -13,8 +14,10 @@ from recell.api.placement import PlacementMode
 from recell.engine.ports import Switch
 from recell.providers.routing.haproxy.objects import selector
 from recell.providers.routing.haproxy.switch import ServiceSwitch
+from tests.fakes.eventually import eventually
 from tests.fakes.world import NAMESPACE, World
 from tests.unit.routing.builders import router
+from tests.unit.routing.switched import GatewayRig, NameRig, by_gateway, by_name
 from tests.unit.routing.test_switch import Services
 
 PRIMARY, FALLBACK = PlacementMode.PRIMARY, PlacementMode.FALLBACK
@@ -28,25 +31,51 @@ class Rig:
     """How often customers were moved."""
 
 
-def by_service() -> Rig:
+@asynccontextmanager
+async def by_service() -> AsyncIterator[Rig]:
     services = Services(selector("shop"))
-    switch = ServiceSwitch(services, services)  # type: ignore[arg-type]
-    return Rig(switch, router(), lambda: services.writes)
+    switch = ServiceSwitch(services, services, lambda key: {})  # type: ignore[arg-type]
+    yield Rig(switch, router(), lambda: services.writes)
 
 
-def by_fake() -> Rig:
+@asynccontextmanager
+async def through_gateway() -> AsyncIterator[Rig]:
+    rig, told = GatewayRig(), by_gateway()
+    await rig.switch.keep(told)
+    rig.accept()
+    await eventually(lambda: not rig.switch.obstacle(told), "it is accepted")
+    yield Rig(rig.switch, told, lambda: len(rig.server.writes) - 1)
+    await rig.stop()
+
+
+@asynccontextmanager
+async def by_dns() -> AsyncIterator[Rig]:
+    rig, told = NameRig(), by_name()
+    await rig.switch.keep(told)
+    yield Rig(rig.switch, told, lambda: len(rig.server.writes) - 1)
+    await rig.stop()
+
+
+@asynccontextmanager
+async def by_fake() -> AsyncIterator[Rig]:
     world = World()
     world.fleet("a", router={"fallback": {}})
     moved = lambda: sum(write.kind == "switch" for write in world.writes)  # noqa: E731
-    return Rig(world.router_side, world.routers[NAMESPACE, "shop"], moved)
+    yield Rig(world.router_side.switch, world.routers[NAMESPACE, "shop"], moved)
 
 
-SWITCHES = {"Service": by_service, "fake": by_fake}
+SWITCHES: dict[str, Callable[[], AbstractAsyncContextManager[Rig]]] = {
+    "Service": by_service,
+    "Gateway": through_gateway,
+    "DNS": by_dns,
+    "fake": by_fake,
+}
 
 
 @pytest.fixture(params=SWITCHES)
-def rig(request: pytest.FixtureRequest) -> Rig:
-    return SWITCHES[request.param]()
+async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
+    async with SWITCHES[request.param]() as made:
+        yield made
 
 
 async def test_customers_start_at_the_router_itself(rig: Rig) -> None:

@@ -24,7 +24,7 @@ UP_WITHIN = 20.0
 _COMMON = """
 options {{
     directory "{folder}"; pid-file none; session-keyfile "{folder}/session.key"; dump-file "{folder}/dump";
-    listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+    listen-on port {port} {{ 127.0.0.1; {address}; }}; listen-on-v6 {{ none; }};
     recursion no; dnssec-validation no; minimal-responses yes; notify explicit; notify-delay 0;
 }};
 controls {{ }};
@@ -75,8 +75,8 @@ class Bind:
 
 
 @contextlib.contextmanager
-def servers(folder: Path) -> Iterator[tuple[Bind, Bind]]:
-    """Primary and secondary, serving the zone."""
+def servers(folder: Path, address: str = "none") -> Iterator[tuple[Bind, Bind]]:
+    """Primary and secondary, serving the zone; at this address of the machine too."""
     program = shutil.which("named", path="/usr/sbin:/usr/bin")
     if program is None:
         pytest.fail("BIND is not installed: `hack/packages` brings it")
@@ -88,7 +88,7 @@ def servers(folder: Path) -> Iterator[tuple[Bind, Bind]]:
             place.mkdir()
             if role is _PRIMARY:
                 (place / "zone").write_text(_ZONE)
-            settings = (_COMMON + role).format(folder=place, port=port, other=other, zone=ZONE)
+            settings = (_COMMON + role).format(folder=place, port=port, other=other, zone=ZONE, address=address)
             (place / "named.conf").write_text(settings)
             command = [program, "-g", "-n", "1", "-c", str(place / "named.conf")]
             with (place / "log").open("wb") as log:

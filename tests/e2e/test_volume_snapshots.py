@@ -1,7 +1,6 @@
 """Cells with their databases on real volumes are replaced by CSI snapshots, seen from the customers' side."""
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ import yaml
 
 from hack.stage import CELLS, ROOT, SHOP, Stage, StageError
 from tests.e2e.killer import Killer
+from tests.e2e.rights import role
 from tests.e2e.test_replacement import (
     ORDERS,
     QUICK,
@@ -21,23 +21,10 @@ from tests.e2e.test_replacement import (
     run_of,
     to_the_end,
 )
-from tests.unit.delivery.programs import program
 
 CLASS = "hostpath"
 """StorageClass and VolumeSnapshotClass of `hack/cluster storage`."""
 DEFAULT = "storageclass.kubernetes.io/is-default-class"
-
-
-def role(*values: str) -> str:
-    """The operator's rights as the chart grants them."""
-    command = [program("helm"), "template", "recell", str(ROOT / "helm" / "recell"), "--kube-version", "1.36.0"]
-    rendered = subprocess.run([*command, *values], check=True, capture_output=True, text=True, timeout=60).stdout
-    found = next(
-        each
-        for each in yaml.safe_load_all(rendered)
-        if each and each["kind"] == "ClusterRole" and each["metadata"]["name"] == "recell"
-    )
-    return json.dumps(found)
 
 
 def in_volumes(spec: dict[str, Any], cell: str) -> None:

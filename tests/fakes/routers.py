@@ -1,4 +1,4 @@
-"""A behaving fake of the Routers and Switch ports: the Router `shop`, its fallback, and whom customers reach.
+"""Behaving fakes of the Routers and Switch ports: the Router `shop`, its fallback, and whom customers reach.
 
 Pods answer, hang or are gone; the operator asks through each way in; the agents tell; health and failure are derived
 as the product derives them. It counts how often customers are seen without service.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from recell.api import Router
 from recell.api.cell import Failure
 from recell.api.failure import Evidence
+from recell.api.fallback import SwitchType
 from recell.api.meta import seconds
 from recell.api.placement import PlacementMode, decode_table
 from recell.api.recovery_policy import RecoveryPolicySpec
@@ -34,10 +35,55 @@ if TYPE_CHECKING:
 KEY = ("fleet", "shop")
 
 
-class FakeRouters:
-    """Implements `recell.engine.ports.Routers` and `Switch`."""
+class FakeSwitch:
+    """Implements `recell.engine.ports.Switch`: one that stands on the customers' way."""
 
-    name = "the fake switch"
+    def __init__(self, routers: "FakeRouters", type: SwitchType) -> None:
+        self._routers = routers
+        self.type = type
+        self.name = f"the fake {type}"
+        self.side = PlacementMode.PRIMARY
+        self.stuck = ""
+        """Why it cannot move anybody."""
+        self.deaf = False
+        """It says that it moved, and customers stay where they are."""
+        self.takes = 0.0
+        """Seconds until customers go where it sends them."""
+        self._moved_at = float("-inf")
+
+    @property
+    def leads_to(self) -> PlacementMode:
+        """Where customers go by it, as it is by now."""
+        away = PlacementMode.FALLBACK if self.side is PlacementMode.PRIMARY else PlacementMode.PRIMARY
+        return PlacementMode.PRIMARY if self.deaf else away if self._still() else self.side
+
+    def obstacle(self, router: Router) -> str:
+        return self.stuck
+
+    def at(self, router: Key) -> PlacementMode | None:
+        return self.side
+
+    async def to(self, router: Router, side: PlacementMode) -> None:
+        self._routers.guard()
+        if self.side is not side:
+            self.side, self._moved_at = side, self._routers.clock()
+            self._routers.wrote(f"{'' if self.type is SwitchType.SERVICE else f'{self.type} '}{side}")
+
+    def within(self, router: Router) -> float:
+        return 2 * self.takes
+
+    async def pending(self, router: Router) -> str:
+        return f"{self.name} takes its time" if self._still() else ""
+
+    async def land(self, router: Router, customers: Sequence[str]) -> Sequence[Landed]:
+        return await self._routers.land(router, self._routers.reached, customers)
+
+    def _still(self) -> bool:
+        return self._routers.clock() < self._moved_at + self.takes
+
+
+class FakeRouters:
+    """Implements `recell.engine.ports.Routers`."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -55,11 +101,8 @@ class FakeRouters:
         """As its pods have it; they get another one when the world is looked at."""
         self.frozen = False
         """The fallback's pods get no other table."""
-        self.to_side = PlacementMode.PRIMARY
-        self.stuck = ""
-        """Why the switch cannot move anybody."""
-        self.deaf = False
-        """The switch says that it moved, and customers stay where they are."""
+        self.switch = FakeSwitch(self, SwitchType.SERVICE)
+        self.switches = [self.switch]
         self.reached = PlacementMode.PRIMARY
         self.uid = "primary-1"
         self.token: str | None = None
@@ -94,8 +137,8 @@ class FakeRouters:
         if self._back_at is not None and now >= self._back_at:
             self.fail()
         self._keep_table()
-        if not self.deaf:
-            self.reached = self.to_side
+        away = any(switch.leads_to is PlacementMode.FALLBACK for switch in self.switches)
+        self.reached = PlacementMode.FALLBACK if away else PlacementMode.PRIMARY
         if not self.answers(self.reached):
             self.without_service += 1
         for side in (None, *PlacementMode):
@@ -128,7 +171,7 @@ class FakeRouters:
         world = self._world
         window = seconds(self._policy.detection.window)
         placed = world.placements.get(KEY)
-        relieved = self.to_side is PlacementMode.FALLBACK or (
+        relieved = any(switch.side is PlacementMode.FALLBACK for switch in self.switches) or (
             placed is not None and placed.spec.mode is PlacementMode.FALLBACK
         )
         return RouterObservation(
@@ -197,9 +240,8 @@ class FakeRouters:
             self._back_at = self._world.clock.monotonic() + self.takes
         self._world.wrote("renew", "router")
 
-    async def land(self, router: Router, side: PlacementMode | None, customers: Sequence[str]) -> Sequence[Landed]:
-        there = side or self.reached
-        return [self._landed(customer, there) for customer in customers]
+    async def land(self, router: Router, side: PlacementMode, customers: Sequence[str]) -> Sequence[Landed]:
+        return [self._landed(customer, side) for customer in customers]
 
     def _landed(self, customer: str, side: PlacementMode) -> Landed:
         if not self.answers(side):
@@ -221,19 +263,16 @@ class FakeRouters:
         down = target not in names or self._world.traffic.cells[names[target]].down
         return Landed(customer, 503 if down else 200, None, f"status {503 if down else 200}")
 
-    # --- the switch
+    # --- for its switches
 
-    def obstacle(self, router: Router) -> str:
-        return self.stuck
+    def clock(self) -> float:
+        return self._world.clock.monotonic()
 
-    def at(self, router: Key) -> PlacementMode | None:
-        return self.to_side
-
-    async def to(self, router: Router, side: PlacementMode) -> None:
+    def guard(self) -> None:
         self._world.guard()
-        if self.to_side is not side:
-            self.to_side = side
-            self._world.wrote("switch", str(side))
+
+    def wrote(self, what: str) -> None:
+        self._world.wrote("switch", what)
 
     @property
     def _policy(self) -> RecoveryPolicySpec:

@@ -151,9 +151,12 @@ class FakeTraffic:
         self._frozen = False
         self._silent_since: datetime | None = None
         self._pods = 2
+        self._seen_at = self._started
+        self._seen: dict[tuple[Key, float, datetime | None], RouterTraffic | None] = {}
+        """What was told at that moment: the engine and the procedures ask for the same many times."""
         self.delay = 0.0
         """Seconds from `apply` until every pod has it."""
-        self.cells = _Behaviours(self.settle)
+        self.cells = _Behaviours(self._change)
         """Behaviour by cell name: error_rate, latency, hung, down."""
 
     # What a test sets. Each setter first accounts for the time that has passed.
@@ -165,7 +168,7 @@ class FakeTraffic:
 
     @rps.setter
     def rps(self, value: float) -> None:
-        self.settle()
+        self._change()
         self._rps = value
 
     @property
@@ -175,7 +178,7 @@ class FakeTraffic:
 
     @customers.setter
     def customers(self, value: Mapping[str, float]) -> None:
-        self.settle()
+        self._change()
         self._customers = dict(value)
 
     @property
@@ -185,7 +188,7 @@ class FakeTraffic:
 
     @write_part.setter
     def write_part(self, value: float) -> None:
-        self.settle()
+        self._change()
         self._write_part = value
 
     @property
@@ -195,7 +198,7 @@ class FakeTraffic:
 
     @classes.setter
     def classes(self, value: Mapping[str, float]) -> None:
-        self.settle()
+        self._change()
         self._classes = dict(value)
 
     @property
@@ -205,9 +208,9 @@ class FakeTraffic:
 
     @frozen.setter
     def frozen(self, value: bool) -> None:
-        self.settle()
+        self._change()
         self._frozen = value
-        self.settle()
+        self._change()
 
     @property
     def silent(self) -> bool:
@@ -216,7 +219,7 @@ class FakeTraffic:
 
     @silent.setter
     def silent(self, value: bool) -> None:
-        self.settle()
+        self._change()
         if value and self._silent_since is None:
             self._silent_since = self._clock.now()
         elif not value:
@@ -229,15 +232,15 @@ class FakeTraffic:
 
     @pods.setter
     def pods(self, value: int) -> None:
-        self.settle()
+        self._change()
         self._pods = value
 
     def apply(self, placement: Placement) -> None:
         """A Placement was written: the pods have it after `delay`, unless they refuse it."""
-        self.settle()
+        self._change()
         router = self._routers.setdefault(placement.key, _Router(settled=self._clock.now()))
         router.pending.append((self._clock.now() + timedelta(seconds=self.delay), placement))
-        self.settle()
+        self._change()
 
     def refused(self, router: Key) -> str:
         """Why the newest Placement was refused; empty if it was not."""
@@ -256,10 +259,18 @@ class FakeTraffic:
 
     def observed(self, router: Key, *, window: float, not_before: datetime | None = None) -> RouterTraffic | None:
         self.settle()
+        now, asked = self._clock.now(), (router, window, not_before)
+        if now != self._seen_at:
+            self._seen_at = now
+            self._seen.clear()
+        if asked not in self._seen:
+            self._seen[asked] = self._observed(router, window, not_before, now)
+        return self._seen[asked]
+
+    def _observed(self, router: Key, window: float, not_before: datetime | None, now: datetime) -> RouterTraffic | None:
         state = self._routers.get(router)
         if state is None or state.placement is None or not self._pods:
             return None
-        now = self._clock.now()
         until = self._silent_since or now
         if (now - until).total_seconds() > 2 * SAMPLE_INTERVAL:
             return None
@@ -300,6 +311,11 @@ class FakeTraffic:
         )
 
     # The passing of time.
+
+    def _change(self) -> None:
+        """Something is about to be different from this moment on."""
+        self.settle()
+        self._seen.clear()
 
     def settle(self) -> None:
         """Account for everything up to now."""

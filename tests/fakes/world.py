@@ -373,7 +373,7 @@ class World:
             records=FakeRecords(self),
             observer=FakeObserver(self),
             routers=self.router_side,
-            switches=(self.router_side,),
+            switches=tuple(self.router_side.switches),
             traffic=self.traffic,
             switchboard=FakeSwitchboard(self),
             workloads=FakeWorkloads(self),

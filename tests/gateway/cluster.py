@@ -182,8 +182,19 @@ def cell_of(name: str, fleet: str, namespace: str = "") -> Cell:
 class Traefik:
     """A Traefik process with a GatewayClass and a Gateway of its own, and a pod that stands for it."""
 
-    def __init__(self, cluster: GatewayCluster, program: Path, name: str, *, number: int, metrics_port: int) -> None:
+    def __init__(
+        self,
+        cluster: GatewayCluster,
+        program: Path,
+        name: str,
+        *,
+        number: int,
+        metrics_port: int,
+        address: str = "127.0.0.1",
+    ) -> None:
+        """`address`: where customers reach it, and what its Gateway tells."""
         self.name = name
+        self.address = address
         self.port = free_port()
         self.metrics = (f"127.0.0.{number}", metrics_port)
         self.figures = {"type": "Traefik", "podSelector": {"app": "traefik"}, "port": metrics_port}
@@ -203,14 +214,14 @@ class Traefik:
         await cluster.pod(self.name, self.metrics[0], {"app": "traefik"})
         self.process = await LoggedProcess.start(
             str(self._program),
-            f"--entrypoints.web.address=127.0.0.1:{self.port}",
+            f"--entrypoints.web.address={self.address}:{self.port}",
             f"--entrypoints.metrics.address={self.metrics[0]}:{self.metrics[1]}",
             "--metrics.prometheus.entrypoint=metrics",
             f"--providers.kubernetesgateway.endpoint={cluster.server}",
             f"--providers.kubernetesgateway.token={await cluster.token()}",
             f"--providers.kubernetesgateway.certauthfilepath={cluster.authority}",
             f"--providers.kubernetesgateway.labelselector={LABEL}={self.gateway_class}",
-            "--providers.kubernetesgateway.statusaddress.ip=127.0.0.1",
+            f"--providers.kubernetesgateway.statusaddress.ip={self.address}",
             "--providers.providersthrottleduration=100ms",
             "--global.checknewversion=false",
             "--global.sendanonymoususage=false",

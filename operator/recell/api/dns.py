@@ -8,7 +8,7 @@ from recell.api.meta import ATOMIC, Duration, Model, cel, rules
 
 MAX_RECORDS = 100
 """Cells of one Router of type DNS: Route 53 takes no more weighted records of one name."""
-_HOST = r"^([a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?$"
+HOST = r"^([a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?$"
 
 
 class RecordType(StrEnum):
@@ -115,7 +115,7 @@ class DNS(Model):
     hostname: str = Field(
         min_length=1,
         max_length=253,
-        pattern=_HOST,
+        pattern=HOST,
         description="The name that customers resolve, in lower case, in a zone that ExternalDNS manages.",
     )
     ttl: Duration = Field(

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from recell.api.cell import Blocked, Failure
 from recell.api.dns import DNS
+from recell.api.fallback import Fallback
 from recell.api.gateway import Gateway
 from recell.api.meta import (
     AGE,
@@ -204,16 +205,6 @@ class Capability(StrEnum):
     """Requests for a cell that fails can be turned away at the router."""
 
 
-class Fallback(Model):
-    """A second, tiny router that stands by and serves when the router itself does not.
-
-    It knows nothing but a table of the cells, so it needs neither the operator nor the API server.
-    """
-
-    enabled: bool = Field(default=True, description="False: no fallback runs, and a router that fails has none.")
-    replicas: int = Field(default=2, ge=1, le=50, description="Pods of the fallback; they always run.")
-
-
 class RouterSpec(Model):
     """How customers reach the cells."""
 
@@ -251,6 +242,22 @@ class RouterSpec(Model):
             "self.type == 'HAProxy' || !has(self.fallback)",
             "fallback is for type HAProxy only: what serves with any other type is not run by the operator",
             fieldPath=".fallback",
+        ),
+        cel(
+            "!has(self.fallback) || !has(self.haproxy) || self.haproxy.customerKey.type != 'Host'"
+            " || !has(self.fallback.switches) || self.fallback.switches.all(s,"
+            " !has(s.gateway) || !has(s.gateway.hostnames) || size(s.gateway.hostnames) == 0)",
+            "with customerKey Host the hosts are the customers: leave hostnames of the switch Gateway empty",
+            fieldPath=".fallback.switches",
+        ),
+        cel(
+            "!has(self.fallback) || !has(self.haproxy) || !has(self.fallback.switches)"
+            " || self.fallback.switches.all(s, !has(s.dns) || has(s.dns.routerTargets)"
+            " || has(self.haproxy.service) && has(self.haproxy.service.type)"
+            " && self.haproxy.service.type == 'LoadBalancer')",
+            "a switch DNS needs addresses: set haproxy.service.type LoadBalancer, or dns.routerTargets and"
+            " dns.fallbackTargets",
+            fieldPath=".fallback.switches",
         ),
         cel(
             "self.customerData == 'InCell' || !has(self.offHome)",

@@ -7,10 +7,10 @@ gone; the streams always know the pods that serve. It decides nothing about traf
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from recell.api import Placement, Router
+from recell.api import Cell, Placement, Router
 from recell.api.meta import ANNOTATION_CONTENT, ANNOTATION_RESTART, LABEL_ROUTER
 from recell.api.placement import PlacementMode
 from recell.domain.fallback import Table
@@ -59,7 +59,7 @@ RESOURCES: dict[str, Resource] = {
 }
 WATCHED: dict[Resource, Callable[[Object], Object]] = {
     DEPLOYMENTS: lambda obj: _slim_deployment(obj),
-    SERVICES: lambda obj: _slim(obj, "clusterIP", "ports", "selector"),
+    SERVICES: lambda obj: _slim_service(obj),
 }
 """Kinds whose loss would be felt at once; the others are applied again at each start and change."""
 
@@ -74,6 +74,7 @@ class HAProxyDataPlane:
         namespaces: Sequence[str],
         traffic: HAProxyTraffic,
         surroundings: Surroundings,
+        cells: Callable[[Key], Mapping[str, Cell]],
         *,
         on_change: Callable[[Key], None],
     ) -> None:
@@ -86,7 +87,8 @@ class HAProxyDataPlane:
             resource.kind: Collection(api, resource, clock, namespaces, labels=LABEL_ROUTER, trim=trim)
             for resource, trim in WATCHED.items()
         }
-        self.switch = ServiceSwitch(api, self._live[SERVICES.kind])
+        self.services = self._live[SERVICES.kind]
+        self.switch = ServiceSwitch(api, self.services, cells)
         self._applied: dict[tuple[str, str, str], str] = {}
         """Kind, namespace, name -> content hash that this process applied."""
         self._rendered: dict[Key, tuple[tuple[str, int, str], tuple[Object, ...]]] = {}
@@ -158,11 +160,9 @@ class HAProxyDataPlane:
         log.info("applied %s %s/%s", kind, *key)
 
     async def remove_fallback(self, router: Router) -> None:
-        """A fallback that the Router no longer asks for goes, unless customers go through it. Repeatable."""
+        """A fallback that the Router no longer asks for goes. Repeatable."""
         name, namespace = fallback_name(router.metadata.name), router.metadata.namespace
         if router.spec.has_fallback or self._live[DEPLOYMENTS.kind].get((namespace, name)) is None:
-            return
-        if self.switch.at(router.key) is PlacementMode.FALLBACK:
             return
         await self._remove(namespace, name, services=(name_of(router.metadata.name), name))
 
@@ -314,9 +314,13 @@ def _slim_pod(pod: Object) -> Object:
     return {"metadata": _slim_metadata(pod), "status": {"podIP": status.get("podIP"), "conditions": ready}}
 
 
-def _slim(obj: Object, *fields: str) -> Object:
-    spec = obj.get("spec") or {}
-    return {"metadata": _slim_metadata(obj), "spec": {name: spec[name] for name in fields if name in spec}}
+def _slim_service(obj: Object) -> Object:
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
+    return {
+        "metadata": _slim_metadata(obj),
+        "spec": {name: spec[name] for name in ("clusterIP", "ports", "selector") if name in spec},
+        "status": {name: status[name] for name in ("loadBalancer",) if name in status},
+    }
 
 
 def _slim_deployment(obj: Object) -> Object:

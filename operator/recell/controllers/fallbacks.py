@@ -21,7 +21,7 @@ from recell.domain.health import HealthState, Level
 from recell.domain.observation import FallbackState
 from recell.domain.placement import PERSON, Routing
 from recell.engine.admission import started
-from recell.engine.ports import Clock, Key, Switch, Switchboard
+from recell.engine.ports import Clock, Key, Switchboard
 from recell.providers.kube.store import KubeStore
 
 BY_HAND = Holder(kind=PERSON, name="by-hand")
@@ -42,6 +42,12 @@ class Pods(Protocol):
     async def remove_fallback(self, router: Router) -> None: ...
 
 
+class Switches(Protocol):
+    def at(self, router: Key) -> PlacementMode | None: ...
+
+    async def keep(self, router: Router) -> None: ...
+
+
 class Fallbacks:
     def __init__(
         self,
@@ -50,7 +56,7 @@ class Fallbacks:
         cells: CellObserver,
         routers: Routers,
         pods: Pods,
-        switch: Switch,
+        switches: Switches,
         switchboard: Switchboard,
         programming: Programming,
     ) -> None:
@@ -59,19 +65,22 @@ class Fallbacks:
         self._cells = cells
         self._routers = routers
         self._pods = pods
-        self._switch = switch
+        self._switches = switches
         self._switchboard = switchboard
         self._programming = programming
 
     async def keep(self, router: Router, cells: Mapping[str, Cell]) -> None:
-        """The fallback that the Router asks for is there, with the newest table; one that it does not ask for is not.
+        """The fallback that the Router asks for is there, with the newest table, and so is what leads there; one that
+        it does not ask for is not, once no customer goes through it.
 
-        Raises Forbidden with what to grant, Conflict, Retryable.
+        Raises Forbidden with what to grant, and as `Switches.keep` does.
         """
         table = self.table(router, cells)
         if table is not None:
             await self._pods.ensure_fallback(router, table)
-        elif not router.spec.has_fallback:
+        if router.spec.has_fallback:
+            await self._switches.keep(router)
+        elif self._switches.at(router.key) is not PlacementMode.FALLBACK:
             await self._pods.remove_fallback(router)
 
     def table(self, router: Router, cells: Mapping[str, Cell]) -> Table | None:
@@ -103,7 +112,7 @@ class Fallbacks:
                 await self._switchboard.change(router.key, lambda now: fallback.fenced(now, dual_routing=not alone))
         if any(started(run) for run in self._store.runs_of(TargetKind.ROUTER, router.key)):
             return
-        at, now = self._switch.at(router.key), self._clock.now()
+        at, now = self._switches.at(router.key), self._clock.now()
         if at is PlacementMode.FALLBACK and spec.mode is PlacementMode.PRIMARY:
             state = self._routers.fallback(router.key)
             if state is not None and state.order:

@@ -67,11 +67,14 @@ from recell.providers.routing.asking import RouterProber
 from recell.providers.routing.by_type import DataPlaneByType
 from recell.providers.routing.dns.data_plane import DNSDataPlane
 from recell.providers.routing.dns.resolving import NameServers
+from recell.providers.routing.dns.switch import DNSSwitch
 from recell.providers.routing.dns.traffic import DNSTraffic
 from recell.providers.routing.gateway.data_plane import GatewayDataPlane
 from recell.providers.routing.gateway.figures import Figures
+from recell.providers.routing.gateway.switch import GatewaySwitch
 from recell.providers.routing.haproxy.objects import Surroundings
 from recell.providers.routing.haproxy.streams import SAMPLE_INTERVAL, HAProxyTraffic
+from recell.providers.routing.switches import Switches
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +98,7 @@ class Fleet:
             platform.fleet_namespaces,
             traffic,
             Surroundings(image=platform.router_image, operator_namespace=platform.namespace),
+            platform.store.cells_of,
             on_change=self._traffic_changed,
         )
         gateway = GatewayDataPlane(
@@ -106,14 +110,36 @@ class Fleet:
             turns_away=haproxy.turns_away,
             on_change=self._traffic_changed,
         )
+        names = NameServers(platform.clock)
         dns = DNSDataPlane(
             platform.api,
             platform.clock,
-            DNSTraffic(platform.clock, NameServers(platform.clock), on_change=self._traffic_changed),
+            DNSTraffic(platform.clock, names, on_change=self._traffic_changed),
             on_change=self._traffic_changed,
         )
         self._data_plane = DataPlaneByType(
             platform.store, {RouterType.HAPROXY: haproxy, RouterType.GATEWAY: gateway, RouterType.DNS: dns}
+        )
+        self._record_switch = DNSSwitch(
+            platform.api,
+            platform.clock,
+            platform.fleet_namespaces,
+            haproxy.services,
+            names,
+            platform.store.cells_of,
+            on_change=self._traffic_changed,
+        )
+        self._switches = Switches(
+            platform.store.router,
+            haproxy.switch,
+            GatewaySwitch(
+                platform.api,
+                platform.clock,
+                gateway.routes,
+                platform.store.cells_of,
+                on_change=self._traffic_changed,
+            ),
+            self._record_switch,
         )
         self._switchboard = PlacementSwitchboard(platform.api, platform.store, platform.leadership)
         self._dependencies = DependencyProber(platform.clock, on_change=self._dependency_changed)
@@ -134,7 +160,7 @@ class Fleet:
             traffic,
             self._asking,
             cut_off=lambda: platform.prober.operator_cut_off,
-            at=haproxy.switch.at,
+            at=self._switches.at,
         )
         programming = Programming(platform.clock, self._data_plane, self._switchboard)
         self._held: dict[Key, set[str]] = {}
@@ -161,7 +187,7 @@ class Fleet:
                 records=records,
                 observer=self._observer,
                 routers=self._routers,
-                switches=(haproxy.switch,),
+                switches=self._switches.all,
                 traffic=self._data_plane,
                 switchboard=self._switchboard,
                 workloads=platform.workloads,
@@ -193,7 +219,7 @@ class Fleet:
                     self._observer,
                     self._routers,
                     haproxy,
-                    haproxy.switch,
+                    self._switches,
                     self._switchboard,
                     programming,
                 ),
@@ -266,6 +292,7 @@ class Fleet:
         await self._data.stop()
         await self._asking.stop()
         await self._dependencies.stop()
+        await self._record_switch.stop()
         await self._data_plane.stop()
 
     # --- what there is once for each cluster -----------------------------------------------------

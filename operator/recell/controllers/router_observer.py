@@ -28,7 +28,7 @@ from recell.domain.observation import (
 from recell.engine.errors import NotFound
 from recell.engine.ports import Clock, Key
 from recell.providers.kube.store import KubeStore
-from recell.providers.routing.asking import WayIn, land
+from recell.providers.routing.asking import WayIn, land, way_in
 
 UNEASY = 1.0
 """Seconds between two looks at a router that left a request unanswered: the next ones decide."""
@@ -134,11 +134,8 @@ class RouterObserver:
             self._probes.set_way(router.key, self._way_in(router, side) if asked else None, side=side)
 
     def _way_in(self, router: Router, side: PlacementMode | None = None) -> WayIn | None:
-        where, block = self._workloads.way_in(router.key, side), router.spec.haproxy
-        if where is None or block is None:
-            return None
-        probes = [cell.spec.health.probe for _, cell in sorted(self._store.cells_of(router.key).items())]
-        return WayIn(*where, block.customer_key, next((probe.path for probe in probes if probe), "/"))
+        where = self._workloads.way_in(router.key, side)
+        return way_in(router, where, self._store.cells_of(router.key)) if where is not None else None
 
     # --- the two sides
 
@@ -164,7 +161,7 @@ class RouterObserver:
     async def renew(self, router: Router, uid: str) -> None:
         await self._workloads.renew(router, uid)
 
-    async def land(self, router: Router, side: PlacementMode | None, customers: Sequence[str]) -> Sequence[Landed]:
+    async def land(self, router: Router, side: PlacementMode, customers: Sequence[str]) -> Sequence[Landed]:
         way = self._way_in(router, side)
         if way is None:
             raise NotFound(f"Router {router.metadata.name} has no Service there yet")

@@ -10,13 +10,14 @@ Must not: name a cell that is not admitted, or let one that is isolated, retired
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from recell.api.cell import Cell
 from recell.api.failure import Impact
+from recell.api.fallback import SwitchType
 from recell.api.placement import (
     REJECT,
     FallbackRouting,
@@ -31,6 +32,13 @@ from recell.api.router import CustomerData, Router
 from recell.domain import placement
 from recell.domain.observation import FallbackState
 from recell.domain.placement import Routing, slot_of
+
+
+class Way(Protocol):
+    """What sends customers to the fallback or to the router itself."""
+
+    @property
+    def type(self) -> SwitchType: ...
 
 
 @dataclass(frozen=True)
@@ -182,6 +190,31 @@ def deactivate(spec: PlacementSpec) -> PlacementSpec:
     if spec.mode is PlacementMode.PRIMARY and spec.fallback is None:
         return spec
     return spec.model_copy(update={"mode": PlacementMode.PRIMARY, "fallback": None})
+
+
+Means = TypeVar("Means", bound=Way)
+
+
+def in_order(router: Router, switches: Iterable[Means]) -> list[Means]:
+    """Those that the Router names, as it orders them."""
+    ways = router.spec.fallback.ways if router.spec.fallback is not None else ()
+    return sorted((switch for switch in switches if switch.type in ways), key=lambda switch: ways.index(switch.type))
+
+
+def on_the_way(router: Router, switches: Iterable[Means]) -> list[Means]:
+    """Those that customers pass: what the Router names, and its Service whether it is named or not."""
+    switches = tuple(switches)
+    named = in_order(router, switches)
+    return [*named, *(s for s in switches if s.type is SwitchType.SERVICE and s not in named)]
+
+
+def side(sides: Iterable[PlacementMode | None]) -> PlacementMode | None:
+    """Whom customers reach, by what all of their switches say: each of them is on their way, so one is enough to lead
+    to the fallback. None: not known."""
+    said = list(sides)
+    if PlacementMode.FALLBACK in said:
+        return PlacementMode.FALLBACK
+    return PlacementMode.PRIMARY if said and None not in said else None
 
 
 def unavailable(router: Router, state: FallbackState | None, impact: Impact | None) -> str:

@@ -13,6 +13,7 @@ from typing import Protocol
 from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
 from recell.api.cell import Failure, WorkloadRef
 from recell.api.failure import DataIntegrity
+from recell.api.fallback import SwitchType
 from recell.api.placement import PlacementMode, PlacementSpec
 from recell.api.recovery_run import RecoveryRunStatus
 from recell.domain import data
@@ -224,14 +225,17 @@ class Routers(Protocol):
         """
         ...
 
-    async def land(self, router: Router, side: PlacementMode | None, customers: Sequence[str]) -> Sequence[Landed]:
-        """A request of each of these customers that nobody has: to the router itself, to its fallback, or (None)
-        wherever customers connect to. Never raises for what the other side does; raises NotFound, Retryable."""
+    async def land(self, router: Router, side: PlacementMode, customers: Sequence[str]) -> Sequence[Landed]:
+        """A request of each of these customers that nobody has, to the router itself or to its fallback, whomever
+        customers reach. Never raises for what the other side does; raises NotFound, Retryable."""
         ...
 
 
 class Switch(Protocol):
     """One means of moving the customers between a router and its fallback."""
+
+    @property
+    def type(self) -> SwitchType: ...
 
     @property
     def name(self) -> str:
@@ -243,11 +247,26 @@ class Switch(Protocol):
         ...
 
     def at(self, router: Key) -> PlacementMode | None:
-        """Where customers are sent now; None: not known."""
+        """Where it sends customers now; None: not known."""
         ...
 
     async def to(self, router: Router, side: PlacementMode) -> None:
-        """Send them there. Repeatable. Raises Conflict, Forbidden, NotFound, Retryable."""
+        """Send them there. Repeatable. Raises BadInput, Conflict, Forbidden, NotFound, Retryable, Reverted."""
+        ...
+
+    def within(self, router: Router) -> float:
+        """Seconds after which customers who were sent somewhere are late there."""
+        ...
+
+    async def pending(self, router: Router) -> str:
+        """Why customers do not go yet where it sends them; empty: nothing is known that keeps them."""
+        ...
+
+    async def land(self, router: Router, customers: Sequence[str]) -> Sequence[Landed]:
+        """One request of each of these customers that nobody has, by the way that customers take through it.
+
+        Raises BadInput, NotFound or Retryable with what keeps anybody from asking.
+        """
         ...
 
 

@@ -7,6 +7,7 @@ So a step that is done again after a crash finds where it was.
 Must not: leave customers without a way because of an order of writes; send them back to a router that is not well.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from recell.api.failure import Strategy
@@ -20,7 +21,7 @@ from recell.domain.health import Level
 from recell.domain.observation import FallbackState, Landed
 from recell.domain.runs import effect_token
 from recell.domain.wording import listed, percent
-from recell.engine.errors import Retryable
+from recell.engine.errors import BadInput, NotFound, Retryable
 from recell.engine.outcome import Done, Fail, Outcome, Recovered, Wait
 from recell.engine.ports import Switch
 from recell.engine.procedure import LOOK_AGAIN, Procedure, Step, StepContext, within
@@ -33,6 +34,8 @@ BY_ITSELF = 10.0
 EACH = 2
 MOST = 60
 """Sample customers for each cell, and of all cells together."""
+PUBLISHED_WITHIN = 600.0
+"""Seconds that a switch may take at most (`publishTimeout` of a switch DNS)."""
 SOON = 0.5
 """Seconds between two looks while customers are without service."""
 
@@ -51,24 +54,37 @@ def _fails_now(ctx: StepContext) -> bool:
 def _switch(ctx: StepContext) -> Switch | None:
     """The one that this run uses; else the first that can."""
     used = next((str(s.data["switch"]) for s in reversed(ctx.run.status.steps) if s.data and "switch" in s.data), "")
-    able = [switch for switch in ctx.ports.switches if not switch.obstacle(ctx.router)]
+    able = [s for s in fallback.in_order(ctx.router, ctx.ports.switches) if not s.obstacle(ctx.router)]
     return next((switch for switch in able if switch.name == ctx.data.get("switch", used)), next(iter(able), None))
 
 
 def _at(ctx: StepContext) -> PlacementMode | None:
-    switch = _switch(ctx)
-    return switch.at(ctx.router_key) if switch is not None else None
+    passed = fallback.on_the_way(ctx.router, ctx.ports.switches)
+    return fallback.side(switch.at(ctx.router_key) for switch in passed)
 
 
-async def _to(ctx: StepContext, side: PlacementMode) -> None:
+async def _away(ctx: StepContext) -> None:
+    """To the fallback, by one switch."""
+    await _able(ctx).to(ctx.router, PlacementMode.FALLBACK)
+
+
+async def _home(ctx: StepContext) -> None:
+    """To the router itself, by every switch that leads to the fallback: whoever is nearer to the customers last."""
+    for switch in fallback.on_the_way(ctx.router, ctx.ports.switches):
+        if switch.at(ctx.router_key) is PlacementMode.FALLBACK:
+            await switch.to(ctx.router, PlacementMode.PRIMARY)
+
+
+def _able(ctx: StepContext) -> Switch:
     switch = _switch(ctx)
     if switch is None:
         raise Retryable("nothing can move the customers now: " + _no_switch(ctx))
-    await switch.to(ctx.router, side)
+    return switch
 
 
 def _no_switch(ctx: StepContext) -> str:
-    return "; ".join(f"{switch.name}: {switch.obstacle(ctx.router)}" for switch in ctx.ports.switches) or "no switch"
+    named = fallback.in_order(ctx.router, ctx.ports.switches)
+    return "; ".join(f"{switch.name}: {switch.obstacle(ctx.router)}" for switch in named) or "no switch"
 
 
 def _standby(ctx: StepContext) -> FallbackState | str:
@@ -151,7 +167,7 @@ async def activate_fallback(ctx: StepContext) -> Outcome:
             if ctx.elapsed("fence") < FENCED_WITHIN:
                 return Wait(SOON, "Waiting for the router's own pods to let their customers go")
             await board.change(ctx.router_key, lambda now: fallback.fenced(now, dual_routing=True))
-        await _to(ctx, PlacementMode.FALLBACK)
+        await _away(ctx)
     if _at(ctx) is not PlacementMode.FALLBACK:
         return Wait(SOON, "Waiting for the switch")
     active = ctx.placement.spec.fallback
@@ -168,28 +184,32 @@ async def activate_fallback(ctx: StepContext) -> Outcome:
 async def validate_fallback(ctx: StepContext) -> Outcome:
     """Requests of sample customers of the cells that are well, through the way that customers take, land where the
     table says."""
-    if _at(ctx) is not PlacementMode.FALLBACK and "tried" in ctx.data:
-        await _to(ctx, PlacementMode.FALLBACK)
     if _at(ctx) is PlacementMode.PRIMARY:
         return Recovered("Somebody sent the customers back to the router itself: that is respected")
     table, state = _table(ctx), ctx.ports.routers.fallback(ctx.router_key)
     if table is None:
         return Fail("NoCells", "No cell is left that could serve behind the fallback")
     if state is None or state.table != table.id or not state.current:
-        return _not_serving(ctx, "the fallback's pods do not have the newest table yet")
+        return await _not_serving(ctx, "the fallback's pods do not have the newest table yet")
     expected = dict(fallback.samples(table, EACH, MOST))
     expected = {customer: cell for customer, cell in expected.items() if _cell_is_well(ctx, cell)}
     if not expected:
-        return _not_serving(ctx, "no cell behind it is well")
-    landed = await ctx.ports.routers.land(ctx.router, None, list(expected))
+        return await _not_serving(ctx, "no cell behind it is well")
+    switch = _able(ctx)
+    if pending := await switch.pending(ctx.router):
+        return await _not_serving(ctx, pending)
+    try:
+        landed = await switch.land(ctx.router, list(expected))
+    except (BadInput, NotFound, Retryable) as error:
+        return await _not_serving(ctx, f"nobody can be asked by {switch.name}: {error}")
     wrong = [told for one in landed if (told := _misplaced(one, expected[one.customer]))]
     failed = [one for one in landed if one.status is None or one.status >= 500]
     allowed = fraction(ctx.policy.detection.error_rate)
     if wrong:
-        return _not_serving(ctx, f"{len(wrong)} of {len(landed)} sample customers landed elsewhere: {wrong[0]}")
+        return await _not_serving(ctx, f"{len(wrong)} of {len(landed)} sample customers landed elsewhere: {wrong[0]}")
     if len(failed) > allowed * len(landed):
         told = f"{len(failed)} of {len(landed)} sample customers got no good answer: {failed[0].message}"
-        return _not_serving(ctx, told)
+        return await _not_serving(ctx, told)
     ctx.forget("wrong")
     window, passed = seconds(ctx.policy.detection.window), ctx.elapsed("landing")
     if passed < window:
@@ -209,16 +229,19 @@ def _misplaced(landed: Landed, expected: str) -> str:
     return f"{landed.customer} was not answered by the fallback ({landed.message})" if answered else ""
 
 
-def _not_serving(ctx: StepContext, why: str) -> Outcome:
-    """Waited for, then the other switch is tried, then a person has to."""
+async def _not_serving(ctx: StepContext, why: str) -> Outcome:
+    """Waited for, then the next switch is tried beside those that were, then a person has to."""
     ctx.forget("landing")
-    limit = seconds(ctx.policy.steps.apply_timeout)
+    switch = _switch(ctx)
+    limit = seconds(ctx.policy.steps.apply_timeout) + (switch.within(ctx.router) if switch is not None else 0.0)
     if ctx.elapsed("wrong") < limit:
         return Wait(SOON, why, reason="NotServing")
     ctx.forget("wrong")
-    tried = [*ctx.data.get("tried", ()), getattr(_switch(ctx), "name", "")]
-    others = [s for s in ctx.ports.switches if s.name not in tried and not s.obstacle(ctx.router)]
+    tried = [*ctx.data.get("tried", ()), *([switch.name] if switch is not None else ())]
+    named = fallback.in_order(ctx.router, ctx.ports.switches)
+    others = [s for s in named if s.name not in tried and not s.obstacle(ctx.router)]
     if others:
+        await others[0].to(ctx.router, PlacementMode.FALLBACK)
         return Wait(0.0, f"Trying {others[0].name}: {why}", data={"tried": tried, "switch": others[0].name})
     return Fail("FallbackNotServing", f"For {duration_text(limit)} the fallback did not serve as it should: {why}")
 
@@ -293,7 +316,7 @@ async def switch_back(ctx: StepContext) -> Outcome:
             return Wait(SOON, "Waiting for the router's own pods to apply the change")
         if waiting := await _not_fit(ctx):
             return waiting
-        await _to(ctx, PlacementMode.PRIMARY)
+        await _home(ctx)
         return Wait(SOON, "Customers are sent to the router itself")
     return await _guard(ctx)
 
@@ -302,19 +325,21 @@ async def _not_fit(ctx: StepContext) -> Outcome | None:
     """Looked at anew before anybody is sent there (rule 4): it is well, and requests to itself are answered."""
     if not _is_well(ctx):
         return Wait(LOOK_AGAIN, "The router itself is not well at this moment", reason="Unhealthy")
-    if told := await _unanswered(ctx, PlacementMode.PRIMARY):
+    customers = _customers(ctx)
+    if told := _missed(ctx, await ctx.ports.routers.land(ctx.router, PlacementMode.PRIMARY, customers)):
         return Wait(LOOK_AGAIN, f"The router itself does not serve as it should: {told}", reason="Unhealthy")
     return None
 
 
-async def _unanswered(ctx: StepContext, side: PlacementMode | None) -> str:
-    """What sample customers of cells that are well miss there; empty: nothing that counts.
-
-    What another cell's customers miss is that cell's fault, and its own run waits for the router.
-    """
+def _customers(ctx: StepContext) -> list[str]:
+    """Of cells that are well: what another cell's customers miss is that cell's fault, and its own run waits for the
+    router."""
     well = {name for name in ctx.ports.store.cells_of(ctx.router_key) if _cell_is_well(ctx, name)}
-    customers = placement.samples(ctx.placement.spec, well, EACH, MOST)
-    landed = await ctx.ports.routers.land(ctx.router, side, customers)
+    return list(placement.samples(ctx.placement.spec, well, EACH, MOST))
+
+
+def _missed(ctx: StepContext, landed: Sequence[Landed]) -> str:
+    """What they miss; empty: nothing that counts."""
     failed = [one for one in landed if one.status is None or one.status >= 500]
     if len(failed) <= fraction(ctx.policy.detection.error_rate) * len(landed):
         return ""
@@ -328,8 +353,15 @@ def _cell_is_well(ctx: StepContext, name: str) -> bool:
 
 
 async def _guard(ctx: StepContext) -> Outcome:
-    duration = seconds(ctx.policy.steps.increment_interval)
-    told = "the router fails" if _fails_now(ctx) else await _unanswered(ctx, None)
+    duration, switch = seconds(ctx.policy.steps.increment_interval), _switch(ctx)
+    told = "the router fails" if _fails_now(ctx) else ""
+    if not told and switch is not None:
+        if pending := await switch.pending(ctx.router):
+            limit = seconds(ctx.policy.steps.apply_timeout) + switch.within(ctx.router)
+            if ctx.elapsed("pending") < limit:
+                return Wait(LOOK_AGAIN, f"Customers still come by the fallback: {pending}")
+            return await _stay(ctx, "SwitchBackFailed", pending)
+        told = _missed(ctx, await switch.land(ctx.router, _customers(ctx)))
     if told:
         if ctx.elapsed("bad") < LOOK_AGAIN:
             return Wait(SOON, f"Looked at once more before it is believed: {told}")
@@ -353,7 +385,7 @@ async def _stay(ctx: StepContext, reason: str, why: str) -> Outcome:
         return fallback.activate(spec, order, ctx.holder, ctx.now, dual_routing=True)  # until its pods say otherwise
 
     await ctx.ports.switchboard.change(ctx.router_key, again)
-    await _to(ctx, PlacementMode.FALLBACK)
+    await _away(ctx)
     return Fail(reason, f"{why}: customers were sent to the fallback again")
 
 
@@ -385,7 +417,7 @@ def time_to_return(policy: RecoveryPolicySpec) -> float:
     """Deadline in seconds: it has to be well for a while, then apply, then be guarded."""
     steps = policy.steps
     waits = (steps.health_check_timeout, steps.apply_timeout, steps.increment_interval, steps.inconclusive_timeout)
-    return sum(map(seconds, waits))
+    return sum(map(seconds, waits)) + PUBLISHED_WITHIN
 
 
 def _rehearse_activation(ctx: StepContext) -> str:
@@ -431,7 +463,7 @@ ROUTER_FAILOVER = Procedure(
             RunPhase.DRAINING,
             "Try that requests of sample customers land where they should",
             validate_fallback,
-            lambda policy: 4 * seconds(policy.steps.apply_timeout),
+            lambda policy: 4 * seconds(policy.steps.apply_timeout) + PUBLISHED_WITHIN,
             rehearse=lambda ctx: "Would try sample customers of every cell through the fallback",
         ),
         Step(

@@ -69,10 +69,10 @@ class RouterAccess:
         told = f"a customer through Gateway {place[0]}/{place[1]}, who may get to any cell"
         try:
             asked = entry.request(block, _path(cell))
-            where = entry.address(await self._api.get(GATEWAYS.path(*place)), ref)
+            listener = entry.listener(await self._api.get(GATEWAYS.path(*place)), ref)
         except (entry.Unknown, NotFound, Forbidden) as error:
             return self._result(False, f"{told}: {error}", untried=True)
-        return await self._ask(told, where, asked.path, asked.headers)
+        return await self._ask(told, listener.address, asked.path, asked.headers, listener.scheme)
 
     async def _by_name(self, block: DNS, cell: Cell) -> ProbeResult:
         """Whichever cell the operator's own resolver names answers, as it does to a customer."""
@@ -96,7 +96,8 @@ class RouterAccess:
     ) -> ProbeResult:
         began, asked = self._clock.monotonic(), http.url(scheme.value.lower(), *where, path)
         async with http.session() as session:
-            answer = await http.ask(session, asked, timeout=TIMEOUT, headers=headers)
+            name = headers.get("Host")
+            answer = await http.ask(session, asked, timeout=TIMEOUT, headers=headers, server_name=name)
         if answer.status is None:
             return self._result(False, f"{told}: {answer.message}")
         took = self._clock.monotonic() - began

@@ -45,9 +45,14 @@ def url(scheme: str, host: str, port: int, path: str) -> str:
 
 
 async def ask(
-    session: aiohttp.ClientSession, url: str, *, timeout: float, headers: Mapping[str, str] | None = None
+    session: aiohttp.ClientSession,
+    url: str,
+    *,
+    timeout: float,
+    headers: Mapping[str, str] | None = None,
+    server_name: str | None = None,
 ) -> Answer:
-    """`timeout` in seconds, for everything together."""
+    """`timeout` in seconds, for everything together; `server_name` is asked for by TLS if it is not the URL's host."""
     connection = SimpleNamespace(made=False)
     try:
         async with session.get(
@@ -55,6 +60,7 @@ async def ask(
             timeout=aiohttp.ClientTimeout(total=timeout),
             allow_redirects=False,
             headers=headers,
+            server_hostname=server_name,
             trace_request_ctx=connection,
         ) as response:
             body = (await response.content.read(BODY_SHOWN)).decode(errors="replace").strip()

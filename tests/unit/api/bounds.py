@@ -94,8 +94,9 @@ def _below(example: Object, schema: Schema, at: Path, where: str) -> Iterator[Vi
     for name, child in schema.get("properties", {}).items():
         if name in value and (at or name not in ("apiVersion", "kind", "metadata")):
             yield from _below(example, child, (*at, name), f"{where}.{name}".removeprefix("."))
-    if "items" in schema and value:
-        yield from _below(example, schema["items"], (*at, 0), f"{where}[]")
+    if "items" in schema:
+        for place in range(len(value)):
+            yield from _below(example, schema["items"], (*at, place), f"{where}[]")
     if "additionalProperties" in schema and value:
         yield from _below(example, schema["additionalProperties"], (*at, next(iter(value))), f"{where}.*")
 

@@ -184,7 +184,33 @@ _ROUTER = _resource(
             "minimumRequests": 50,
             "maxRequestsInFlight": 200,
         },
-        "fallback": {"enabled": True, "replicas": 3},
+        "fallback": {
+            "enabled": True,
+            "replicas": 3,
+            "switches": [
+                {"type": "Service"},
+                {
+                    "type": "Gateway",
+                    "gateway": {
+                        "parentRefs": [{"name": "public", "namespace": "ingress", "sectionName": "http", "port": 80}],
+                        "hostnames": ["shop.example.com"],
+                    },
+                },
+                {
+                    "type": "DNS",
+                    "dns": {
+                        "hostname": "shop.example.com",
+                        "ttl": "10s",
+                        "recordType": "A",
+                        "routerTargets": ["192.0.2.1"],
+                        "fallbackTargets": ["192.0.2.2"],
+                        "providerSpecific": [{"name": "aws/evaluate-target-health", "value": "false"}],
+                        "nameservers": [{"host": "192.0.2.53", "port": 5353}],
+                        "publishTimeout": "1m",
+                    },
+                },
+            ],
+        },
     },
     {
         "observedGeneration": 1,

@@ -24,9 +24,7 @@ PRIMARY, FALLBACK = PlacementMode.PRIMARY, PlacementMode.FALLBACK
 
 
 class Routers:
-    """What is known of the router, and its switch."""
-
-    name = "the switch"
+    """What is known of the router, and its switches."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -35,6 +33,7 @@ class Routers:
         self.alone = True
         self.standby: FallbackState | None = None
         self.made: list[tuple[str, ...] | None] = []
+        self.kept = 0
 
     async def ensure_fallback(self, router: Router, table: Table) -> None:
         self.made.append(table.order)
@@ -54,11 +53,8 @@ class Routers:
     def at(self, router: tuple[str, str]) -> PlacementMode | None:
         return self.side
 
-    def obstacle(self, router: Router) -> str:
-        return ""
-
-    async def to(self, router: Router, side: PlacementMode) -> None:
-        raise AssertionError("the controller never moves anybody")
+    async def keep(self, router: Router) -> None:
+        self.kept += 1
 
 
 class Scene:
@@ -142,11 +138,15 @@ async def test_nothing_is_asked_for_nothing_is_made() -> None:
     assert scene.fallbacks.table(scene.router, scene.cells) is None
     assert scene.fallbacks.conditions(scene.router, scene.server.placement(KEY)) == {}
     scene = await Scene(fallback={"enabled": False}).placed()
+    scene.routers.side = FALLBACK
+    await scene.fallbacks.keep(scene.router, scene.cells)
+    assert scene.routers.made == [], "customers need it"
+    scene.routers.side = PRIMARY
     await scene.fallbacks.keep(scene.router, scene.cells)
     assert scene.routers.made == [None], "one that was made before goes"
     scene = await Scene().placed()
     await scene.fallbacks.keep(scene.router, scene.cells)
-    assert scene.routers.made == [("a", "b", "c", "d")]
+    assert (scene.routers.made, scene.routers.kept) == ([("a", "b", "c", "d")], 1)
 
 
 async def test_while_all_is_well_the_table_follows_the_cells() -> None:

@@ -188,7 +188,7 @@ async def test_an_answer_of_500_through_a_gateway_is_a_failure(front: Front) -> 
     [
         ("gone", {}, None, True, "gateways/gone"),
         ("public", {}, None, False, "Gateway ingress/public has no address (status.addresses)"),
-        ("public", {}, {"name": "tls", "port": 443, "protocol": "HTTPS"}, True, "no listener for HTTP"),
+        ("public", {}, {"name": "tls", "port": 443, "protocol": "TLS"}, True, "no listener for HTTP or HTTPS"),
         (
             "public",
             {"rules": [{"matches": [{"path": {"type": "Exact", "value": "/shop"}}]}]},

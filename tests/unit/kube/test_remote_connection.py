@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from recell.engine.errors import BadInput, Forbidden, Retryable, Unreachable
 from recell.providers.kube.api import Api
 from recell.providers.kube.kubeconfig import Kubeconfig, parse
 from recell.providers.kube.remote_connection import CALLS, RemoteConnection
+from tests.fakes.certificates import self_signed
 from tests.unit.kube.kubeconfigs import PEM, text
 
 TOKEN = "tok-1"
@@ -24,18 +24,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that vouches for itself, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    made, key = folder / "certificate.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", key, "-out", made, "-days", "1", "-subj", "/CN=kubernetes"),
-            *("-addext", "subjectAltName=IP:127.0.0.1,DNS:kubernetes"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return made, key
+    return self_signed(tmp_path_factory.mktemp("tls"), "kubernetes")
 
 
 @dataclass

@@ -1,12 +1,12 @@
 """RouterFailover in virtual time: who serves, in which order things are done, and what customers miss."""
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from recell.api import RecoveryRun
+from recell.api.fallback import Fallback, SwitchType
 from recell.api.placement import Hold, Holder, HoldState, PlacementMode
 from recell.api.recovery_run import RunPhase
 from recell.domain import fallback, placement
@@ -14,6 +14,7 @@ from recell.engine.engine import Engine
 from recell.engine.errors import Conflict, Fenced, Retryable
 from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
+from tests.fakes.routers import FakeSwitch
 from tests.fakes.world import NAMESPACE, START, World
 from tests.unit.procedures.play import killed_after_each_write, play
 
@@ -92,7 +93,7 @@ async def test_a_router_whose_pods_are_gone_is_relieved_recovered_and_takes_over
         "switch-back",
     ], "the steps before wait for nothing"
     assert world.router_side.without_service - lost <= 1
-    assert (mode(world), world.router_side.to_side, world.placements[KEY].spec.fallback) == (PRIMARY, PRIMARY, None)
+    assert (mode(world), world.router_side.switch.side, world.placements[KEY].spec.fallback) == (PRIMARY, PRIMARY, None)
     assert "8 sample customers landed where MD5 modulo 4 says" in steps(run)["validate-fallback"]
     assert "was restarted and is well" in steps(run)["recover-primary"]
     assert steps(run)["provision-new-primary"] == "Not needed: the router came back"
@@ -143,7 +144,7 @@ async def test_one_that_never_comes_back_leaves_its_customers_with_the_fallback(
     run = world.runs[key]
     assert (run.phase, why(run)) == (RunPhase.MANUAL_INTERVENTION_REQUIRED, "DeadlineExceeded")
     assert "Customers of Router shop go through its fallback" in (run.status.summary or "")
-    assert (mode(world), world.router_side.to_side) == (FALLBACK, FALLBACK)
+    assert (mode(world), world.router_side.switch.side) == (FALLBACK, FALLBACK)
 
 
 # --- not at all
@@ -192,7 +193,7 @@ async def test_a_person_who_states_it_is_told_why_it_cannot_be() -> None:
 
 async def test_without_a_switch_it_is_unavailable() -> None:
     world = failed()
-    world.router_side.stuck = "Service shop is not there"
+    world.router_side.switch.stuck = "Service shop is not there"
     key = make(world)
     await play(world, key)
     assert why(world.runs[key]) == "FallbackUnavailable"
@@ -216,7 +217,7 @@ async def test_with_data_in_the_cells_it_is_for_critical_impact_only_and_everybo
 
 async def test_a_switch_that_moves_nobody_ends_with_a_person() -> None:
     world = failed()
-    world.router_side.deaf = True
+    world.router_side.switch.deaf = True
     key = make(world)
     await play(world, key)
     run = world.runs[key]
@@ -224,36 +225,74 @@ async def test_a_switch_that_moves_nobody_ends_with_a_person() -> None:
     assert "sample customers got no good answer" in (run.status.summary or "")
 
 
-async def test_the_other_switch_is_tried() -> None:
+def by(world: World, *types: SwitchType) -> tuple[FakeSwitch, ...]:
+    """The Router names these switches, in this order."""
+    blocks: dict[SwitchType, dict[str, Any]] = {
+        SwitchType.SERVICE: {},
+        SwitchType.GATEWAY: {"gateway": {"parentRefs": [{"name": "public"}]}},
+        SwitchType.DNS: {"dns": {"hostname": "shop.example.com", "routerTargets": ["1"], "fallbackTargets": ["2"]}},
+    }
+    named = [{"type": str(type_), **blocks[type_]} for type_ in types]
+    router = world.routers[KEY]
+    wanted = Fallback.model_validate({"switches": named})
+    world.routers[KEY] = router.model_copy(update={"spec": router.spec.model_copy(update={"fallback": wanted})})
+    side = world.router_side
+    others = [FakeSwitch(side, type_) for type_ in types if type_ is not SwitchType.SERVICE]
+    side.switches = [side.switch, *others]
+    found = {switch.type: switch for switch in side.switches}
+    return tuple(found[type_] for type_ in types)
+
+
+def moves(world: World) -> list[str]:
+    return [effect.removeprefix("switch ") for effect in world.effects() if effect.startswith("switch")]
+
+
+async def test_the_next_switch_is_tried_beside_the_first_and_both_lead_back() -> None:
     world = failed()
-    world.router_side.deaf = True
-
-    class Other:
-        name = "DNS"
-        side: PlacementMode | None = PRIMARY
-
-        def obstacle(self, router: Any) -> str:
-            return ""
-
-        def at(self, router: Key) -> PlacementMode | None:
-            return self.side
-
-        async def to(self, router: Any, side: PlacementMode) -> None:
-            world.guard()
-            self.side = side
-            world.router_side.deaf, world.router_side.to_side = False, side
-            world.wrote("switch", f"DNS {side}")
-
-    other, ports = Other(), world.ports
-    world.ports = lambda: replace(ports(), switches=(world.router_side, other))  # type: ignore[method-assign]
+    service, _, dns = by(world, SwitchType.SERVICE, SwitchType.GATEWAY, SwitchType.DNS)
+    world.router_side.switches[1].stuck = "no Gateway has accepted HTTPRoute fleet/shop"
+    service.deaf, dns.takes = True, 20.0
     key = make(world)
     await play(world, key)
     assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.summary
-    assert [e for e in world.effects() if e.startswith("switch")] == [
-        "switch Fallback",
-        "switch DNS Fallback",
-        "switch DNS Primary",
-    ]
+    assert moves(world) == ["Fallback", "DNS Fallback", "Primary", "DNS Primary"]
+    assert {switch.side for switch in world.router_side.switches} == {PRIMARY}
+
+
+@pytest.mark.parametrize("first", [SwitchType.GATEWAY, SwitchType.DNS])
+async def test_the_switch_that_the_router_names_first_is_used(first: SwitchType) -> None:
+    world = failed()
+    switch, _ = by(world, first, SwitchType.SERVICE)
+    switch.takes = 15.0
+    key = make(world)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.summary
+    assert moves(world) == [f"{first} Fallback", f"{first} Primary"]
+
+
+async def test_a_service_that_a_person_switched_leads_back_too_though_no_run_would_use_it() -> None:
+    world = failed()
+    (gateway,) = by(world, SwitchType.GATEWAY)
+    world.router_side.switch.side = FALLBACK
+    key = make(world)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.summary
+    assert (gateway.side, world.router_side.switch.side) == (PRIMARY, PRIMARY)
+    assert moves(world) == ["Primary"]
+
+
+async def test_a_way_back_that_name_servers_do_not_take_up_ends_at_the_fallback_again() -> None:
+    world = failed()
+    (dns,) = by(world, SwitchType.DNS)
+    key = make(world)
+    await play(world, key, until="switch-back")
+    dns.takes = 10_000.0
+    dns.within = lambda router: 30.0  # type: ignore[method-assign]
+    await play(world, key)
+    run = world.runs[key]
+    assert (run.phase, why(run)) == (RunPhase.MANUAL_INTERVENTION_REQUIRED, "SwitchBackFailed")
+    assert "takes its time" in (run.status.summary or "")
+    assert dns.side is FALLBACK
 
 
 async def test_a_cell_that_is_down_is_no_fault_of_the_fallback() -> None:
@@ -319,7 +358,7 @@ async def test_a_router_that_fails_again_within_the_guard_sends_everybody_to_the
     await play(world, key)
     run = world.runs[key]
     assert (run.phase, why(run)) == (RunPhase.MANUAL_INTERVENTION_REQUIRED, "SwitchBackFailed")
-    assert (mode(world), world.router_side.to_side) == (FALLBACK, FALLBACK)
+    assert (mode(world), world.router_side.switch.side) == (FALLBACK, FALLBACK)
     assert world.router_side.without_service - lost <= 6
 
 
@@ -328,10 +367,10 @@ async def test_somebody_who_switches_back_by_hand_is_respected() -> None:
     key = make(world)
     await play(world, key, until="validate-fallback")
     world.router_side.fail()
-    world.router_side.to_side = PRIMARY
+    world.router_side.switch.side = PRIMARY
     await play(world, key)
     assert world.runs[key].phase is RunPhase.SUCCEEDED
-    assert (mode(world), world.router_side.to_side) == (PRIMARY, PRIMARY)
+    assert (mode(world), world.router_side.switch.side) == (PRIMARY, PRIMARY)
     assert world.effects().count("switch Fallback") == 1
 
 
@@ -339,7 +378,7 @@ async def test_what_a_person_switched_is_brought_back_by_a_run_that_says_so() ->
     world = fleet()
     order = world.router_side.fallback_table.order  # type: ignore[union-attr]
     world._replace(lambda spec: fallback.activate(spec, order, Holder(kind="Person", name="by-hand"), START))
-    world.router_side.to_side = FALLBACK
+    world.router_side.switch.side = FALLBACK
     world.tick(60)
     before = (START + timedelta(days=1)).isoformat()
     key = make(world, strategy="ActivateFallbackRouting", startWhen="Always", startBefore=before)
@@ -402,7 +441,7 @@ async def test_aborted_in_each_step_customers_are_left_where_they_are_served(ste
     await play(world, key)
     run = world.runs[key]
     assert run.phase is RunPhase.ABORTED
-    where = world.router_side.to_side
+    where = world.router_side.switch.side
     assert mode(world) is where
     if step == "activate-fallback":
         assert where is PRIMARY

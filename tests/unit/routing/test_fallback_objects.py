@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from recell.api.router import Fallback
+from recell.api.fallback import Fallback
 from recell.domain.fallback import Entry, Table
 from recell.providers.routing.haproxy.fallback import (
     ANNOTATION_TABLE,

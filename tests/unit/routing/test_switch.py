@@ -49,7 +49,7 @@ class Services:
 
 def switch(services: Services) -> ServiceSwitch:
     anything: Any = services
-    return ServiceSwitch(anything, anything)
+    return ServiceSwitch(anything, anything, lambda key: {})
 
 
 async def test_there_and_back_is_one_write_each() -> None:

@@ -3,7 +3,8 @@
 Promises: pure functions over JSON.
 """
 
-from recell.api.meta import LABEL_CELL, LABEL_MADE_BY
+from recell.api import Router
+from recell.api.meta import API_VERSION, LABEL_CELL, LABEL_MADE_BY
 from recell.providers.kube.api import FIELD_MANAGER, HOLD_MANAGER, Object
 
 ARGO_TRACKING = "argocd.argoproj.io/tracking-id"
@@ -18,6 +19,18 @@ ANNOTATIONS = (ARGO_TRACKING, HELM_RELEASE, HELM_NAMESPACE)
 """Those that `owner_of` reads."""
 
 _OURS = frozenset({FIELD_MANAGER, HOLD_MANAGER})
+
+
+def controlled_by(router: Router) -> Object:
+    """The owner reference of an object that goes when the Router goes."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Router",
+        "name": router.metadata.name,
+        "uid": router.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
 
 
 def made_for(obj: Object, cell: str) -> bool:

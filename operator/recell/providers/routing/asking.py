@@ -10,11 +10,13 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
 
+from recell.api import Cell, Router
+from recell.api.cell import ProbeScheme
 from recell.api.placement import PlacementMode
 from recell.api.router import CustomerKey
 from recell.domain.observation import Asked, Landed
@@ -48,6 +50,39 @@ class WayIn:
     port: int
     key: CustomerKey
     path: str = "/"
+    name: str = ""
+    """Host that customers ask for; empty: the one that they connect to."""
+    scheme: ProbeScheme = ProbeScheme.HTTP
+
+    async def ask(self, session: http.Session, customer: str, more: Mapping[str, str] | None = None) -> http.Answer:
+        """What a request of this customer gets; `more` are headers."""
+        url, headers = self._request(customer)
+        return await http.ask(
+            session, url, timeout=TIMEOUT, headers=headers | dict(more or {}), server_name=self.name or None
+        )
+
+    def _request(self, customer: str) -> tuple[str, dict[str, str]]:
+        """URL and headers of a request of this customer."""
+        headers, path = request(self.key, customer, self.path)
+        name = {"Host": self.name} if self.name else {}
+        return http.url(self.scheme.value.lower(), self.host, self.port, path), name | headers
+
+
+def way_in(
+    router: Router,
+    where: tuple[str, int],
+    cells: Mapping[str, Cell],
+    *,
+    name: str = "",
+    scheme: ProbeScheme = ProbeScheme.HTTP,
+) -> WayIn | None:
+    """What a cell's own probe asks for, as a customer would; None for a router that knows no customers."""
+    block = router.spec.haproxy
+    if block is None:
+        return None
+    probes = [cell.spec.health.probe for _, cell in sorted(cells.items())]
+    path = next((probe.path for probe in probes if probe), "/")
+    return WayIn(*where, block.customer_key, path, name, scheme)
 
 
 _Door = tuple[Key, PlacementMode | None]
@@ -79,9 +114,7 @@ async def land(way: WayIn, customers: Sequence[str]) -> Sequence[Landed]:
     """One request of each of these customers that nobody has, at once, asking to be shown where it lands."""
 
     async def one(session: http.Session, customer: str) -> Landed:
-        headers, path = request(way.key, customer, way.path)
-        url = http.url("http", way.host, way.port, path)
-        answer = await http.ask(session, url, timeout=TIMEOUT, headers=headers | SHOW)
+        answer = await way.ask(session, customer, SHOW)
         told = f"{answer.message} {answer.headers.get(REASON_HEADER, '')}".strip()
         return Landed(customer, answer.status, answer.headers.get(CELL_HEADER), told)
 
@@ -146,10 +179,7 @@ class RouterProber:
                 await asyncio.sleep(INTERVAL)
 
     async def _ask(self, session: http.Session, router: Key, watched: _Watched) -> None:
-        way = watched.way
-        customer = f"recell-probe-{next(self._customer) % CUSTOMERS}"
-        headers, path = request(way.key, customer, way.path)
-        answer = await http.ask(session, http.url("http", way.host, way.port, path), timeout=TIMEOUT, headers=headers)
+        answer = await watched.way.ask(session, f"recell-probe-{next(self._customer) % CUSTOMERS}")
         ok, now = answered(answer), self._clock.now()
         message = answer.message
         if not ok and answer.status is not None:

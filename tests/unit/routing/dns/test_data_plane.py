@@ -8,8 +8,8 @@ import pytest
 
 from recell.api import Placement, Router
 from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, RecellError, Retryable, Reverted
+from recell.providers.kube import kept
 from recell.providers.kube.paths import DNS_ENDPOINTS
-from recell.providers.routing.dns import data_plane as module
 from recell.providers.routing.dns import traffic as traffic_module
 from recell.providers.routing.dns.data_plane import DNSDataPlane
 from recell.providers.routing.dns.traffic import DNSTraffic
@@ -102,7 +102,7 @@ async def test_one_that_is_deleted_or_changed_by_somebody_is_seen_and_set_right(
     await eventually(lambda: rig.woken, "the loss is seen")
     await rig.reconcile(router(), placed(EVEN))
     assert rig.targets() == ["192.0.2.1", "192.0.2.2"]
-    for _ in range(module.REVERTS):
+    for _ in range(kept.REVERTS):
         rig.woken.clear()
         rig.somebody(spec={"endpoints": []})
         await eventually(lambda: rig.woken, "the change is seen")
@@ -113,7 +113,7 @@ async def test_one_that_is_deleted_or_changed_by_somebody_is_seen_and_set_right(
     await eventually(lambda: rig.woken, "the change is seen")
     with pytest.raises(Reverted, match="put back 2 times and changed again"):
         await rig.reconcile(router(), placed(EVEN))
-    rig.clock.seconds += module.FORGIVEN_AFTER.total_seconds()
+    rig.clock.seconds += kept.FORGIVEN_AFTER.total_seconds()
     await rig.reconcile(router(), placed(EVEN))
 
 
@@ -135,7 +135,7 @@ async def test_an_old_leader_writes_nothing_over_a_newer_one(rig: Rig) -> None:
 async def test_somebody_elses_endpoint_of_that_name_is_left_alone(rig: Rig) -> None:
     theirs = {"metadata": {"name": "shop", "namespace": "fleet", "generation": 1}, "spec": {"endpoints": []}}
     rig.server.put(PATH, theirs)
-    with pytest.raises(BadInput, match="DNSEndpoint fleet/shop is there already, and not Recell's"):
+    with pytest.raises(BadInput, match="DNSEndpoint fleet/shop is there already and was not made for this Router"):
         await rig.reconcile(router(), placed(EVEN))
     assert rig.written == 0
 

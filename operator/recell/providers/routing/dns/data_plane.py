@@ -13,16 +13,16 @@ Must not: decide who serves, or take a written DNSEndpoint for a published one: 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from recell.api import Placement, Router
 from recell.api.dns import DNS
-from recell.api.meta import ANNOTATION_CONTENT, LABEL_ROUTER, seconds
+from recell.api.meta import ANNOTATION_CONTENT, seconds
 from recell.domain.observation import Applied, RouterTraffic
-from recell.engine.errors import BadInput, Forbidden, NotFound, RecellError, Retryable, Reverted
+from recell.engine.errors import BadInput, Forbidden, NotFound, RecellError, Retryable
 from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api, Object
-from recell.providers.kube.ownership import last_manager
+from recell.providers.kube.kept import KeptObjects
 from recell.providers.kube.paths import DNS_ENDPOINTS
 from recell.providers.kube.reflector import Reflector
 from recell.providers.routing.dns.publication import Wanted
@@ -34,9 +34,6 @@ logger = logging.getLogger(__name__)
 
 READ_WITHIN = 5.0
 """Seconds for the first look at a namespace's DNSEndpoints."""
-REVERTS = 2
-"""So often a DNSEndpoint that somebody changed is set right, then it is said who does it (rule 31)."""
-FORGIVEN_AFTER = timedelta(minutes=10)
 
 
 class DNSDataPlane:
@@ -50,9 +47,9 @@ class DNSDataPlane:
         self._routers: dict[Key, Router] = {}
         self._watches: dict[str, Reflector] = {}
         """By namespace."""
-        self._written: dict[Key, tuple[str, str]] = {}
-        """Content that this process wrote last, and the object's UID."""
-        self._reverted: dict[Key, list[datetime]] = {}
+        self._kept = KeptObjects(
+            api, clock, DNS_ENDPOINTS, lambda key: self._watches[key[0]], field="endpoints", explained=explained
+        )
 
     @property
     def reflectors(self) -> Sequence[Reflector]:
@@ -87,8 +84,7 @@ class DNSDataPlane:
         """Raises as `ensure`, and Conflict when somebody else wrote first."""
         if placement is None:
             self._routers.pop(router, None)
-            self._written.pop(router, None)
-            self._reverted.pop(router, None)
+            self._kept.forget(router)
             self._traffic.drop(router)
             return
         known = self._routers.get(router)
@@ -127,48 +123,22 @@ class DNSDataPlane:
                 async with asyncio.timeout(READ_WITHIN):
                     await watch.synced.wait()
             except TimeoutError:
-                raise _explained(watch.trouble or Retryable("DNSEndpoints have not been read yet")) from None
+                raise explained(watch.trouble or Retryable("DNSEndpoints have not been read yet")) from None
         gone = isinstance(watch.trouble, Forbidden | NotFound)
         if watch.trouble is not None and (gone or not watch.synced.is_set()):
-            raise _explained(watch.trouble)
+            raise explained(watch.trouble)
 
     def _live(self, router: Key) -> Object | None:
         watch = self._watches.get(router[0])
         return watch.get(router) if watch is not None else None
 
     async def _write(self, router: Router, live: Object | None, wanted: Object, version: Version) -> Object:
-        key, name = router.key, f"DNSEndpoint {'/'.join(router.key)}"
-        content = wanted["metadata"]["annotations"][ANNOTATION_CONTENT]
         if live is not None:
-            metadata = live["metadata"]
-            if (metadata.get("labels") or {}).get(LABEL_ROUTER) != router.metadata.name:
-                raise BadInput(f"{name} is there already, and not Recell's: delete it, or give the Router another name")
-            carried = Version.parse((metadata.get("annotations") or {}).get(ANNOTATION_PLACEMENT, ""))
+            carried = Version.parse((live["metadata"].get("annotations") or {}).get(ANNOTATION_PLACEMENT, ""))
             if carried is not None and not version.may_follow(carried):
+                name = f"DNSEndpoint {'/'.join(router.key)}"
                 raise Retryable(f"{name} carries Placement {carried}, and {version} is older or another one")
-            if self._written.get(key) == (content, metadata["uid"]):
-                await self._was_reverted(key)
-            wanted["metadata"]["resourceVersion"] = metadata["resourceVersion"]
-        try:
-            made = await self._api.apply(DNS_ENDPOINTS.path(*key), wanted)
-        except (Forbidden, NotFound) as error:
-            raise _explained(error) from error
-        self._written[key] = (content, made["metadata"]["uid"])
-        self._watches[key[0]].put(made)
-        logger.info("applied %s", name)
-        return _trim(made)
-
-    async def _was_reverted(self, key: Key) -> None:
-        """Raises Reverted, with by whom, when it was set right often enough."""
-        now = self._clock.now()
-        recent = [at for at in self._reverted.get(key, []) if now - at < FORGIVEN_AFTER]
-        if len(recent) >= REVERTS:
-            manager = last_manager(await self._api.get(DNS_ENDPOINTS.path(*key)), "endpoints")
-            raise Reverted(
-                f"DNSEndpoint {key[0]}/{key[1]} was put back {REVERTS} times and changed again, last by {manager}: it"
-                " is left as it is. Let that tool leave it alone, for the operator writes it from the Router"
-            )
-        self._reverted[key] = [*recent, now]
+        return _trim(await self._kept.keep(router, wanted))
 
     def _changed(self, key: Key, old: Object | None, new: Object | None) -> None:
         if key in self._routers:
@@ -195,7 +165,8 @@ def _taken(live: Object) -> bool:
     return bool(observed >= live["metadata"]["generation"])
 
 
-def _explained(error: RecellError) -> RecellError:
+def explained(error: RecellError) -> RecellError:
+    """With what to do about it."""
     if isinstance(error, Forbidden):
         return Forbidden(f"{error}; features.dnsEndpoints of the chart grants what a Router of type DNS needs")
     if isinstance(error, NotFound):

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 from recell.api import Placement, Router
 from recell.api.dns import DNS, Drained, RoutingPolicy, Weights
-from recell.api.meta import ANNOTATION_CONTENT, API_VERSION, LABEL_ROUTER, seconds
+from recell.api.meta import ANNOTATION_CONTENT, LABEL_ROUTER, seconds
 from recell.api.placement import PlacementSpec
 from recell.domain import placement
 from recell.providers.kube.api import Object
+from recell.providers.kube.ownership import controlled_by
 from recell.providers.kube.paths import DNS_ENDPOINTS
 from recell.providers.routing.version import ANNOTATION_PLACEMENT, Version
 
@@ -75,14 +76,6 @@ def endpoint(router: Router, placed: Placement, dns: DNS) -> Object:
     meta = router.metadata
     endpoints = [_endpoint(record, dns) for record in records(placed.spec, dns)]
     content = hashlib.sha256(json.dumps(endpoints, sort_keys=True).encode()).hexdigest()[:16]
-    owner = {
-        "apiVersion": API_VERSION,
-        "kind": "Router",
-        "name": meta.name,
-        "uid": meta.uid,
-        "controller": True,
-        "blockOwnerDeletion": False,
-    }
     return {
         "apiVersion": DNS_ENDPOINTS.api_version,
         "kind": DNS_ENDPOINTS.kind,
@@ -94,7 +87,7 @@ def endpoint(router: Router, placed: Placement, dns: DNS) -> Object:
                 ANNOTATION_CONTENT: content,
                 ANNOTATION_PLACEMENT: str(Version.of(placed)),
             },
-            "ownerReferences": [owner],
+            "ownerReferences": [controlled_by(router)],
         },
         "spec": {"endpoints": endpoints},
     }

@@ -90,7 +90,7 @@ class GatewayDataPlane:
         self._figures = figures
         self._turns_away = turns_away
         self._on_change = on_change
-        self._routes = Collection(api, HTTP_ROUTES, clock, namespaces, labels=LABEL_ROUTER)
+        self.routes = self._routes = Collection(api, HTTP_ROUTES, clock, namespaces, labels=LABEL_ROUTER)
         self._routes.subscribe(self._changed)
         self._routers: dict[Key, _Router] = {}
 
@@ -120,7 +120,7 @@ class GatewayDataPlane:
             async with asyncio.timeout(SYNC_WITHIN):
                 await self._routes.wait_synced()
         except TimeoutError:
-            raise _unwatchable(self._trouble()) from None
+            raise unwatchable(self._trouble()) from None
 
     async def tell(self, key: Key, placement: Placement | None) -> None:
         if placement is None:
@@ -178,7 +178,7 @@ class GatewayDataPlane:
         try:
             answer = await self._api.apply(HTTP_ROUTES.path(*key), wanted)
         except NotFound as error:
-            raise _unwatchable(error) from error
+            raise unwatchable(error) from error
         except Forbidden as error:
             raise Forbidden(f"{error}; {GRANT}") from error
         if state.applied is not None and content != state.content and _version(state.applied) == _carries(wanted):
@@ -279,11 +279,12 @@ class GatewayDataPlane:
         return next((each.trouble for each in self._routes.reflectors if each.trouble is not None), None)
 
 
-def _unwatchable(trouble: RecellError | None) -> RecellError:
+def unwatchable(trouble: RecellError | None, field: str = "spec.type Gateway") -> RecellError:
+    """With what to do about it; `field` asks for HTTPRoutes."""
     if isinstance(trouble, NotFound):
         return BadInput(
-            "spec.type Gateway: this cluster has no HTTPRoutes; install the Gateway API's CRDs (standard channel, v1)"
-            " and something that implements Gateways"
+            f"{field}: this cluster has no HTTPRoutes; install the Gateway API's CRDs (standard channel, v1) and"
+            " something that implements Gateways"
         )
     if isinstance(trouble, Forbidden):
         return Forbidden(f"{trouble}; {GRANT}")

@@ -1,12 +1,14 @@
-"""How a customer comes in through a Gateway: address, port, and a request that one of the Router's rules takes. Pure.
+"""How a customer comes in through a Gateway: its listener, and a request that one of the Router's rules takes. Pure.
 
 Promises: what cannot be known is raised as Unknown with the reason and the next step; nothing is guessed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from recell.api.cell import ProbeScheme
 from recell.api.gateway import Gateway, Match, MatchType, Method, ParentRef, PathMatch, PathType, RouteRule
 from recell.domain.wording import listed
 from recell.providers.kube.services import Address
@@ -26,23 +28,37 @@ class Asked:
     headers: dict[str, str]
 
 
-def address(gateway: Object, ref: ParentRef) -> Address:
-    """Of the first listener for HTTP that the reference means. Raises Unknown."""
+@dataclass(frozen=True)
+class Listener:
+    """Where it is asked, and how."""
+
+    address: Address
+    scheme: ProbeScheme
+
+
+def listener(gateway: Object, ref: ParentRef) -> Listener:
+    """The first one for HTTP that the reference means; without any the first one that ends TLS. Raises Unknown."""
     metadata = gateway["metadata"]
     name = f"Gateway {metadata['namespace']}/{metadata['name']}"
     listeners = [
-        listener
-        for listener in gateway["spec"].get("listeners") or ()
-        if ref.section_name in (None, listener["name"]) and ref.port in (None, listener["port"])
+        each
+        for each in gateway["spec"].get("listeners") or ()
+        if ref.section_name in (None, each["name"]) and ref.port in (None, each["port"])
     ]
-    plain = [listener for listener in listeners if listener.get("protocol") == "HTTP"]
-    if not plain:
-        found = listed(f"{listener['name']} ({listener.get('protocol')})" for listener in listeners) or "none"
-        raise Unknown(f"{name} has no listener for HTTP that the Router means, only {found}")
+    spoken = [each for scheme in ProbeScheme for each in listeners if _speaks(each, scheme)]
+    if not spoken:
+        found = listed(f"{each['name']} ({each.get('protocol')})" for each in listeners) or "none"
+        raise Unknown(f"{name} has no listener for HTTP or HTTPS that the Router means, only {found}")
     known = (gateway.get("status") or {}).get("addresses") or ()
     if not known:
         raise Unknown(f"{name} has no address (status.addresses): what implements it has to tell one")
-    return Address(known[0]["value"], plain[0]["port"])
+    scheme = ProbeScheme(spoken[0]["protocol"])
+    return Listener(Address(known[0]["value"], spoken[0]["port"]), scheme)
+
+
+def _speaks(each: Object, scheme: ProbeScheme) -> bool:
+    passes_through = (each.get("tls") or {}).get("mode") == "Passthrough"
+    return bool(each.get("protocol") == scheme.value) and not passes_through
 
 
 def request(block: Gateway, path: str) -> Asked:
@@ -50,12 +66,17 @@ def request(block: Gateway, path: str) -> Asked:
     for rule in block.rules or [RouteRule()]:
         for match in rule.matches or [Match()]:
             if (asked := _fitting(match, path)) is not None:
-                host = {"Host": block.hostnames[0].replace("*", "recell-probe", 1)} if block.hostnames else {}
-                return Asked(asked.path, host | asked.headers)
+                name = host(block.hostnames)
+                return Asked(asked.path, ({"Host": name} if name else {}) | asked.headers)
     raise Unknown(
         f"no rule of spec.gateway.rules takes GET {path}, the cell's probe: add a match for it, or the customers' way"
         " in cannot be tried"
     )
+
+
+def host(hostnames: Sequence[str]) -> str:
+    """One that a customer may ask for; empty: any."""
+    return hostnames[0].replace("*", "recell-probe", 1) if hostnames else ""
 
 
 def _fitting(match: Match, path: str) -> Asked | None:

@@ -17,10 +17,11 @@ from typing import Any
 
 from recell.api import Cell, Placement, Router
 from recell.api.gateway import MOST_BACKENDS, Filter, Gateway, GatewayMetricsType, Match, ParentRef, RouteRule
-from recell.api.meta import API_VERSION, LABEL_ROUTER
+from recell.api.meta import LABEL_ROUTER
 from recell.api.placement import PlacementSpec
 from recell.domain import placement
 from recell.engine.errors import BadInput
+from recell.providers.kube.ownership import controlled_by
 from recell.providers.routing.gateway.classes import ROOT, Unsayable, class_rules
 from recell.providers.routing.gateway.turn_away import PORT, TurnedAway, service_name
 from recell.providers.routing.version import ANNOTATION_PLACEMENT, Version
@@ -163,18 +164,10 @@ def http_route(router: Router, placed: Placement, rules: Sequence[Rule]) -> Obje
     """Of `divided`. Raises BadInput for a Router of another type."""
     block = _block(router)
     name, namespace = router.metadata.name, router.metadata.namespace
-    spec: Object = {"parentRefs": [_parent_ref(ref, namespace) for ref in block.parent_refs]}
+    spec: Object = {"parentRefs": [parent_ref(ref, namespace) for ref in block.parent_refs]}
     if block.hostnames:
         spec["hostnames"] = list(block.hostnames)
     spec["rules"] = [_rule(router, block, rule) for rule in rules]
-    owner = {
-        "apiVersion": API_VERSION,
-        "kind": "Router",
-        "name": name,
-        "uid": router.metadata.uid,
-        "controller": True,
-        "blockOwnerDeletion": False,
-    }
     return {
         "apiVersion": f"{GATEWAY_GROUP}/v1",
         "kind": "HTTPRoute",
@@ -183,13 +176,13 @@ def http_route(router: Router, placed: Placement, rules: Sequence[Rule]) -> Obje
             "namespace": namespace,
             "labels": {"app.kubernetes.io/managed-by": "recell", LABEL_ROUTER: name},
             "annotations": {ANNOTATION_PLACEMENT: str(Version.of(placed))},
-            "ownerReferences": [owner],
+            "ownerReferences": [controlled_by(router)],
         },
         "spec": spec,
     }
 
 
-def _parent_ref(ref: ParentRef, namespace: str) -> Object:
+def parent_ref(ref: ParentRef, namespace: str) -> Object:
     made: Object = {
         "group": GATEWAY_GROUP,
         "kind": "Gateway",

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from recell.api import Router
+from recell.api.fallback import Fallback
 from recell.api.meta import GROUP, LABEL_ROUTER
-from recell.api.router import Fallback, HAProxy, RouterService
+from recell.api.router import HAProxy, RouterService, ServiceType
 from recell.domain.fallback import Table
 from recell.providers.routing.haproxy.objects import (
     ADMIN_PORT,
@@ -63,11 +64,15 @@ def fallback_objects(router: Router, around: Surroundings, table: Table) -> tupl
     if block is None or wanted is None:
         raise ValueError(f"Router {name} has no fallback")
     inside = block.model_copy(update={"service": RouterService(port=block.service.port)})
+    # Customers who are sent there by name connect to the fallback itself.
+    named = wanted.dns is not None and wanted.dns.fallback_targets is None
+    kind = ServiceType.LOAD_BALANCER if named else ServiceType.CLUSTER_IP
+    reached = block.model_copy(update={"service": RouterService(type=kind, port=block.service.port)})
     made = (
         network_policy(router, around, fallback_name(name), fallback_selector(name), (ADMIN_PORT,)),
         _deployment(router, block, wanted, around, table),
         budget(router, fallback_name(name), fallback_selector(name)),
-        service(router, inside, fallback_name(name), fallback_selector(name)),
+        service(router, reached, fallback_name(name), fallback_selector(name)),
         service(router, inside, name_of(name), selector(name)),
     )
     return marked(made)

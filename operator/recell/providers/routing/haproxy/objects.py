@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recell.api import Router
-from recell.api.meta import ANNOTATION_CONTENT, API_VERSION, GROUP, LABEL_ROUTER, fraction, seconds
+from recell.api.meta import ANNOTATION_CONTENT, GROUP, LABEL_ROUTER, fraction, seconds
 from recell.api.router import CustomerKey, HAProxy
+from recell.providers.kube.ownership import controlled_by
 
 Object = dict[str, Any]
 
@@ -137,19 +138,11 @@ def _hash(obj: Object) -> str:
 
 def owned(router: Router, api_version: str, kind: str, name: str, **rest: Any) -> Object:
     """An object that goes when the Router goes."""
-    owner = {
-        "apiVersion": API_VERSION,
-        "kind": "Router",
-        "name": router.metadata.name,
-        "uid": router.metadata.uid,
-        "controller": True,
-        "blockOwnerDeletion": False,
-    }
     metadata = {
         "name": name,
         "namespace": router.metadata.namespace,
         "labels": labels(router.metadata.name),
-        "ownerReferences": [owner],
+        "ownerReferences": [controlled_by(router)],
     }
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **rest}
 
