@@ -272,10 +272,12 @@ class PlayedPlane:
             lambda key: CELLS,
             Figures(api, clock),
             turns_away=lambda key: True,
-            on_change=lambda key: None,
+            on_change=lambda key: self._look_again(),
         )
         self.traffic: Traffic = self._plane
         self._telling: set[asyncio.Task[None]] = set()
+        self._newest: Placement | None = None
+        self._one_at_a_time = asyncio.Lock()
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -285,14 +287,21 @@ class PlayedPlane:
     ) -> Placement:
         cells = {"a": (0, "10.0.0.1", 80), "b": (1, "10.0.0.2", 80)}
         made = Placement.model_validate(_object(cells, table, generation=generation, epoch=epoch, uid=uid, **more))
-        task = asyncio.get_running_loop().create_task(self._tell(made))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._newest = made
+        self._look_again()
         return made
 
+    def _look_again(self) -> None:
+        """As the controller does when a route looks different."""
+        if self._newest is not None:
+            task = asyncio.get_running_loop().create_task(self._tell(self._newest))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
     async def _tell(self, placed: Placement) -> None:
-        await self._plane.ensure(gateway_router(self._served.port))
-        await self._plane.tell(ROUTER, placed)
+        async with self._one_at_a_time:
+            await self._plane.ensure(gateway_router(self._served.port))
+            await self._plane.tell(ROUTER, placed)
 
     async def until(self, condition: Callable[[], Any], within: float = 30.0) -> Any:
         return await eventually(condition, "what the test waits for", deadline=within)

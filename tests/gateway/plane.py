@@ -67,10 +67,12 @@ class GatewayPlane:
             lambda key: self._cells,
             Figures(cluster.api, clock),
             turns_away=lambda key: self.shedding is not None,
-            on_change=lambda key: None,
+            on_change=lambda key: self._begin(self._look_again()),
         )
         self.traffic: Traffic = self.plane
         self._uid = ""
+        self._newest: Placement | None = None
+        self._telling = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -94,8 +96,16 @@ class GatewayPlane:
         if not self._uid:  # a route whose owner is not there is taken away by the garbage collector
             made = await self.cluster.put(OWN[Router], NAME, {"spec": self._spec})
             self._uid = made["metadata"]["uid"]
-        await self.plane.ensure(self.router)
-        await self.plane.tell(self.key, placed)
+        async with self._telling:
+            self._newest = placed
+            await self.plane.ensure(self.router)
+            await self.plane.tell(self.key, placed)
+
+    async def _look_again(self) -> None:
+        """As the controller does when a route looks different."""
+        async with self._telling:
+            if self._newest is not None:
+                await self.plane.tell(self.key, self._newest)
 
     def in_force(self, placed: Placement) -> bool:
         seen = self.plane.applied(self.key)

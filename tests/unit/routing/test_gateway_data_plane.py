@@ -13,7 +13,7 @@ from recell.providers.kube.paths import HTTP_ROUTES
 from recell.providers.routing.gateway import data_plane
 from recell.providers.routing.gateway.data_plane import GatewayDataPlane
 from recell.providers.routing.gateway.figures import Figures
-from recell.providers.routing.gateway.route import ANNOTATION_PLACEMENT
+from recell.providers.routing.gateway.route import ANNOTATION_PLACEMENT, parents
 from recell.runtime.clock import SystemClock
 from tests.router.rig import placement
 from tests.unit.routing.played_gateway import NAMESPACE, PlayedGateway, RouteApi, router_spec
@@ -317,9 +317,35 @@ async def test_what_is_shed_is_in_the_route_only_once_there_is_something_that_an
     assert scene.weights == {"a": 512, "b": 512}
     scene.turns_away = True
     await scene.write(EVEN, 1, shed={"bulk": (50, FAR)})
-    assert scene.weights == {"a": 1, "b": 1, "shop-shed": 2}
+    assert scene.weights == {"a": 1, "b": 1, "shop-shed": 2, "shop-circuit-open": 0}
     await scene.write(EVEN, 2)
     assert scene.weights == {"a": 512, "b": 512}
+
+
+async def test_behind_envoy_what_turns_requests_away_comes_and_goes_with_next_to_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_plane, "SETTLED_AFTER", 0.5)
+    scene.spec = SHEDDING | {"gateway": scene.router(port=9).spec.to_dict()["gateway"]}
+    faint = {"a": 1_000_000, "b": 1_000_000, "shop-shed": 1, "shop-circuit-open": 1}
+    await scene.write(EVEN, 1)
+    shed = await scene.write(EVEN, 2, shed={"bulk": (50, FAR)})
+    assert scene.weights == faint
+    await scene.until(lambda: parents(scene.route).current)
+    assert not scene.in_force(shed), "only its place is there"
+    await scene.write(EVEN, 2, shed={"bulk": (50, FAR)})
+    assert scene.weights == {"a": 1, "b": 1, "shop-shed": 2, "shop-circuit-open": 0}
+    await scene.until(lambda: scene.in_force(shed))
+    lifted = await scene.write(EVEN, 3)
+    assert scene.weights == faint
+    written = len(scene.served.writes)
+    await scene.write(EVEN, 3)
+    assert len(scene.served.writes) == written
+    await scene.until(lambda: scene.in_force(lifted))
+    await asyncio.sleep(0.5)
+    await scene.write(EVEN, 3)
+    assert scene.weights == {"a": 512, "b": 512}
+    await scene.until(lambda: scene.in_force(lifted))
 
 
 async def test_classes_that_no_rules_can_stand_for_are_said_and_customers_go_where_they_should(scene: Scene) -> None:

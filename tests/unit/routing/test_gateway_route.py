@@ -162,29 +162,48 @@ def test_while_nothing_is_shed_a_class_is_a_rule_with_the_weights_that_there_are
 def test_what_is_shed_of_a_class_is_weight_of_what_turns_away_in_its_rule_alone() -> None:
     shed = placed(512, 512, shed={"bulk": (25, FAR)})
     assert weights(http_route(router(shedding=CLASSES), shed, CELLS)) == [
-        (["/export"], {"a-web": 3, "b-web": 3, "shop-shed": 2}),
+        (["/export"], {"a-web": 3, "b-web": 3, "shop-shed": 2, "shop-circuit-open": 0}),
         (["/"], {"a-web": 512, "b-web": 512}),
     ]
+    refs = http_route(router(shedding=CLASSES), shed, CELLS)["spec"]["rules"][0]["backendRefs"]
+    assert refs[2] == {"group": "", "kind": "Service", "name": "shop-shed", "port": 80, "weight": 2}
+
+
+def test_of_what_is_shed_whole_the_cells_keep_their_places_and_one_in_a_million() -> None:
     whole = placed(512, 512, shed={"bulk": (100, FAR), "default": (1, FAR)})
     assert weights(http_route(router(shedding=CLASSES), whole, CELLS)) == [
-        (["/export"], {"shop-shed": 1}),
-        (["/"], {"a-web": 99, "b-web": 99, "shop-shed": 2}),
+        (["/export"], {"a-web": 1, "b-web": 1, "shop-shed": MOST_WEIGHT, "shop-circuit-open": 0}),
+        (["/"], {"a-web": 99, "b-web": 99, "shop-shed": 2, "shop-circuit-open": 0}),
     ]
-    refs = http_route(router(shedding=CLASSES), shed, CELLS)["spec"]["rules"][0]["backendRefs"]
-    assert refs[-1] == {"group": "", "kind": "Service", "name": "shop-shed", "port": 80, "weight": 2}
+
+
+@pytest.mark.parametrize("shed", [{}, {"bulk": (50, FAR)}])
+def test_what_comes_and_goes_has_next_to_no_weight(shed: dict[str, tuple[int, str]]) -> None:
+    even, of = placed(512, 512, shed=shed), router(shedding=CLASSES)
+    found = divided(of, even, CELLS, turn_away=True, faint={"bulk"}).rules
+    assert [(rule.name, [backend.weight for backend in rule.backends]) for rule in found] == [
+        ("bulk", [MOST_WEIGHT, MOST_WEIGHT, 1, 1]),
+        ("default", [512, 512]),
+    ]
+    assert 0 < found[0].turned_away < 2e-6
+    assert found[1].turned_away == 0
 
 
 def test_an_open_circuit_takes_its_part_of_the_cells_weight_in_every_rule() -> None:
     opened = placed(512, 512, shed={"bulk": (50, FAR)}, circuits={"a": (90, FAR)})
     by_path = {paths[0]: found for paths, found in weights(http_route(router(shedding=CLASSES), opened, CELLS))}
-    assert by_path["/"] == {"a-web": 1, "b-web": 10, "shop-circuit-open": 9}
-    assert by_path["/export"] == {"a-web": 1, "b-web": 10, "shop-circuit-open": 9, "shop-shed": 20}
+    assert by_path["/"] == {"a-web": 1, "b-web": 10, "shop-shed": 0, "shop-circuit-open": 9}
+    assert by_path["/export"] == {"a-web": 1, "b-web": 10, "shop-shed": 20, "shop-circuit-open": 9}
+    whole = http_route(router(shedding=CLASSES), placed(512, 512, circuits={"a": (100, FAR)}), CELLS)
+    (found, _) = (each for _, each in weights(whole))
+    assert found == {"a-web": 1, "b-web": MOST_WEIGHT, "shop-shed": 0, "shop-circuit-open": MOST_WEIGHT}
 
 
 def test_weights_stay_within_what_the_gateway_api_takes() -> None:
     odd = placed(1021, 2, 1, shed={"bulk": (37, FAR)}, circuits={"a": (89, FAR)})
     for _, found in weights(http_route(router(shedding=CLASSES), odd, CELLS)):
-        assert all(1 <= weight <= MOST_WEIGHT for weight in found.values())
+        assert all(found[f"{name}-web"] >= 1 for name in "abc")
+        assert max(found.values()) <= MOST_WEIGHT
     total = sum(found.values())
     assert abs(found["c-web"] / total - 1 / 1024) < 1e-4
 
@@ -220,7 +239,7 @@ def test_envoy_counts_what_is_turned_away_apart_too() -> None:
     shed = placed(1024, shed={"bulk": (50, FAR)})
     refs = http_route(router(port=19001, shedding=CLASSES), shed, CELLS)["spec"]["rules"][0]["backendRefs"]
     headers = [ref["filters"][0]["requestHeaderModifier"]["set"][0]["value"] for ref in refs]
-    assert headers == ["a", "none: shed"]
+    assert headers == ["a", "none: shed", "none: circuit-open"]
 
 
 @pytest.mark.parametrize(

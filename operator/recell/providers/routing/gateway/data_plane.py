@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from recell.api import Cell, Placement, Router
+from recell.api.gateway import GatewayMetricsType
 from recell.api.meta import LABEL_ROUTER, duration_text
 from recell.domain.observation import Applied, RouterTraffic
 from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, RecellError, Retryable, Reverted
@@ -45,6 +46,11 @@ SILENT_FOR = 10.0
 REVERTS = 2
 STEADY = 600.0
 """Seconds since the last write after which a change by others is the first one again."""
+SETTLED_AFTER = 3.0
+"""Seconds that what turned requests away stays in the route after the last of them, and that it is waited for at most
+before the first, where it must not come or go at once."""
+NEXT_TO_NOTHING = 1e-4
+"""Part of the requests of a class that is no shedding, but what comes or goes."""
 GRANT = "features.gatewayApi of the chart grants what is needed"
 
 
@@ -63,6 +69,8 @@ class _Router:
     """Monotonic moment of the last write."""
     told: tuple[Placement, Mapping[str, Cell], tuple[route.Rule, ...]] | None = None
     """What is to be in force, or is, with the rules that say so."""
+    coming: bool = False
+    """What is to turn requests away has only its place yet: another write follows."""
     applied: Applied | None = None
     """The newest Placement that was seen in force."""
     outdated: str = ""
@@ -133,17 +141,43 @@ class GatewayDataPlane:
         cells = self._cells(key)
         if not self._routes.synced:
             return  # `ensure` has said why
-        divided = route.divided(state.router, placement, cells, turn_away=self._turns_away(key))
+        turn_away = self._turns_away(key)
+        divided = route.divided(state.router, placement, cells, turn_away=turn_away)
+        coming, going = self._faint(state, divided.rules)
+        if coming or going:
+            divided = route.divided(state.router, placement, cells, turn_away=turn_away, faint=coming | going)
         try:
             written = await self._write(state, placement, divided.rules, self._routes.get(key))
         except Conflict:  # most often a Gateway wrote its status meanwhile: the watch brings it a moment later
             live = await self._api.get(HTTP_ROUTES.path(*key))
             written = await self._write(state, placement, divided.rules, live)
         if written:
-            state.told = (placement, cells, divided.rules)
+            state.told, state.coming = (placement, cells, divided.rules), bool(coming)
             self._note(key, state)
         if divided.unsaid:
             raise BadInput(divided.unsaid)
+
+    def _faint(self, state: _Router, wanted: Sequence[route.Rule]) -> tuple[set[str], set[str]]:
+        """Classes for which what turns requests away comes just now, and for which it goes. Envoy takes up routes
+        before a new cluster is warm, and drops one before the routes that name it: requests in between get 500."""
+        gateway = state.router.spec.gateway
+        metrics = gateway.metrics if gateway is not None else None
+        if state.told is None or metrics is None or metrics.type is not GatewayMetricsType.ENVOY_GATEWAY:
+            return set(), set()
+        before = {rule.name: rule.turned_away for rule in state.told[2]}
+        lately = self._clock.monotonic() - state.changed_at < SETTLED_AFTER
+        live = self._routes.get(state.router.key)
+        unsettled = lately and not (live is not None and route.parents(live).current)
+        coming, going = set(), set()
+        for rule in wanted:
+            was = before.get(rule.name)
+            if was is None:
+                continue
+            if rule.turned_away and (not was or (was < NEXT_TO_NOTHING and unsettled)):
+                coming.add(rule.name)
+            elif not rule.turned_away and (was > NEXT_TO_NOTHING or (was and lately)):
+                going.add(rule.name)
+        return coming, going
 
     async def _write(
         self, state: _Router, placement: Placement, rules: Sequence[route.Rule], live: Object | None
@@ -268,7 +302,7 @@ class GatewayDataPlane:
         if live is None or state.told is None or _generation(live) != state.generation:
             return
         version, seen = Version.of(state.told[0]), route.parents(live)
-        if not seen.current or _carries(live) != version:
+        if not seen.current or _carries(live) != version or state.coming:
             return
         if state.applied is None or _version(state.applied) != version:
             at = self._clock.now()

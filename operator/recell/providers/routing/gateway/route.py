@@ -11,12 +11,21 @@ circuit is open. While nothing is, weights are as without.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from recell.api import Cell, Placement, Router
-from recell.api.gateway import MOST_BACKENDS, Filter, Gateway, GatewayMetricsType, Match, ParentRef, RouteRule
+from recell.api.gateway import (
+    MOST_BACKENDS,
+    MOST_BACKENDS_SHEDDING,
+    Filter,
+    Gateway,
+    GatewayMetricsType,
+    Match,
+    ParentRef,
+    RouteRule,
+)
 from recell.api.meta import LABEL_ROUTER
 from recell.api.placement import PlacementSpec
 from recell.domain import placement
@@ -60,6 +69,12 @@ class Rule:
     """Class of the requests that it takes; empty where there are no classes."""
     backends: tuple[Backend, ...]
 
+    @property
+    def turned_away(self) -> float:
+        """Part (0..1) of its requests."""
+        total = sum(backend.weight for backend in self.backends)
+        return sum(backend.weight for backend in self.backends if backend.reason) / total if total else 0.0
+
 
 @dataclass(frozen=True)
 class Divided:
@@ -93,22 +108,29 @@ def backends(spec: PlacementSpec, cells: Mapping[str, Cell]) -> tuple[Backend, .
     return tuple(found)
 
 
-def divided(router: Router, placed: Placement, cells: Mapping[str, Cell], *, turn_away: bool) -> Divided:
-    """`turn_away`: there are Services that turn requests away. Raises BadInput as `backends` does, and for a Router of
-    another type."""
+def divided(
+    router: Router,
+    placed: Placement,
+    cells: Mapping[str, Cell],
+    *,
+    turn_away: bool,
+    faint: Collection[str] = (),
+) -> Divided:
+    """`turn_away`: there are Services that turn requests away; `faint`: classes for which these have next to no weight,
+    because they have just come or are about to go. Raises BadInput as `backends` does, and for a Router of another
+    type."""
     block = _block(router)
     serving = backends(placed.spec, cells)
     rules, unsaid = _rules(router, block)
     opened = {item.cell: item.percent for item in placed.spec.open_circuits}
     shed = {item.class_: item.percent for item in placed.spec.shedding}
-    turns = turn_away and router.spec.shedding is not None
-    return Divided(
-        tuple(
-            replace(rule, backends=_turned_away(router, serving, opened, shed.get(rule.name, 0)) if turns else serving)
-            for rule in rules
-        ),
-        unsaid,
-    )
+    if not turn_away or router.spec.shedding is None:
+        return Divided(tuple(replace(rule, backends=serving) for rule in rules), unsaid)
+
+    def of(rule: Rule) -> tuple[Backend, ...]:
+        return _turned_away(router, serving, opened, shed.get(rule.name, 0), faint=rule.name in faint)
+
+    return Divided(tuple(replace(rule, backends=of(rule)) for rule in rules), unsaid)
 
 
 def _block(router: Router) -> Gateway:
@@ -130,34 +152,40 @@ def _rules(router: Router, block: Gateway) -> tuple[tuple[Rule, ...], str]:
 
 
 def _turned_away(
-    router: Router, serving: Sequence[Backend], opened: Mapping[str, int], shed: int
+    router: Router, serving: Sequence[Backend], opened: Mapping[str, int], shed: int, *, faint: bool
 ) -> tuple[Backend, ...]:
-    """The cells with what is left to them, and what gets the rest."""
-    if not shed and not any(backend.cell in opened for backend in serving):
-        return tuple(serving)
+    """The cells with what is left to them, and what gets the rest. While anything is turned away both Services have
+    their places, and no cell loses its own: Envoy Gateway names clusters by place, and one that goes, goes before the
+    routes that name it, so that requests of that moment fail."""
+    if faint:
+        opened, shed = {}, 0
+    spares = any(backend.cell in opened for backend in serving)
+    if len(serving) > MOST_BACKENDS_SHEDDING or not (serving and (shed or spares or faint)):
+        return tuple(serving)  # who is served comes before who is turned away
     made, spared = [], 0
     for backend in serving:
         open_for = opened.get(backend.cell, 0)
         made.append(replace(backend, weight=backend.weight * (100 - open_for) * (100 - shed)))
         spared += backend.weight * open_for * (100 - shed)
-    lost = {
-        TurnedAway.CIRCUIT_OPEN: spared,
-        TurnedAway.SHED: sum(backend.weight for backend in serving) * 100 * shed,
-    }
+    whole = sum(backend.weight for backend in serving) * 100 * shed
     name, namespace = router.metadata.name, router.metadata.namespace
-    made += [Backend("", namespace, service_name(name, why), PORT, weight, why) for why, weight in lost.items()]
-    left = [backend for backend in made if backend.weight]
-    if len(left) > MOST_BACKENDS:  # who is served comes before who is turned away
-        return tuple(serving)
-    return _reduced(left)
+    for why, weight in ((TurnedAway.SHED, whole), (TurnedAway.CIRCUIT_OPEN, spared)):
+        made.append(Backend("", namespace, service_name(name, why), PORT, weight, why))
+    return _reduced(made, faint=faint)
 
 
-def _reduced(backends: Sequence[Backend]) -> tuple[Backend, ...]:
-    """In the smallest whole numbers; where the Gateway API takes no such weights, to the next whole number."""
+def _reduced(backends: Sequence[Backend], *, faint: bool) -> tuple[Backend, ...]:
+    """In the smallest whole numbers, or in the largest that the Gateway API takes where those are too large, or where
+    nothing is left to what must not leave at once: that gets one in a million then."""
+    staying = [bool(backend.cell) or faint for backend in backends]
     common = math.gcd(*(backend.weight for backend in backends))
-    largest = max((backend.weight // common for backend in backends), default=0)
-    scale = min(1.0, MOST_WEIGHT / largest) if largest else 1.0
-    return tuple(replace(backend, weight=max(1, round(backend.weight // common * scale))) for backend in backends)
+    largest = max(backend.weight for backend in backends)
+    tiny = any(stays and not backend.weight for stays, backend in zip(staying, backends, strict=True))
+    scale = MOST_WEIGHT / largest if tiny or largest // common > MOST_WEIGHT else 1 / common
+    return tuple(
+        replace(backend, weight=max(int(stays), round(backend.weight * scale)))
+        for stays, backend in zip(staying, backends, strict=True)
+    )
 
 
 def http_route(router: Router, placed: Placement, rules: Sequence[Rule]) -> Object:
