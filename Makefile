@@ -106,7 +106,7 @@ velero: venv ## Backups and restores by the real Velero
 
 # Apart from `test`: real implementations are fetched and compiled once.
 gateway: venv ## Routers of type Gateway on real implementations of the Gateway API
-	$(BIN)/python -m hack.stage recell-test=operator
+	$(BIN)/python -m hack.stage recell-test=operator,router
 	$(BIN)/pytest tests/gateway
 
 # Apart from `test`: ExternalDNS is compiled once.

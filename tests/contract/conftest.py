@@ -3,6 +3,7 @@ implementation in memory stands behind (`tests/gateway` has real ones), and name
 
 import asyncio
 import contextlib
+import json
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -35,8 +36,11 @@ from tests.unit.routing.played_gateway import PlayedGateway, RouteApi, router_sp
 ROUTER: Key = (NAMESPACE, NAME)
 
 
-REJECTING, CHECKS, IN_FLIGHT, FREEZING, FIGURES = "rejecting", "checks", "in flight", "freezing", "figures"
+REJECTING, CHECKS, IN_FLIGHT, FREEZING = "rejecting", "checks", "in flight", "freezing"
+FIGURES, SHEDDING = "figures", "shedding"
 """What not every data plane can do or tell."""
+CLASSES = [{"name": "bulk", "matches": [{"pathPrefix": "/export"}]}]
+"""Of requests, where classes are configuration; those of the load are of the class default."""
 
 
 class Plane(Protocol):
@@ -47,8 +51,10 @@ class Plane(Protocol):
     lag: float
     """Seconds until what is applied is obeyed."""
 
-    def write(self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1") -> Placement:
-        """Somebody writes the Placement: a is 0, b is 1."""
+    def write(
+        self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1", **more: Any
+    ) -> Placement:
+        """Somebody writes the Placement: a is 0, b is 1; with what is turned away, as the rig's `placement` has it."""
         ...
 
     async def until(self, condition: Callable[[], Any], within: float = 30.0) -> Any:
@@ -107,13 +113,16 @@ class FakePlane:
         self.traffic = FakeTraffic(self._clock)
         self.traffic.delay = 0.3
         self.traffic.rps = 100
+        self.traffic.classes = {"default": 1.0}
 
     def now(self) -> datetime:
         return self._clock.now()
 
-    def write(self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1") -> Placement:
+    def write(
+        self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1", **more: Any
+    ) -> Placement:
         cells = {"a": (0, "10.0.0.1", 80), "b": (1, "10.0.0.2", 80)}
-        made = Placement.model_validate(_object(cells, table, generation=generation, epoch=epoch, uid=uid))
+        made = Placement.model_validate(_object(cells, table, generation=generation, epoch=epoch, uid=uid, **more))
         self.traffic.apply(made)
         return made
 
@@ -175,8 +184,10 @@ class RealPlane:
     def now(self) -> datetime:
         return datetime.now(UTC)
 
-    def write(self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1") -> Placement:
-        obj = _object(self._cells.placed(a=0, b=1), table, generation=generation, epoch=epoch, uid=uid)
+    def write(
+        self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1", **more: Any
+    ) -> Placement:
+        obj = _object(self._cells.placed(a=0, b=1), table, generation=generation, epoch=epoch, uid=uid, **more)
         made = Placement.model_validate(obj)
         self._haproxy.set_placement(ROUTER, made)
         self._api.put(obj)
@@ -224,7 +235,11 @@ async def real_plane() -> AsyncIterator[RealPlane]:
     async with contextlib.AsyncExitStack() as stack:
         cells = await stack.enter_async_context(Cells("a", "b"))
         api = await stack.enter_async_context(PlacementApi())
-        pods = tuple(RouterPod(api, name=f"router-{n}", address=f"127.0.0.{n + 1}", agent_port=port) for n in range(2))
+        sheds = {"REQUEST_CLASSES": json.dumps(CLASSES)}
+        pods = tuple(
+            RouterPod(api, name=f"router-{n}", address=f"127.0.0.{n + 1}", agent_port=port, environment=sheds)
+            for n in range(2)
+        )
         for pod in pods:
             await stack.enter_async_context(pod)
         traffic = HAProxyTraffic(SystemClock(), on_change=lambda key: None, port=port)
@@ -251,25 +266,42 @@ class PlayedPlane:
         api: Any = RouteApi(served)
         clock = SystemClock()
         self._plane = GatewayDataPlane(
-            api, clock, [NAMESPACE], lambda key: CELLS, Figures(api, clock), on_change=lambda key: None
+            api,
+            clock,
+            [NAMESPACE],
+            lambda key: CELLS,
+            Figures(api, clock),
+            turns_away=lambda key: True,
+            on_change=lambda key: self._look_again(),
         )
         self.traffic: Traffic = self._plane
         self._telling: set[asyncio.Task[None]] = set()
+        self._newest: Placement | None = None
+        self._one_at_a_time = asyncio.Lock()
 
     def now(self) -> datetime:
         return datetime.now(UTC)
 
-    def write(self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1") -> Placement:
+    def write(
+        self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1", **more: Any
+    ) -> Placement:
         cells = {"a": (0, "10.0.0.1", 80), "b": (1, "10.0.0.2", 80)}
-        made = Placement.model_validate(_object(cells, table, generation=generation, epoch=epoch, uid=uid))
-        task = asyncio.get_running_loop().create_task(self._tell(made))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        made = Placement.model_validate(_object(cells, table, generation=generation, epoch=epoch, uid=uid, **more))
+        self._newest = made
+        self._look_again()
         return made
 
+    def _look_again(self) -> None:
+        """As the controller does when a route looks different."""
+        if self._newest is not None:
+            task = asyncio.get_running_loop().create_task(self._tell(self._newest))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
     async def _tell(self, placed: Placement) -> None:
-        await self._plane.ensure(gateway_router(self._served.port))
-        await self._plane.tell(ROUTER, placed)
+        async with self._one_at_a_time:
+            await self._plane.ensure(gateway_router(self._served.port))
+            await self._plane.tell(ROUTER, placed)
 
     async def until(self, condition: Callable[[], Any], within: float = 30.0) -> Any:
         return await eventually(condition, "what the test waits for", deadline=within)
@@ -318,13 +350,14 @@ CELLS = {name: _cell(name) for name in "ab"}
 
 def gateway_router(port: int) -> Router:
     metadata = {"name": NAME, "namespace": NAMESPACE, "uid": "router-uid"}
-    return Router.model_validate({"metadata": metadata, "spec": router_spec(port)})
+    spec = router_spec(port) | {"shedding": {"classes": CLASSES}}
+    return Router.model_validate({"metadata": metadata, "spec": spec})
 
 
 class NamesPlane:
     """A Router of type DNS: two BIND servers of one zone, ExternalDNS in memory (`tests/dns` has the real one)."""
 
-    lacks = frozenset({FIGURES})
+    lacks = frozenset({FIGURES, SHEDDING})
     lag = 0.0
 
     def __init__(self, servers: Sequence[Bind]) -> None:
@@ -343,9 +376,11 @@ class NamesPlane:
     def now(self) -> datetime:
         return datetime.now(UTC)
 
-    def write(self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1") -> Placement:
+    def write(
+        self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1", **more: Any
+    ) -> Placement:
         cells = {"a": (0, "192.0.2.1", 80), "b": (1, "192.0.2.2", 80)}
-        made = Placement.model_validate(_object(cells, table, generation=generation, epoch=epoch, uid=uid))
+        made = Placement.model_validate(_object(cells, table, generation=generation, epoch=epoch, uid=uid, **more))
         if self._newest is None or Version.of(made).may_follow(Version.of(self._newest)):  # as the data plane has it
             self._newest = made
         task = asyncio.get_running_loop().create_task(self._tell(made))

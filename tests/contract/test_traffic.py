@@ -8,11 +8,12 @@ import pytest
 from recell.api import Placement
 from recell.api.placement import REJECT
 from recell.domain.observation import RouterTraffic
-from tests.contract.conftest import CHECKS, FIGURES, FREEZING, IN_FLIGHT, REJECTING, ROUTER, Plane
+from tests.contract.conftest import CHECKS, FIGURES, FREEZING, IN_FLIGHT, REJECTING, ROUTER, SHEDDING, Plane
 
 EVEN = [slot % 2 for slot in range(1024)]
 ALL_B = [1] * 1024
 WINDOW = 4.0
+FAR = "2100-01-01T00:00:00Z"
 
 
 async def applied(plane: Plane, written: Placement) -> None:
@@ -149,6 +150,33 @@ async def test_turned_away_requests_are_the_routers_and_no_cells(plane: Plane) -
     assert seen.rejected > 20
     assert seen.cells["a"].requests == 0
     assert seen.cells["b"].failures == 0
+
+
+async def test_what_is_shed_is_counted_for_its_class_and_for_no_cell_and_ends_when_it_is_lifted(plane: Plane) -> None:
+    needs(plane, SHEDDING)
+    await applied(plane, plane.write(EVEN, generation=1, shed={"default": (40, FAR)}))
+    shedding = await window_after_now(plane)
+    seen = shedding.classes["default"]
+    assert 0.3 < seen.shed / seen.requests < 0.5
+    assert seen.failures == 0
+    assert abs(shedding.rejected - seen.shed) <= 0.1 * seen.shed
+    assert {name: cell.failures for name, cell in shedding.cells.items()} == {"a": 0, "b": 0}
+    assert abs(shedding.requests + seen.shed - seen.requests) <= 0.1 * seen.requests
+    assert 0.3 < shedding.cells["a"].requests / shedding.requests < 0.7
+    await applied(plane, plane.write(EVEN, generation=2))
+    lifted = await window_after_now(plane)
+    assert (lifted.rejected, lifted.classes["default"].shed) == (0, 0)
+    assert lifted.requests > 40
+
+
+async def test_an_open_circuit_spares_its_cell_and_no_other(plane: Plane) -> None:
+    needs(plane, SHEDDING)
+    await applied(plane, plane.write(EVEN, generation=1, circuits={"a": (90, FAR)}))
+    seen = await window_after_now(plane)
+    assert 0 < seen.cells["a"].requests < 0.3 * seen.cells["b"].requests
+    assert seen.cells["b"].failures == 0
+    assert seen.rejected > 20
+    assert seen.classes["default"].shed == 0
 
 
 async def test_what_the_pods_have_not_heard_of_is_not_applied(plane: Plane) -> None:

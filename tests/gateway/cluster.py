@@ -24,9 +24,11 @@ from recell.providers.kube.paths import (
     SERVICES,
     Resource,
 )
+from recell.providers.routing.gateway.turn_away import service_name
 from tests.gateway.process import LoggedProcess
 from tests.router.rig.cells import HttpCell
 from tests.router.rig.pod import eventually, free_port
+from tests.router.rig.turn_away import TurnAwayPod
 
 Object = dict[str, Any]
 
@@ -47,6 +49,7 @@ class GatewayCluster:
         self.cells: dict[str, HttpCell] = {}
         self._cluster = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
         self._files = contextlib.ExitStack()
+        self._processes = contextlib.AsyncExitStack()
         self._outside: list[str] = []
 
     async def __aenter__(self) -> "GatewayCluster":
@@ -57,6 +60,7 @@ class GatewayCluster:
         for cell in self.cells.values():
             cell.hung = False
             await cell.stop()
+        await self._processes.aclose()
         for path in dict.fromkeys(self._outside):
             await self.api.delete(path)
         await self.api.close()
@@ -118,16 +122,27 @@ class GatewayCluster:
     async def cell(self, name: str, *, namespace: str = "") -> Cell:
         """A real HTTP server behind a Service of this name."""
         served = self.cells[name] = await HttpCell(name, self.address).start()
+        await self._served(name, served.port, namespace=namespace)
+        return cell_of(name, self.namespace, namespace)
+
+    async def _served(self, name: str, target: int, *, namespace: str = "") -> None:
+        """A Service in front of this port of this machine."""
         port = {"name": "http", "port": 80, "protocol": "TCP"}
         await self.put(SERVICES, name, {"spec": {"ports": [port]}}, namespace=namespace)
         slices = {
             "addressType": "IPv4",
             "endpoints": [{"addresses": [self.address], "conditions": {"ready": True}}],
-            "ports": [port | {"port": served.port}],
+            "ports": [port | {"port": target}],
         }
         labels = {"kubernetes.io/service-name": name}
         await self.put(ENDPOINT_SLICES, f"{name}-1", slices, namespace=namespace, labels=labels)
-        return cell_of(name, self.namespace, namespace)
+
+    async def turn_away(self, router: str = "shop") -> TurnAwayPod:
+        """What answers in place of the cells, behind its Services, as a process of this machine."""
+        pod = await self._processes.enter_async_context(TurnAwayPod(self.address))
+        for reason, port in pod.ports.items():
+            await self._served(service_name(router, reason), port)
+        return pod
 
     async def gateway(self, name: str, gateway_class: str, port: int, *, routes: bool = True, **spec: Any) -> None:
         """With one listener for HTTP, which takes up routes of every namespace or of none."""

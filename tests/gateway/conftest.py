@@ -12,7 +12,9 @@ from hack.localnode import gotools, versions
 from hack.localnode.progress import Progress
 from tests.cluster.conftest import Kubectl, api, crds, kubectl
 from tests.conftest import ROOT
-from tests.gateway.cluster import GatewayCluster
+from tests.gateway.cluster import GatewayCluster, Traefik
+from tests.gateway.envoy import Envoy, EnvoyGateway
+from tests.router.rig.pod import free_port
 
 __all__ = ["api", "crds", "kubectl"]
 
@@ -65,3 +67,23 @@ async def cluster(
 ) -> AsyncIterator[GatewayCluster]:
     async with GatewayCluster(kubeconfig, fresh_namespace) as made:
         yield made
+
+
+@pytest.fixture(params=["traefik", "envoy"])
+async def proxy(
+    request: pytest.FixtureRequest, cluster: GatewayCluster, tmp_path: Path
+) -> AsyncIterator[Traefik | Envoy]:
+    """A Gateway `one` with an implementation behind it."""
+    port = free_port()
+    if request.param == "traefik":
+        async with Traefik(cluster, program("traefik"), "one", number=1, metrics_port=port) as traefik:
+            yield traefik
+        return
+    request.getfixturevalue("envoy_gateway_api")
+    programs, folder = (program("envoy-gateway"), program("envoy")), tmp_path / "envoy"
+    folder.mkdir()
+    async with (
+        EnvoyGateway(cluster, *programs, versions.ENVOY, folder) as control,
+        Envoy(cluster, control, "one", number=1, metrics_port=port) as envoy,
+    ):
+        yield envoy

@@ -45,6 +45,7 @@ class GatewayPlane:
         cells: Mapping[str, Cell],
         *,
         metrics: Object | None = None,
+        shedding: Object | None = None,
         lacks: frozenset[str] = frozenset(),
         lag: float = 1.0,
     ) -> None:
@@ -56,6 +57,8 @@ class GatewayPlane:
         self._cells = cells
         block = {"parentRefs": [{"name": gateway.name} for gateway in gateways]}
         self.block: Object = {**block, **({"metrics": metrics} if metrics else {})}
+        self.shedding = shedding
+        """With it there has to be what turns requests away (`GatewayCluster.turn_away`)."""
         clock = SystemClock()
         self.plane = GatewayDataPlane(
             cluster.api,
@@ -63,10 +66,13 @@ class GatewayPlane:
             [cluster.namespace],
             lambda key: self._cells,
             Figures(cluster.api, clock),
-            on_change=lambda key: None,
+            turns_away=lambda key: self.shedding is not None,
+            on_change=lambda key: self._begin(self._look_again()),
         )
         self.traffic: Traffic = self.plane
         self._uid = ""
+        self._newest: Placement | None = None
+        self._telling = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -76,7 +82,8 @@ class GatewayPlane:
 
     @property
     def _spec(self) -> Object:
-        return {"type": "Gateway", "customerData": "Shared", "gateway": self.block}
+        sheds = {"shedding": self.shedding} if self.shedding is not None else {}
+        return {"type": "Gateway", "customerData": "Shared", "gateway": self.block, **sheds}
 
     def placed(self, table: list[int], **more: Any) -> Placement:
         """Cells by their order: the first is 0."""
@@ -89,16 +96,24 @@ class GatewayPlane:
         if not self._uid:  # a route whose owner is not there is taken away by the garbage collector
             made = await self.cluster.put(OWN[Router], NAME, {"spec": self._spec})
             self._uid = made["metadata"]["uid"]
-        await self.plane.ensure(self.router)
-        await self.plane.tell(self.key, placed)
+        async with self._telling:
+            self._newest = placed
+            await self.plane.ensure(self.router)
+            await self.plane.tell(self.key, placed)
+
+    async def _look_again(self) -> None:
+        """As the controller does when a route looks different."""
+        async with self._telling:
+            if self._newest is not None:
+                await self.plane.tell(self.key, self._newest)
 
     def in_force(self, placed: Placement) -> bool:
         seen = self.plane.applied(self.key)
         return seen is not None and seen.covers(placed.metadata.uid, placed.spec.epoch, placed.metadata.generation)
 
-    async def shift(self, table: list[int], generation: int) -> Placement:
+    async def shift(self, table: list[int], generation: int, **more: Any) -> Placement:
         """Tell, and wait until it is in force and obeyed."""
-        placed = self.placed(table, generation=generation)
+        placed = self.placed(table, generation=generation, **more)
         await self.tell(placed)
         await self.until(lambda: self.in_force(placed))
         await asyncio.sleep(self.lag)
@@ -118,8 +133,10 @@ class GatewayPlane:
     def now(self) -> datetime:
         return datetime.now(UTC)
 
-    def write(self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1") -> Placement:
-        placed = self.placed(table, generation=generation, epoch=epoch, uid=uid)
+    def write(
+        self, table: list[int], *, generation: int, epoch: int = 1, uid: str = "placement-1", **more: Any
+    ) -> Placement:
+        placed = self.placed(table, generation=generation, epoch=epoch, uid=uid, **more)
         self._begin(self.tell(placed))
         return placed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hack.localnode import versions
-from tests.contract.conftest import CHECKS, FREEZING, IN_FLIGHT, REJECTING, Plane
+from tests.contract.conftest import CHECKS, CLASSES, FREEZING, IN_FLIGHT, REJECTING, Plane
 from tests.contract.test_traffic import *  # noqa: F403 - the very tests, on another data plane
 from tests.gateway.cluster import GatewayCluster, Traefik
 from tests.gateway.conftest import program
@@ -27,7 +27,8 @@ async def by_traefik(cluster: GatewayCluster, folder: Path) -> AsyncIterator[Gat
             for number, name in enumerate(NAMES, start=1)
         ]
         lacks = frozenset({REJECTING, CHECKS, IN_FLIGHT, FREEZING})
-        yield GatewayPlane(cluster, proxies, cells, metrics=proxies[0].figures, lacks=lacks)
+        await cluster.turn_away()
+        yield GatewayPlane(cluster, proxies, cells, metrics=proxies[0].figures, shedding=SHEDDING, lacks=lacks)
 
 
 @contextlib.asynccontextmanager
@@ -40,12 +41,13 @@ async def by_envoy(cluster: GatewayCluster, folder: Path) -> AsyncIterator[Gatew
             await stack.enter_async_context(Envoy(cluster, control, name, number=number, metrics_port=port))
             for number, name in enumerate(NAMES, start=1)
         ]
-        yield GatewayPlane(
-            cluster, proxies, cells, metrics=proxies[0].figures, lacks=frozenset({REJECTING, CHECKS, FREEZING})
-        )
+        lacks = frozenset({REJECTING, CHECKS, FREEZING})
+        await cluster.turn_away()
+        yield GatewayPlane(cluster, proxies, cells, metrics=proxies[0].figures, shedding=SHEDDING, lacks=lacks)
 
 
 NAMES = ("one", "two")
+SHEDDING = {"classes": CLASSES}
 IMPLEMENTATIONS = {"traefik": by_traefik, "envoy": by_envoy}
 
 

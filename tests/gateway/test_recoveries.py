@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from hack.localnode import versions
 from recell.api import Cell, CellTemplate, Placement, RecoveryPolicy, RecoveryRun, Router
 from recell.api.meta import ANNOTATION_RESTART
 from recell.domain import placement
@@ -22,11 +21,10 @@ from tests.cluster.conftest import Kubectl, image_of
 from tests.fakes.eventually import eventually
 from tests.gateway.cluster import GatewayCluster, Traefik
 from tests.gateway.conftest import program
-from tests.gateway.envoy import Envoy, EnvoyGateway
-from tests.gateway.operator import OperatorProcess
+from tests.gateway.envoy import Envoy
+from tests.gateway.operator import FEATURES, OperatorProcess
 from tests.router.rig import Load
 from tests.router.rig.load import ask
-from tests.router.rig.pod import free_port
 
 pytestmark = pytest.mark.usefixtures("crds")
 
@@ -166,26 +164,6 @@ async def fleet(cluster: GatewayCluster, kubectl: Kubectl) -> Fleet:
     return made
 
 
-@pytest.fixture(params=["traefik", "envoy"])
-async def proxy(
-    request: pytest.FixtureRequest, cluster: GatewayCluster, tmp_path: Path
-) -> AsyncIterator[Traefik | Envoy]:
-    """A Gateway `one` with an implementation behind it."""
-    port = free_port()
-    if request.param == "traefik":
-        async with Traefik(cluster, program("traefik"), "one", number=1, metrics_port=port) as traefik:
-            yield traefik
-        return
-    request.getfixturevalue("envoy_gateway_api")
-    programs, folder = (program("envoy-gateway"), program("envoy")), tmp_path / "envoy"
-    folder.mkdir()
-    async with (
-        EnvoyGateway(cluster, *programs, versions.ENVOY, folder) as control,
-        Envoy(cluster, control, "one", number=1, metrics_port=port) as envoy,
-    ):
-        yield envoy
-
-
 def recell(cluster: GatewayCluster, *arguments: str) -> str:
     command = [sys.executable, "-c", "from recell.cli.main import main; main()", *arguments]
     more = ["-n", cluster.namespace, "--kubeconfig", str(cluster.kubeconfig)]
@@ -227,11 +205,66 @@ async def test_a_cell_is_replaced_and_customers_notice_nothing(
         assert stopped["spec"]["replicas"] == 0
 
 
+CLASSES = {"classes": [{"name": "bulk", "priority": 10, "matches": [{"pathPrefix": "/export"}]}]}
+
+
+async def test_what_is_shed_is_turned_away_by_pods_of_the_operators_until_it_expires(
+    fleet: Fleet, proxy: Traefik | Envoy, kubeconfig: Path, kubectl: Kubectl, tmp_path: Path
+) -> None:
+    """And what turns away is there before, and gone once the Router names no classes any more."""
+    api, namespace = fleet.cluster.api, fleet.cluster.namespace
+    gateway = {"parentRefs": [{"name": "one"}], "metrics": proxy.figures}
+    router = {"type": "Gateway", "customerData": "Shared", "gateway": gateway}
+    await fleet.put(Router, "shop", {**router, "shedding": CLASSES})
+    features = f"{FEATURES},features.gatewayShedding=true,features.routerFailover=true"
+    async with operating(fleet, kubeconfig, kubectl, tmp_path, features):
+        await _serves(fleet, proxy)
+
+        async def able() -> bool:
+            return (await fleet.get(Router, "shop")).status.capabilities == ["Shedding", "CircuitBreakers"]
+
+        await eventually(able, "it can shed", deadline=60)
+        loads = {path: Load((proxy.port,), clients=4, pause=0.01, within=120, path=path) for path in ("/export", "/")}
+        async with loads["/export"] as bulk, loads["/"] as other:
+            await asyncio.sleep(2)
+            ends = time.time() + 10
+            entry = {
+                "class": "bulk",
+                "percent": 50,
+                "expiresAt": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ends)),
+                "holder": {"kind": "Person", "name": "test"},
+            }
+            await api.merge_patch(OWN[Placement].path(namespace, "shop"), {"spec": {"shedding": [entry]}})
+            begun = time.monotonic()
+            await eventually(
+                lambda: bulk.cells_since(begun)["shed"] > 50, "some of it is shed", deadline=ends - time.time()
+            )
+            await asyncio.sleep(max(0.0, ends - time.time()) + 6)
+            lifted = time.monotonic()
+            await asyncio.sleep(3)
+        assert bulk.cells_since(lifted)["shed"] == 0, "the operator ends it"
+        assert bulk.errors == other.errors == []
+        assert set(other.statuses) == {200}
+        assert {who for _, _, status, who in bulk.answers if status != 200} == {"shed"}
+        await api.merge_patch(OWN[Router].path(namespace, "shop"), {"spec": {"shedding": None}})
+
+        async def gone() -> bool:
+            listing = await api.list(DEPLOYMENTS.collection(namespace), fields="metadata.name=shop-turn-away")
+            return not listing.items
+
+        await eventually(gone, "it goes with the classes", deadline=30)
+        assert len((await fleet.cluster.route())["spec"]["rules"]) == 1
+
+
 @contextlib.asynccontextmanager
-async def operating(fleet: Fleet, kubeconfig: Path, kubectl: Kubectl, folder: Path) -> AsyncIterator[None]:
-    namespace = fleet.cluster.namespace
+async def operating(
+    fleet: Fleet, kubeconfig: Path, kubectl: Kubectl, folder: Path, features: str = FEATURES
+) -> AsyncIterator[None]:
+    namespace, router_image = fleet.cluster.namespace, image_of(kubectl, "recell/router")
     try:
-        async with OperatorProcess.of(kubeconfig, kubectl, namespace, program("helm"), folder) as operator:
+        async with OperatorProcess.of(
+            kubeconfig, kubectl, namespace, program("helm"), folder, features=features, router_image=router_image
+        ) as operator:
             try:
                 yield
             except AssertionError:

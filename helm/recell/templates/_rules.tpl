@@ -178,8 +178,28 @@ Gateways, for trying the customers' way in.
 {{- end }}
 
 {{- /*
-Fleet namespaces: a router that no restart helps is made anew, and a fallback that is no longer asked for goes. Making
-and patching them comes with recell.rules.router.
+In a fleet namespace: what answers in place of the cells behind a Gateway. It needs no ServiceAccount and no Role.
+*/}}
+{{- define "recell.rules.gatewayShedding" -}}
+{{- if .Values.features.gatewayShedding -}}
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [create, patch]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [create, patch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [create, patch]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [create, patch]
+{{- end }}
+{{- end }}
+
+{{- /*
+Fleet namespaces: a router that no restart helps is made anew, and a fallback or what turns requests away that is no
+longer asked for goes. Making and patching them comes with recell.rules.router and recell.rules.gatewayShedding.
 */}}
 {{- define "recell.rules.routerFailover" -}}
 {{- if .Values.features.routerFailover -}}

@@ -13,6 +13,8 @@ from recell.api.meta import ATOMIC, Duration, LabelValue, Model, ObjectName, cel
 
 MOST_BACKENDS = 16
 """backendRefs of one rule of an HTTPRoute, by the Gateway API."""
+MOST_BACKENDS_SHEDDING = MOST_BACKENDS - 2
+"""Cells among them where two more turn requests away: what is shed, and what an open circuit keeps from a cell."""
 
 HOSTNAME_PATTERN = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 HEADER_PATTERN = r"^[A-Za-z0-9!#$%&'*+.^_|~\x60-]+$"

@@ -36,6 +36,7 @@ from recell.api.shedding import ClassName
 REJECT = 0xFFFF
 READ_ONLY = 0x8000
 MAX_INDEX = 0x7FFE
+ENDS = "Built-in routers end it by then, with or without the operator; behind a Gateway the operator does."
 
 
 class PlacementMode(StrEnum):
@@ -113,11 +114,16 @@ class Quarantine(Model):
 
 
 class Shed(Model):
-    """So much of a class of requests is turned away, the same customers all the time, until it expires by itself."""
+    """So much of a class of requests is turned away until it expires: with a built-in router that of the same customers
+    all the time, behind a Gateway that of whoever asks."""
 
     class_: ClassName = Field(alias="class", description="Class of Router.spec.shedding, or default.")
-    percent: int = Field(ge=0, le=100, description="Part of the customers whose requests of this class get 503.")
-    expires_at: datetime = Field(description="The routers end it by then, with or without the operator.")
+    percent: int = Field(
+        ge=0,
+        le=100,
+        description="Part of the customers, or behind a Gateway of the requests, of this class that get 503.",
+    )
+    expires_at: datetime = Field(description=ENDS)
     holder: Holder = Field(description="Who asked for it.")
 
 
@@ -126,7 +132,7 @@ class OpenCircuit(Model):
 
     cell: CellName = Field(description="Name of the Cell.")
     percent: int = Field(ge=1, le=100, description="Part of the cell's requests that get 503; the others try it.")
-    expires_at: datetime = Field(description="The routers end it by then, with or without the operator.")
+    expires_at: datetime = Field(description=ENDS)
     holder: Holder = Field(description="Who asked for it.")
 
 

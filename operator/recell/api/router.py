@@ -294,10 +294,13 @@ class RouterSpec(Model):
     )
     haproxy: HAProxy | None = Field(default=None, description="The built-in router.")
     shedding: Shedding | None = Field(
-        default=None, description="Classes of requests, by which runs may shed overload; unset: nothing is shed."
+        default=None,
+        description="Classes of requests, by which runs may shed overload; unset: nothing is shed. Types HAProxy and"
+        " Gateway.",
     )
     circuit_breakers: CircuitBreakers | None = Field(
-        default=None, description="When the router itself spares a failing cell; unset: only by requests in flight."
+        default=None,
+        description="When the router itself spares a failing cell; unset: only by requests in flight. Type HAProxy.",
     )
     gateway: Gateway | None = Field(default=None, description="An HTTPRoute of the Gateway API.")
     dns: DNS | None = Field(default=None, description="Records that ExternalDNS publishes.")
@@ -321,11 +324,6 @@ class RouterSpec(Model):
         if self.dns is not None:  # which addresses are answered is seen; how often one of them is, is not
             return Verification.ELAPSED if self.dns.weighted else Verification.RESOLVED
         return Verification.OBSERVED
-
-    @property
-    def capabilities(self) -> tuple[Capability, ...]:
-        """What the router can do beside dividing requests among cells."""
-        return tuple(Capability) if self.type is RouterType.HAPROXY else ()
 
 
 class CellCounts(Model):
@@ -373,7 +371,7 @@ class RouterStatus(Model):
         max_length=32,
         json_schema_extra=list_map("type"),
         description="Accepted, Ready, Programmed, PlacementStale, OrphanedHold, FallbackReady, FallbackActive,"
-        " DualRouting, Shedding, CircuitsOpen.",
+        " DualRouting, SheddingReady, Shedding, CircuitsOpen.",
     )
 
 

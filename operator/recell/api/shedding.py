@@ -83,7 +83,7 @@ class Shedding(Model):
         default_factory=list,
         max_length=8,
         json_schema_extra=list_map("name"),
-        description="The first class that matches counts. A change of the classes rolls the router's pods.",
+        description="The first class that matches counts. A change of the classes rolls the built-in router's pods.",
     )
     default_priority: int = Field(
         default=100, ge=0, le=1000, description="Priority of the class default: requests that no class matches."
@@ -92,7 +92,7 @@ class Shedding(Model):
 
 
 class CircuitBreakers(Model):
-    """When each router pod turns requests for a cell away by itself, without the operator."""
+    """When each pod of the built-in router turns requests for a cell away by itself, without the operator."""
 
     # `has` although there are defaults, see recovery_policy.Detection.
     model_config = rules(

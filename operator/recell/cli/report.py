@@ -312,6 +312,8 @@ def template_problem(template: CellTemplate | None) -> Obstacle | None:
     return Obstacle(reason=reason, message=found.removeprefix(name)) if found is not None else None
 
 
+EXPECTED = ("Accepted", "Ready", "Programmed", "FallbackReady", "SheddingReady")
+"""Conditions of a Router that are True where all is well."""
 SHOWN_OTHERWISE = ("Shedding", "CircuitsOpen")
 """Conditions that say in short what stands in the Placement."""
 
@@ -338,11 +340,7 @@ def router_report(fleet: Fleet, key: Key, names: tuple[str, ...] = ()) -> Router
         customer_data=router.spec.customer_data if router else None,
         verification=router.spec.verification if router else None,
         ready=is_true(conditions, "Ready"),
-        conditions=[
-            c
-            for c in conditions
-            if _is_bad(c, ("Accepted", "Ready", "Programmed", "FallbackReady")) and c.type not in SHOWN_OTHERWISE
-        ],
+        conditions=[c for c in conditions if _is_bad(c, EXPECTED) and c.type not in SHOWN_OTHERWISE],
         failure=router.status.failure if router else None,
         active_run=active.metadata.name if active else None,
         cascades=active is not None and active.spec.strategy is Strategy.EMERGENCY_SCALING,

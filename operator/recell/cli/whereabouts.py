@@ -17,6 +17,7 @@ from recell.cli.fleet import Fleet, Key
 from recell.cli.report import HoldReport, hold_report
 from recell.cli.results import failed_slots
 from recell.domain import data, fallback, placement
+from recell.domain.capabilities import capabilities
 from recell.domain.placement import slot_of
 
 
@@ -88,7 +89,7 @@ def where_report(fleet: Fleet, key: Key, customer: str) -> WhereReport:
     found = WhereReport(namespace=key[0], router=key[1], key=key_of(router, customer))
     if placed is None:
         return found
-    if Capability.STICKY_CUSTOMERS not in router.spec.capabilities:
+    if Capability.STICKY_CUSTOMERS not in capabilities(router):
         shares = placement.shares(placed.spec)
         return found.model_copy(
             update={"anywhere": {name: percent_text(part) for name, part in shares.items() if part}}

@@ -1,4 +1,5 @@
-"""The routers' objects and pods in the cluster: what the Router controller needs of a data plane.
+"""Objects and pods of HAProxy in the cluster: of built-in routers and fallbacks, and what a Gateway's requests are
+turned away with.
 
 Promises: an object is applied only when its content differs from what was applied last, or when it is
 gone; the streams always know the pods that serve. It decides nothing about traffic.
@@ -31,6 +32,12 @@ from recell.providers.kube.paths import (
 )
 from recell.providers.kube.pods import serves
 from recell.providers.kube.reflector import Reflector
+from recell.providers.routing.gateway.turn_away import (
+    TurnedAway,
+    service_name,
+    turn_away_name,
+    turn_away_objects,
+)
 from recell.providers.routing.haproxy.fallback import fallback_name, fallback_objects, rendered
 from recell.providers.routing.haproxy.objects import Surroundings, name_of, router_objects, selector
 from recell.providers.routing.haproxy.streams import HAProxyTraffic
@@ -130,6 +137,11 @@ class HAProxyDataPlane:
         for wanted in known[1]:
             await self._ensure(router, wanted)
 
+    async def ensure_turn_away(self, router: Router) -> None:
+        """What answers in place of its cells; no write when it is there."""
+        for wanted in turn_away_objects(router, self._surroundings):
+            await self._ensure(router, wanted)
+
     async def _ensure(self, router: Router, wanted: Object) -> None:
         kind, name = wanted["kind"], wanted["metadata"]["name"]
         key = (router.metadata.namespace, name)
@@ -152,11 +164,36 @@ class HAProxyDataPlane:
         name, namespace = fallback_name(router.metadata.name), router.metadata.namespace
         if router.spec.has_fallback or self._live[DEPLOYMENTS.kind].get((namespace, name)) is None:
             return
-        gone = [(resource, name) for resource in (SERVICES, DISRUPTION_BUDGETS, NETWORK_POLICIES, DEPLOYMENTS)]
-        for resource, what in ((SERVICES, name_of(router.metadata.name)), *gone):  # last what tells that there is more
+        await self._remove(namespace, name, services=(name_of(router.metadata.name), name))
+
+    async def remove_turn_away(self, router: Router) -> None:
+        """Whatever answered in place of its cells goes. Repeatable."""
+        name, namespace = turn_away_name(router.metadata.name), router.metadata.namespace
+        if self._live[DEPLOYMENTS.kind].get((namespace, name)) is None:
+            return
+        services = tuple(service_name(router.metadata.name, reason) for reason in TurnedAway)
+        await self._remove(namespace, name, services=services)
+
+    async def _remove(self, namespace: str, name: str, *, services: Sequence[str]) -> None:
+        own = [(resource, name) for resource in (DISRUPTION_BUDGETS, NETWORK_POLICIES, DEPLOYMENTS)]
+        for resource, what in (*((SERVICES, each) for each in services), *own):  # last what tells that there is more
             with contextlib.suppress(NotFound):
                 await self._api.delete(resource.path(namespace, what))
             self._applied.pop((resource.kind, namespace, what), None)
+
+    # --- what turns requests away
+
+    def turns_away(self, router: Key) -> bool:
+        """Whether a route can name it: the Services are there."""
+        services = self._live[SERVICES.kind]
+        return all(services.get((router[0], service_name(router[1], reason))) is not None for reason in TurnedAway)
+
+    def turn_away(self, router: Key) -> Pods | None:
+        """None before there is a Deployment of it."""
+        deployment = self._live[DEPLOYMENTS.kind].get((router[0], turn_away_name(router[1])))
+        if deployment is None:
+            return None
+        return Pods(_desired(deployment), int(deployment["status"].get("readyReplicas") or 0))
 
     # --- the two sides
 

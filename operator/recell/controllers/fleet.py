@@ -43,6 +43,7 @@ from recell.controllers.router_observer import RouterObserver
 from recell.controllers.router_recovery import RouterRecoveries
 from recell.controllers.storms import Storms
 from recell.controllers.switchboard import PlacementSwitchboard
+from recell.controllers.turning_away import TurningAway
 from recell.domain import placement
 from recell.engine.admission import of_cells
 from recell.engine.engine import Engine
@@ -106,6 +107,7 @@ class Fleet:
             platform.fleet_namespaces,
             platform.store.cells_of,
             Figures(platform.api, platform.clock),
+            turns_away=haproxy.turns_away,
             on_change=self._traffic_changed,
         )
         names = NameServers(platform.clock)
@@ -221,6 +223,7 @@ class Fleet:
                     self._switchboard,
                     programming,
                 ),
+                TurningAway(haproxy, programming),
                 Storms(platform.clock, platform.store, self._observer, self._data_plane, self._switchboard, records),
                 self._dependencies,
             ),

@@ -27,6 +27,7 @@ from recell.controllers.programming import MOMENT, Programming
 from recell.controllers.router_recovery import Told
 from recell.controllers.switchboard import PlacementSwitchboard
 from recell.domain import placement, runs, shedding
+from recell.domain.capabilities import capabilities_with
 from recell.domain.health import Level
 from recell.domain.placement import Candidate, Routing
 from recell.domain.reach import out_of_reach, unfit
@@ -122,6 +123,16 @@ class Standby(Protocol):
     def conditions(self, router: Router, placed: Placement | None) -> dict[str, status.Wanted]: ...
 
 
+class Overload(Protocol):
+    """What answers in place of the cells, where the data plane cannot turn requests away by itself."""
+
+    async def ensure(self, router: Router) -> None: ...
+
+    async def tidy(self, router: Router) -> None: ...
+
+    def conditions(self, router: Router, placed: Placement | None) -> dict[str, status.Wanted]: ...
+
+
 class Outranking(Leadership, Protocol):
     def outrank(self, epoch: int) -> None: ...
 
@@ -154,6 +165,7 @@ class RouterController:
         events: Events,
         recoveries: Recoveries,
         standby: Standby,
+        overload: Overload,
         storms: Storms,
         dependencies: Dependencies,
     ) -> None:
@@ -171,6 +183,7 @@ class RouterController:
         self._storms = storms
         self._dependencies = dependencies
         self._standby = standby
+        self._overload = overload
 
     async def reconcile(self, key: Key) -> float | None:
         router = self._store.router(key)
@@ -185,6 +198,7 @@ class RouterController:
             return await self._leave(router, cells)
         await self._ensure_finalizer(ROUTERS.path(*key), router)
         unmade = await _trouble(self._data_plane.ensure(router))
+        unmade = unmade or await _trouble(self._overload.ensure(router))
         trouble = await self._ensure_placement(self._store.router(key) or router, cells)
         placed = self._switchboard.current(key)
         router, cells = self._store.router(key) or router, self._store.cells_of(key)
@@ -193,14 +207,27 @@ class RouterController:
             trouble = trouble or untold
             await self._let_cells_go(router, cells, placed)
         unmade = unmade or await _trouble(self._standby.keep(router, cells))
+        unmade = unmade or await _trouble(self._overload.tidy(router))
         await self._standby.agree(router)
         placed = self._switchboard.current(key)
         self._dependencies.watch(key, self._store.router_policy(key).spec)
         await self._storms.detect(router, cells)
         told = await self._recoveries.look(router)
         await self._show(router, cells, placed, unmade or trouble, told)
-        waits = (LOOK_AGAIN, told.again, MOMENT if self._programming.under_way(key) else None)
+        waits = (
+            LOOK_AGAIN,
+            told.again,
+            MOMENT if self._programming.under_way(key) else None,
+            self._until_expiry(placed),
+        )
         return min(wait for wait in waits if wait is not None)
+
+    def _until_expiry(self, placed: Placement | None) -> float | None:
+        """Seconds until something is to be turned away no longer: not every data plane ends that by itself."""
+        shed = [item.expires_at for item in placed.spec.shedding] if placed is not None else []
+        opened = [item.expires_at for item in placed.spec.open_circuits] if placed is not None else []
+        ends = min((*shed, *opened), default=None)
+        return max(MOMENT, (ends - self._clock.now()).total_seconds()) if ends is not None else None
 
     # --- placement -------------------------------------------------------------------------------
 
@@ -420,20 +447,21 @@ class RouterController:
         told: Told,
     ) -> None:
         generation = router.metadata.generation
+        conditions = status.conditions(
+            router.status.conditions,
+            self._conditions(router, cells, placed, trouble),
+            generation,
+            self._clock.now(),
+        )
         wanted = RouterStatus(
             observed_generation=generation,
             mode=placed.spec.mode.value if placed else None,
             verification=router.spec.verification,
-            capabilities=list(router.spec.capabilities),
+            capabilities=list(capabilities_with(router.spec, conditions)),
             cells=self._counts(cells.values()),
             failure=told.failure,
             recovery=told.recovery,
-            conditions=status.conditions(
-                router.status.conditions,
-                self._conditions(router, cells, placed, trouble),
-                generation,
-                self._clock.now(),
-            ),
+            conditions=conditions,
         )
         answer = await status.show(self._api, self._store, router, wanted)
         if answer is None:
@@ -473,6 +501,7 @@ class RouterController:
             ),
             "PlacementStale": (bool(complaint), "Refused" if complaint else "UpToDate", complaint),
             **self._turned_away(placed),
+            **self._overload.conditions(router, placed),
             **self._standby.conditions(router, placed),
             "OrphanedHold": (bool(orphans), "HolderGone" if orphans else "None", orphans),
             "Stalled": (lost, trouble[0] if trouble and lost else "None", trouble[1] if trouble and lost else ""),

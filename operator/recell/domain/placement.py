@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from recell.api.cell import Cell
 from recell.api.dns import MAX_RECORDS
-from recell.api.gateway import MOST_BACKENDS
+from recell.api.gateway import MOST_BACKENDS, MOST_BACKENDS_SHEDDING
 from recell.api.meta import LABEL_MADE_BY
 from recell.api.placement import (
     MAX_INDEX,
@@ -104,7 +104,8 @@ class Routing:
     def of(cls, router: Router) -> "Routing":
         """A router that knows no customers has slots all the same: they say how large the cells' shares are."""
         if router.spec.type is RouterType.GATEWAY:
-            return cls(CustomerData.SHARED, OffHome.REJECT, (), _SMALLEST_TABLE, MOST_BACKENDS)
+            most = MOST_BACKENDS if router.spec.shedding is None else MOST_BACKENDS_SHEDDING
+            return cls(CustomerData.SHARED, OffHome.REJECT, (), _SMALLEST_TABLE, most)
         if router.spec.type is RouterType.DNS:
             return cls(CustomerData.SHARED, OffHome.REJECT, (), _SMALLEST_TABLE, MAX_RECORDS)
         block = router.spec.haproxy

@@ -2,7 +2,8 @@
 
 Promises: pure. The class of the lowest priority is shed whole before the next one is touched; no more is shed than is
 lacking, rounded up to a whole percent of one class; a class that may not be shed never is. What is shed, and which
-circuits are open, has an end that the routers keep by themselves (rule 32).
+circuits are open, has an end that the built-in router keeps by itself, and for one of type Gateway the operator that
+comes back (rule 32).
 
 Must not: shed on figures that are missing.
 """
@@ -16,6 +17,7 @@ from typing import TypeVar
 from recell.api.placement import Holder, OpenCircuit, PlacementSpec, Shed
 from recell.api.router import Capability, Router
 from recell.api.shedding import DEFAULT_CLASS, Shedding
+from recell.domain.capabilities import capabilities
 from recell.domain.observation import RouterTraffic
 from recell.domain.wording import listed, percent
 
@@ -51,8 +53,8 @@ def order(shedding: Shedding | None) -> tuple[str, ...]:
 
 
 def classes_of(router: Router) -> tuple[str, ...]:
-    """`order` of a Router that can shed; empty for one whose type has no means for it."""
-    return order(router.spec.shedding) if Capability.SHEDDING in router.spec.capabilities else ()
+    """`order` of a Router that can shed; empty for one that has no means for it."""
+    return order(router.spec.shedding) if Capability.SHEDDING in capabilities(router) else ()
 
 
 def plan(classes: Iterable[str], traffic: RouterTraffic | None, part: float) -> Plan | None:

@@ -159,3 +159,14 @@ def test_acknowledge_a_router(shell: Make) -> None:
     assert result.code == 0, result.err
     assert cluster.api.read("Router", "shop")["metadata"]["annotations"][ANNOTATION_ACKNOWLEDGE] == "shop-9x"
     assert "router shop: run shop-9x acknowledged" in result.out
+
+
+@pytest.mark.parametrize(("status", "shown"), [("True", []), ("False", ["SheddingReady"])])
+def test_a_gateway_that_cannot_shed_is_shown_and_one_that_can_is_not(
+    shell: Make, status: str, shown: list[str]
+) -> None:
+    items = [*(item for item in objects.well() if item["kind"] != "Router"), objects.router()]
+    ready = {"type": "SheddingReady", "status": status, "reason": "NoFigures", "message": "no figures"}
+    items[-1]["status"]["conditions"].append({**ready, "lastTransitionTime": ago(60)})
+    told = json.loads(shell(items)("status", "-o", "json").out)
+    assert [condition["type"] for condition in told["routers"][0]["conditions"]] == shown

@@ -194,3 +194,28 @@ async def test_a_fallback_that_is_no_longer_asked_for_goes() -> None:
     assert left == set()
     assert ("services", "shop-router") not in scene.server.objects
     assert ("deployments", "shop-router") in scene.server.objects
+
+
+async def test_what_turns_requests_away_is_made_once_and_taken_away_whole() -> None:
+    scene = Scene()
+    shop = scene.router()
+    assert not scene.plane.turns_away(KEY)
+    assert scene.plane.turn_away(KEY) is None
+    await scene.plane.remove_turn_away(shop)
+    await scene.plane.ensure_turn_away(shop)
+    made = list(scene.server.writes)
+    assert made == [
+        "apply networkpolicies/shop-turn-away",
+        "apply deployments/shop-turn-away",
+        "apply poddisruptionbudgets/shop-turn-away",
+        "apply services/shop-shed",
+        "apply services/shop-circuit-open",
+    ]
+    assert scene.plane.turns_away(KEY)
+    assert scene.plane.turn_away(KEY) == Pods(desired=2, ready=0)
+    await scene.plane.ensure_turn_away(shop)
+    assert scene.server.writes == made
+    fresh = scene.new()
+    await fresh.remove_turn_away(shop)
+    assert scene.server.objects == {}
+    assert scene.server.writes[-1] == "delete deployments/shop-turn-away"

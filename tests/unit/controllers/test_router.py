@@ -10,20 +10,40 @@ from recell.api.meta import ANNOTATION_FORCE, ANNOTATION_PLACEMENT_UID, FINALIZE
 from recell.api.placement import REJECT, Hold, Holder, HoldState, decode_table
 from recell.controllers.programming import Programming
 from recell.controllers.router import RouterController
+from recell.controllers.status import Wanted
 from recell.controllers.switchboard import PlacementSwitchboard
 from recell.domain import placement, shedding
 from recell.domain.health import Level
 from recell.domain.placement import Routing
 from recell.engine.errors import BadInput, Forbidden
+from recell.engine.ports import Key
 from tests.unit.controllers.server import Server, Surroundings
 
 KEY = ("fleet", "shop")
 GATEWAY = {"type": "Gateway", "haproxy": None, "gateway": {"parentRefs": [{"name": "public"}]}}
 
 
+class Overload:
+    """What answers in place of the cells; `order` is what was asked, and of the data plane."""
+
+    def __init__(self) -> None:
+        self.ready: Wanted | None = None
+        self.order: list[str] = []
+
+    async def ensure(self, router: Router) -> None:
+        self.order.append("ensure")
+
+    async def tidy(self, router: Router) -> None:
+        self.order.append("tidy")
+
+    def conditions(self, router: Router, placed: Placement | None) -> dict[str, Wanted]:
+        return {"SheddingReady": self.ready} if self.ready is not None else {}
+
+
 class Scene:
     def __init__(self, *cells: str, **router: Any) -> None:
         self.server = Server()
+        self.overload = Overload()
         self.around = Surroundings(self.server)
         haproxy = {"customerKey": {"type": "Header", "name": "x"}, **(router.pop("haproxy", None) or {})}
         if router.get("type", "HAProxy") == "HAProxy":
@@ -47,6 +67,7 @@ class Scene:
             anything,
             anything,
             anything,
+            self.overload,
             anything,
             anything,
         )
@@ -340,6 +361,43 @@ async def test_what_a_router_can_do_and_prove_is_said() -> None:
         await scene.settle()
         status = scene.server.read(Router, "shop")["status"]
         assert (status["verification"], status["capabilities"]) == (verification, capabilities)
+
+
+async def test_a_gateway_can_shed_once_what_answers_instead_of_the_cells_is_ready() -> None:
+    scene = Scene("a", "b", **GATEWAY, shedding={"defaultSheddable": True})
+    scene.overload.ready = (False, "NotReady", "No pod is ready")
+    await scene.settle()
+    assert scene.server.read(Router, "shop")["status"]["capabilities"] == []
+    assert scene.condition("SheddingReady").message == "No pod is ready"
+    scene.overload.ready = (True, "Ready", "2 pods answer")
+    await scene.settle()
+    assert scene.server.read(Router, "shop")["status"]["capabilities"] == ["Shedding", "CircuitBreakers"]
+
+
+async def test_it_is_there_before_a_route_may_name_it_and_goes_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene("a", "b", **GATEWAY)
+
+    async def tell(router: Key, placed: Placement | None) -> None:
+        scene.overload.order.append("tell")
+
+    monkeypatch.setattr(scene.around, "tell", tell)
+    await scene.controller.reconcile(KEY)
+    assert scene.overload.order == ["ensure", "tell", "tidy"]
+
+
+async def test_what_expires_is_looked_at_when_it_does() -> None:
+    scene = Scene("a", "b", **GATEWAY)
+    await scene.settle()
+    now = scene.server.clock.now()
+    run = Holder(kind="RecoveryRun", name="storm", uid="u")
+    ends = now + timedelta(seconds=3)
+    await scene.board.change(
+        KEY, lambda spec: shedding.shed(spec, {"bulk": 40}, holder=run, until=ends, renew_before=now)
+    )
+    assert await scene.controller.reconcile(KEY) == 3.0
+    scene.server.clock.advance(3)
+    assert await scene.controller.reconcile(KEY) == 5.0
+    assert scene.spec.shedding == []
 
 
 DNS = {"type": "DNS", "haproxy": None, "dns": {"hostname": "shop.example.com", "routingPolicy": "Simple"}}

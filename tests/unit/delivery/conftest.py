@@ -22,6 +22,7 @@ FEATURES = (
     "isolation",
     "haproxyRouter",
     "gatewayApi",
+    "gatewayShedding",
     "routerFailover",
     "dataJobs",
     "volumeSnapshots",

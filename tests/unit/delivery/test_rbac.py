@@ -60,6 +60,16 @@ GATEWAY_RIGHTS = {
     *((verb, "gateway.networking.k8s.io", "httproutes") for verb in ("get", "list", "watch", "create", "patch")),
     ("get", "gateway.networking.k8s.io", "gateways"),
 }
+GATEWAY_SHEDDING_RIGHTS = {
+    (verb, group, resource)
+    for verb in ("create", "patch")
+    for group, resource in (
+        ("apps", "deployments"),
+        ("", "services"),
+        ("policy", "poddisruptionbudgets"),
+        ("networking.k8s.io", "networkpolicies"),
+    )
+}
 ISOLATION_RIGHTS = {(verb, "networking.k8s.io", "networkpolicies") for verb in ("create", "patch", "delete", "list")}
 DECOMMISSION_RIGHTS = {
     ("delete", "recell.dev", "cells"),
@@ -81,6 +91,7 @@ FAILOVER_RIGHTS = {
 FEATURES = {
     "haproxyRouter": ROUTER_RIGHTS,
     "gatewayApi": GATEWAY_RIGHTS,
+    "gatewayShedding": GATEWAY_SHEDDING_RIGHTS,
     "routerFailover": FAILOVER_RIGHTS,
     "workloadRestart": RESTART_RIGHTS,
     "isolation": ISOLATION_RIGHTS,

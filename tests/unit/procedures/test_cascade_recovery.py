@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from recell.api import RecoveryRun
+from recell.api import RecoveryRun, Router
 from recell.api.placement import REJECT, decode_table
 from recell.api.recovery_run import RunPhase, StepState
 from recell.domain import placement
@@ -275,6 +275,41 @@ async def test_without_capacities_nothing_is_shed_and_the_customers_move() -> No
     assert "spec.capacity.requestsPerSecond" in step(world, "shed-load").message
     assert "cell-a 0 %" in world.effects()[0]
     assert not any("shed " in effect for effect in world.effects())
+
+
+READY = {"type": "SheddingReady", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "sheds", "said"),
+    [
+        ({**READY, "status": "True", "reason": "Ready"}, True, ""),
+        (
+            {**READY, "status": "False", "reason": "NoFigures", "message": "without spec.gateway.metrics nobody knows"},
+            False,
+            "nothing can be shed: without spec.gateway.metrics nobody knows",
+        ),
+        (None, False, "nothing can be shed: the Router's condition SheddingReady is not known yet"),
+    ],
+)
+async def test_behind_a_gateway_it_sheds_once_that_can_be_done_and_else_says_why_not(
+    condition: dict[str, str] | None, sheds: bool, said: str
+) -> None:
+    world = storm("cell-a", "cell-b", rps=420, policy=SMALL)
+    shop = world.routers[NAMESPACE, "shop"]
+    spec = {**shop.spec.to_dict(), "type": "Gateway", "gateway": {"parentRefs": [{"name": "public"}]}}
+    del spec["haproxy"]
+    status = {"conditions": [condition]} if condition is not None else {}
+    world.routers[NAMESPACE, "shop"] = Router.model_validate(
+        {"metadata": shop.metadata, "spec": spec, "status": status}
+    )
+    cascade(world)
+    await play(world, until=lambda w: bool(children(w)))
+    assert any("shed " in effect for effect in world.effects()) is sheds
+    assert any("circuit " in effect for effect in world.effects()) is sheds
+    message = step(world, "shed-load").message
+    assert said in message
+    assert ("nothing can be shed" in message) is not sheds
 
 
 async def test_emergency_cells_go_when_the_policy_says_so() -> None:

@@ -13,11 +13,13 @@ from aiohttp import web
 from recell.providers.kube.api import Object
 from recell.providers.kube.paths import HTTP_ROUTES, PODS
 from recell.providers.routing.gateway.counters import EnvoyGateway
+from recell.providers.routing.gateway.turn_away import TurnedAway, service_name
 from tests.fakes.merging import merged
 from tests.unit.kube.fake_server import FakeApi, FakeServer
 
 NAMESPACE = "fleet"
 GATEWAYS = ("one", "two")
+TURNING_AWAY = [service_name("shop", reason) for reason in TurnedAway]
 SLOW = 0.02
 """Seconds of an answer."""
 
@@ -73,6 +75,8 @@ class PlayedGateway(FakeServer):
         self._accounted = self._started
         self._weights: dict[str, int] = {}
         self._listed: list[str] = []
+        self._rule = 0
+        """Place of the one that takes the load: the rule for every path."""
         self._runners: list[web.AppRunner] = []
 
     async def __aenter__(self) -> "PlayedGateway":
@@ -112,7 +116,10 @@ class PlayedGateway(FakeServer):
         if route is None or self.frozen:
             return
         self._account()
-        refs = route["spec"]["rules"][0].get("backendRefs", [])
+        anything = {"path": {"type": "PathPrefix", "value": "/"}}
+        rules = route["spec"]["rules"]
+        self._rule = next((place for place, rule in enumerate(rules) if anything in rule.get("matches", ())), 0)
+        refs = rules[self._rule].get("backendRefs", [])
         self._listed = [ref["name"] for ref in refs]
         self._weights = {ref["name"]: ref["weight"] for ref in refs}
         generation = route["metadata"]["generation"]
@@ -154,7 +161,7 @@ class PlayedGateway(FakeServer):
                 cell.waiting += asked
                 continue
             cell.requests += asked
-            cell.failures += asked if cell.failing or cell.down else 0.0
+            cell.failures += asked if cell.failing or cell.down or name in TURNING_AWAY else 0.0
 
     async def _metrics(self, request: web.Request) -> web.Response:
         """Half of everything, for there are two pods."""
@@ -166,7 +173,7 @@ class PlayedGateway(FakeServer):
             cell = self.cells.setdefault(name, Behaviour())
             failed = round(cell.failures / 2)
             ended = round((cell.requests - cell.failures) / 2) + failed  # rounded apart, they would seem to differ
-            label = f'envoy_cluster_name="httproute/{NAMESPACE}/shop/rule/0/backend/{place}"'
+            label = f'envoy_cluster_name="httproute/{NAMESPACE}/shop/rule/{self._rule}/backend/{place}"'
             lines += [
                 f"envoy_cluster_upstream_rq_completed{{{label}}} {ended}",
                 f'envoy_cluster_upstream_rq_xx{{envoy_response_code_class="5",{label}}} {failed}',

@@ -13,7 +13,7 @@ from recell.providers.kube.paths import HTTP_ROUTES
 from recell.providers.routing.gateway import data_plane
 from recell.providers.routing.gateway.data_plane import GatewayDataPlane
 from recell.providers.routing.gateway.figures import Figures
-from recell.providers.routing.gateway.route import ANNOTATION_PLACEMENT
+from recell.providers.routing.gateway.route import ANNOTATION_PLACEMENT, parents
 from recell.runtime.clock import SystemClock
 from tests.router.rig import placement
 from tests.unit.routing.played_gateway import NAMESPACE, PlayedGateway, RouteApi, router_spec
@@ -30,10 +30,19 @@ class Scene:
         self.served = served
         self.api = RouteApi(served)
         self.changes: list[Key] = []
+        self.turns_away = True
+        self.spec: dict[str, Any] = {}
+        """What the Router says beside its Gateways."""
         api: Any = self.api
         clock = SystemClock()
         self.plane = GatewayDataPlane(
-            api, clock, [NAMESPACE], self.cells, Figures(api, clock), on_change=self.changes.append
+            api,
+            clock,
+            [NAMESPACE],
+            self.cells,
+            Figures(api, clock),
+            turns_away=lambda key: self.turns_away,
+            on_change=self.changes.append,
         )
 
     def cells(self, router: Key) -> Mapping[str, Cell]:
@@ -52,7 +61,7 @@ class Scene:
 
     def router(self, uid: str = "router-uid", **gateway: Any) -> Router:
         metadata = {"name": "shop", "namespace": NAMESPACE, "uid": uid}
-        return Router.model_validate({"metadata": metadata, "spec": router_spec(**gateway)})
+        return Router.model_validate({"metadata": metadata, "spec": router_spec(**gateway) | self.spec})
 
     async def write(self, table: list[int], generation: int, **more: Any) -> Placement:
         placed = Placement.model_validate(placement(CELLS, table, generation=generation, **more))
@@ -272,7 +281,15 @@ async def test_a_cluster_without_the_api_or_the_right_is_said(
     api: Any = Refusing(scene.served)
     api.refused = refused
     clock = SystemClock()
-    plane = GatewayDataPlane(api, clock, [NAMESPACE], scene.cells, Figures(api, clock), on_change=lambda key: None)
+    plane = GatewayDataPlane(
+        api,
+        clock,
+        [NAMESPACE],
+        scene.cells,
+        Figures(api, clock),
+        turns_away=lambda key: False,
+        on_change=lambda key: None,
+    )
     try:
         with pytest.raises(raised, match=said):
             await plane.ensure(scene.router())
@@ -286,3 +303,61 @@ async def test_nothing_is_watched_before_there_is_such_a_router(scene: Scene) ->
     scene.plane.start()
     await scene.plane.wait_synced()
     assert scene.api.calls == 0
+
+
+# What is turned away
+
+FAR = "2100-01-01T00:00:00Z"
+SHEDDING = {"shedding": {"classes": [{"name": "bulk", "matches": [{"pathPrefix": "/export"}]}]}}
+
+
+async def test_what_is_shed_is_in_the_route_only_once_there_is_something_that_answers(scene: Scene) -> None:
+    scene.spec, scene.turns_away = SHEDDING, False
+    await scene.write(EVEN, 1, shed={"bulk": (50, FAR)})
+    assert scene.weights == {"a": 512, "b": 512}
+    scene.turns_away = True
+    await scene.write(EVEN, 1, shed={"bulk": (50, FAR)})
+    assert scene.weights == {"a": 1, "b": 1, "shop-shed": 2, "shop-circuit-open": 0}
+    await scene.write(EVEN, 2)
+    assert scene.weights == {"a": 512, "b": 512}
+
+
+async def test_behind_envoy_what_turns_requests_away_comes_and_goes_with_next_to_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_plane, "SETTLED_AFTER", 0.5)
+    scene.spec = SHEDDING | {"gateway": scene.router(port=9).spec.to_dict()["gateway"]}
+    faint = {"a": 1_000_000, "b": 1_000_000, "shop-shed": 1, "shop-circuit-open": 1}
+    await scene.write(EVEN, 1)
+    shed = await scene.write(EVEN, 2, shed={"bulk": (50, FAR)})
+    assert scene.weights == faint
+    await scene.until(lambda: parents(scene.route).current)
+    assert not scene.in_force(shed), "only its place is there"
+    await scene.write(EVEN, 2, shed={"bulk": (50, FAR)})
+    assert scene.weights == {"a": 1, "b": 1, "shop-shed": 2, "shop-circuit-open": 0}
+    await scene.until(lambda: scene.in_force(shed))
+    lifted = await scene.write(EVEN, 3)
+    assert scene.weights == faint
+    written = len(scene.served.writes)
+    await scene.write(EVEN, 3)
+    assert len(scene.served.writes) == written
+    await scene.until(lambda: scene.in_force(lifted))
+    await asyncio.sleep(0.5)
+    await scene.write(EVEN, 3)
+    assert scene.weights == {"a": 512, "b": 512}
+    await scene.until(lambda: scene.in_force(lifted))
+
+
+async def test_classes_that_no_rules_can_stand_for_are_said_and_customers_go_where_they_should(scene: Scene) -> None:
+    expression = [{"matches": [{"path": {"type": "RegularExpression", "value": "/v[0-9]+"}}]}]
+    scene.spec = SHEDDING
+    await scene.plane.ensure(scene.router(rules=expression))
+    placed = Placement.model_validate(placement(CELLS, ALL_B, generation=1))
+    with pytest.raises(BadInput, match=r"RegularExpression /v\[0-9\]\+ takes requests for /export.*nothing is shed"):
+        await scene.plane.tell(KEY, placed)
+    assert scene.weights == {"b": 1024}
+    await scene.until(lambda: scene.in_force(placed))
+    written = len(scene.served.writes)
+    with pytest.raises(BadInput):
+        await scene.plane.tell(KEY, placed)
+    assert len(scene.served.writes) == written

@@ -14,6 +14,7 @@ from recell.api.meta import fraction, seconds
 from recell.api.placement import Hold, HoldState, PlacementSpec
 from recell.api.router import Capability
 from recell.domain import cascade, drain, placement, shedding
+from recell.domain.capabilities import capabilities, shedding_obstacle
 from recell.domain.observation import RouterTraffic
 from recell.domain.wording import listed
 from recell.engine.outcome import Ask, Done, Outcome, Wait
@@ -204,7 +205,7 @@ def _held(ctx: StepContext, spec: PlacementSpec, name: str, percent: int) -> Pla
 def _spared(ctx: StepContext, spec: PlacementSpec, wanted: State, left_alone: set[str]) -> list[str]:
     """Cells whose circuits are open: those that failed, until their own run gives them traffic back."""
     opened = any((step.data or {}).get("opened") for step in ctx.run.status.steps)
-    if not opened or Capability.CIRCUIT_BREAKERS not in ctx.router.spec.capabilities:
+    if not opened or Capability.CIRCUIT_BREAKERS not in capabilities(ctx.router):
         return []
     still = {item.cell for item in spec.open_circuits if item.holder == ctx.holder}
     over = set(ended(ctx))
@@ -227,8 +228,8 @@ def told(ctx: StepContext) -> str:
         parts.append(f"{listed(known['spared'])} failed soon after taking customers over, and keep their own")
     if known.get("quarantined"):
         parts.append(f"{known['quarantined']} slots whose second cell failed too are served by nobody")
-    if Capability.SHEDDING not in ctx.router.spec.capabilities:
-        parts.append(f"nothing can be shed: Routers of type {ctx.router.spec.type} have no means for it")
+    if obstacle := shedding_obstacle(ctx.router):
+        parts.append(f"nothing can be shed: {obstacle}")
     elif not shedding.classes_of(ctx.router):
         parts.append("nothing may be shed: Router.spec.shedding names no class that may be")
     return "; ".join(part for part in parts if part)

@@ -1,7 +1,8 @@
-"""What the pods of a Gateway's implementation counted for the cells of one Router, from their Prometheus text. Pure.
+"""What the pods of a Gateway's implementation counted for one Router, from their Prometheus text. Pure.
 
-Promises: figures by cell, whichever of an implementation's series they stand in, and never falling while its process
-lives: an implementation drops the series of a backend that leaves its configuration, and begins anew when it is back.
+Promises: figures by cell, whichever of the Router's rules sent it what, and by class with what was turned away;
+whichever of an implementation's series they stand in, and never falling while its process lives: an implementation
+drops the series of a backend that leaves its configuration, and begins anew when it is back.
 """
 
 import re
@@ -14,32 +15,49 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from recell.api.gateway import GatewayMetricsType
 from recell.engine.ports import Key
-from recell.providers.routing.gateway.route import Backend
+from recell.providers.routing.gateway.route import Backend, Rule
+from recell.providers.routing.gateway.turn_away import TurnedAway, service_name
 from recell.providers.routing.haproxy.report import FIXED, CellCounters, Report
 
 REQUESTS, FAILURES = 0, 1
-"""Places in a cell's counters; latency buckets follow from FIXED on."""
+"""Places in the counters of a cell, where latency buckets follow from FIXED on, and of a class, where SHED does."""
+SHED = 2
 
 
 @dataclass(frozen=True)
 class Backends:
-    """The cells of the Router as its HTTPRoute names them now."""
+    """What the Router's HTTPRoute sends requests to now."""
 
     router: Key
     indexes: Mapping[str, int]
     """Index in the Placement of every cell of the Router."""
     services: Mapping[Key, str]
     """Cell by namespace and name of its Service."""
-    ordered: Sequence[Backend]
-    """Those that the rules list, in that order."""
+    rules: Sequence[Rule]
+    """Those of the HTTPRoute, each with its backends, in that order."""
+
+    def rule(self, place: int) -> Rule | None:
+        return self.rules[place] if place < len(self.rules) else None
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a request went."""
+
+    cell: str
+    """Empty: to none."""
+    reason: TurnedAway | None
+    """Why it was turned away."""
+    name: str
+    """Its class; empty where there are none."""
 
 
 @dataclass(frozen=True)
 class Sample:
     series: str
-    cell: str
+    target: Target
     place: int
-    """In the cell's counters."""
+    """In the counters."""
     value: float
 
 
@@ -84,6 +102,8 @@ class Traefik:
     bounds: tuple[float, ...] = (0.1, 0.3, 1.2, 5.0)
     tells_in_flight = False
     _place = re.compile(r"-\d+@kubernetesgateway$")
+    _rule = re.compile(r"-(?P<place>\d+)(-[0-9a-f]{20})?$")
+    """With a hash of the match where each match has backends of its own."""
 
     def age(self, lines: Sequence[str], now: float) -> float:
         return now - _value(lines, "process_start_time_seconds")
@@ -92,21 +112,27 @@ class Traefik:
         return line.startswith("traefik_service_request") and f'service="httproute-{router[0]}-{router[1]}-gw-' in line
 
     def samples(self, lines: str, of: Backends) -> Iterator[Sample]:
-        ends = {f"-svc-{namespace}-{name}": cell for (namespace, name), cell in of.services.items()}
+        ends: dict[str, tuple[str, TurnedAway | None]] = {
+            f"-svc-{namespace}-{name}": (cell, None) for (namespace, name), cell in of.services.items()
+        }
+        for reason in TurnedAway:
+            ends[f"-svc-{of.router[0]}-{service_name(of.router[1], reason)}"] = ("", reason)
         bounds = {bound: place for place, bound in enumerate((*self.bounds, float("inf")), start=FIXED)}
         for name, labels, value in _each(lines):
             service = self._place.sub("", labels.get("service", ""))
             end = max((end for end in ends if service.endswith(end)), key=len, default=None)
             if end is None:
                 continue
-            cell = ends[end]
+            place = self._rule.search(service.removesuffix(end))
+            rule = of.rule(int(place["place"])) if place is not None else None
+            target = Target(*ends[end], rule.name if rule is not None else "")
             series = f"{name} {sorted(labels.items())}"
             if name == "traefik_service_requests_total":
-                yield Sample(series, cell, REQUESTS, value)
+                yield Sample(series, target, REQUESTS, value)
                 if not 100 <= int(labels["code"]) < 500:
-                    yield Sample(f"failed {series}", cell, FAILURES, value)
+                    yield Sample(f"failed {series}", target, FAILURES, value)
             elif name == "traefik_service_request_duration_seconds_bucket" and float(labels["le"]) in bounds:
-                yield Sample(series, cell, bounds[float(labels["le"])], value)
+                yield Sample(series, target, bounds[float(labels["le"])], value)
 
     def in_flight(self, lines: str, of: Backends) -> Mapping[str, int]:
         return {}
@@ -118,7 +144,7 @@ class EnvoyGateway:
     path = "/stats/prometheus"
     bounds: tuple[float, ...] = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
     tells_in_flight = True
-    _cluster = re.compile(r"/rule/\d+/backend/(?P<place>\d+)$")
+    _cluster = re.compile(r"/rule/(?P<rule>\d+)/backend/(?P<place>\d+)$")
 
     def age(self, lines: Sequence[str], now: float) -> float:
         return _value(lines, "envoy_server_uptime")
@@ -129,30 +155,32 @@ class EnvoyGateway:
     def samples(self, lines: str, of: Backends) -> Iterator[Sample]:
         bounds = {1000 * bound: place for place, bound in enumerate((*self.bounds, float("inf")), start=FIXED)}
         for name, labels, value in _each(lines):
-            cell = self._cell(labels, of)
-            if cell is None:
+            target = self._target(labels, of)
+            if target is None:
                 continue
             series = f"{name} {sorted(labels.items())}"
             if name == "envoy_cluster_upstream_rq_completed":
-                yield Sample(series, cell, REQUESTS, value)
+                yield Sample(series, target, REQUESTS, value)
             elif name == "envoy_cluster_upstream_rq_xx" and labels.get("envoy_response_code_class") == "5":
-                yield Sample(series, cell, FAILURES, value)
+                yield Sample(series, target, FAILURES, value)
             elif name == "envoy_cluster_upstream_rq_time_bucket" and float(labels["le"]) in bounds:
-                yield Sample(series, cell, bounds[float(labels["le"])], value)
+                yield Sample(series, target, bounds[float(labels["le"])], value)
 
     def in_flight(self, lines: str, of: Backends) -> Mapping[str, int]:
         found: dict[str, int] = {}
         for name, labels, value in _each(lines):
-            cell = self._cell(labels, of)
-            if cell is not None and name == "envoy_cluster_upstream_rq_active":
-                found[cell] = found.get(cell, 0) + int(value)
+            target = self._target(labels, of)
+            if target is not None and target.cell and name == "envoy_cluster_upstream_rq_active":
+                found[target.cell] = found.get(target.cell, 0) + int(value)
         return found
 
-    def _cell(self, labels: Mapping[str, str], of: Backends) -> str | None:
-        place = self._cluster.search(labels.get("envoy_cluster_name", ""))
-        if place is None or int(place["place"]) >= len(of.ordered):
+    def _target(self, labels: Mapping[str, str], of: Backends) -> Target | None:
+        named = self._cluster.search(labels.get("envoy_cluster_name", ""))
+        rule = of.rule(int(named["rule"])) if named is not None else None
+        if named is None or rule is None or int(named["place"]) >= len(rule.backends):
             return None
-        return of.ordered[int(place["place"])].cell
+        backend: Backend = rule.backends[int(named["place"])]
+        return Target(backend.cell, backend.reason, rule.name)
 
 
 DIALECTS: Mapping[GatewayMetricsType, Dialect] = {
@@ -163,7 +191,7 @@ DIALECTS: Mapping[GatewayMetricsType, Dialect] = {
 
 @dataclass
 class PodCounters:
-    """What one pod has counted since its process started, by cell."""
+    """What one pod has counted since its process started."""
 
     dialect: Dialect
     _started: int = 0
@@ -171,6 +199,9 @@ class PodCounters:
     _age: float = 0.0
     _last: dict[str, float] = field(default_factory=dict)
     _totals: dict[str, "array[int]"] = field(default_factory=dict)
+    """By cell."""
+    _classes: dict[str, "array[int]"] = field(default_factory=dict)
+    _turned_away: int = 0
 
     def take(self, text: str, of: Backends, now: float) -> Report:
         """The report of a scrape at this moment (seconds since 1970). Raises ValueError for what is no such text."""
@@ -178,7 +209,7 @@ class PodCounters:
         age = max(0.0, self.dialect.age(lines, now))
         if not self._started or age < self._age:
             self._started += 1
-            self._last, self._totals = {}, {}
+            self._last, self._totals, self._classes, self._turned_away = {}, {}, {}, 0
         self._age = age
         mine = "".join(f"{line}\n" for line in lines if self.dialect.wanted(line, of.router))
         seen: dict[str, float] = {}
@@ -186,10 +217,12 @@ class PodCounters:
         for sample in self.dialect.samples(mine, of):
             before = self._last.get(sample.series, 0.0)
             gained = sample.value - before if sample.value >= before else sample.value
-            total = self._totals.setdefault(sample.cell, array("Q", bytes(8 * size)))
-            total[sample.place] += round(gained)
+            self._count(sample, round(gained), size)
             seen[sample.series] = sample.value
         self._last = seen
+        for rule in of.rules:
+            if rule.name:
+                self._classes.setdefault(rule.name, array("Q", bytes(8 * (SHED + 1))))
         waiting = self.dialect.in_flight(mine, of)
         nothing = array("Q", bytes(8 * size))
         cells = {
@@ -208,7 +241,23 @@ class PodCounters:
             source="Synced",
             source_message="",
             error="",
-            rejected=0,
+            rejected=self._turned_away,
             bounds=self.dialect.bounds,
             cells=cells,
+            classes={name: array("Q", counted) for name, counted in self._classes.items()},
         )
+
+    def _count(self, sample: Sample, gained: int, size: int) -> None:
+        target, place = sample.target, sample.place
+        if target.cell:
+            self._totals.setdefault(target.cell, array("Q", bytes(8 * size)))[place] += gained
+        elif place == REQUESTS:
+            self._turned_away += gained
+        if not target.name or place not in (REQUESTS, FAILURES):
+            return
+        counted = self._classes.setdefault(target.name, array("Q", bytes(8 * (SHED + 1))))
+        if target.reason is not TurnedAway.SHED:
+            counted[place] += gained
+        elif place == REQUESTS:  # its 503 is no failure of the class
+            counted[REQUESTS] += gained
+            counted[SHED] += gained

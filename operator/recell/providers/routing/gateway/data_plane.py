@@ -10,6 +10,7 @@ Promises
 - A cluster without the Gateway API, or an operator without the right to it, is said with the next step; Routers of
   other types go on. Nothing is watched before there is a Router of this type.
 - An HTTPRoute of that name that is somebody else's is not touched.
+- Classes that no rules can stand for keep nobody from being served: the route is written without them, and then said.
 
 Must not decide anything about traffic.
 """
@@ -23,6 +24,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from recell.api import Cell, Placement, Router
+from recell.api.gateway import GatewayMetricsType
 from recell.api.meta import LABEL_ROUTER, duration_text
 from recell.domain.observation import Applied, RouterTraffic
 from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, RecellError, Retryable, Reverted
@@ -44,6 +46,11 @@ SILENT_FOR = 10.0
 REVERTS = 2
 STEADY = 600.0
 """Seconds since the last write after which a change by others is the first one again."""
+SETTLED_AFTER = 3.0
+"""Seconds that what turned requests away stays in the route after the last of them, and that it is waited for at most
+before the first, where it must not come or go at once."""
+NEXT_TO_NOTHING = 1e-4
+"""Part of the requests of a class that is no shedding, but what comes or goes."""
 GRANT = "features.gatewayApi of the chart grants what is needed"
 
 
@@ -60,8 +67,10 @@ class _Router:
     """The generation that was left as it is, and who wrote it."""
     changed_at: float = 0.0
     """Monotonic moment of the last write."""
-    told: tuple[Placement, Mapping[str, Cell]] | None = None
-    """What is to be in force, or is."""
+    told: tuple[Placement, Mapping[str, Cell], tuple[route.Rule, ...]] | None = None
+    """What is to be in force, or is, with the rules that say so."""
+    coming: bool = False
+    """What is to turn requests away has only its place yet: another write follows."""
     applied: Applied | None = None
     """The newest Placement that was seen in force."""
     outdated: str = ""
@@ -69,7 +78,8 @@ class _Router:
 
 
 class GatewayDataPlane:
-    """`cells`: those of a Router, by name; `on_change` is told the key of each Router whose route looks different."""
+    """`cells`: those of a Router, by name; `turns_away`: has it Services that turn requests away; `on_change` is told
+    the key of each Router whose route looks different."""
 
     def __init__(
         self,
@@ -79,12 +89,14 @@ class GatewayDataPlane:
         cells: Callable[[Key], Mapping[str, Cell]],
         figures: Figures,
         *,
+        turns_away: Callable[[Key], bool],
         on_change: Callable[[Key], None],
     ) -> None:
         self._api = api
         self._clock = clock
         self._cells = cells
         self._figures = figures
+        self._turns_away = turns_away
         self._on_change = on_change
         self.routes = self._routes = Collection(api, HTTP_ROUTES, clock, namespaces, labels=LABEL_ROUTER)
         self._routes.subscribe(self._changed)
@@ -129,17 +141,46 @@ class GatewayDataPlane:
         cells = self._cells(key)
         if not self._routes.synced:
             return  # `ensure` has said why
+        turn_away = self._turns_away(key)
+        divided = route.divided(state.router, placement, cells, turn_away=turn_away)
+        coming, going = self._faint(state, divided.rules)
+        if coming or going:
+            divided = route.divided(state.router, placement, cells, turn_away=turn_away, faint=coming | going)
         try:
-            written = await self._write(state, placement, cells, self._routes.get(key))
+            written = await self._write(state, placement, divided.rules, self._routes.get(key))
         except Conflict:  # most often a Gateway wrote its status meanwhile: the watch brings it a moment later
             live = await self._api.get(HTTP_ROUTES.path(*key))
-            written = await self._write(state, placement, cells, live)
+            written = await self._write(state, placement, divided.rules, live)
         if written:
-            state.told = (placement, cells)
+            state.told, state.coming = (placement, cells, divided.rules), bool(coming)
             self._note(key, state)
+        if divided.unsaid:
+            raise BadInput(divided.unsaid)
+
+    def _faint(self, state: _Router, wanted: Sequence[route.Rule]) -> tuple[set[str], set[str]]:
+        """Classes for which what turns requests away comes just now, and for which it goes. Envoy takes up routes
+        before a new cluster is warm, and drops one before the routes that name it: requests in between get 500."""
+        gateway = state.router.spec.gateway
+        metrics = gateway.metrics if gateway is not None else None
+        if state.told is None or metrics is None or metrics.type is not GatewayMetricsType.ENVOY_GATEWAY:
+            return set(), set()
+        before = {rule.name: rule.turned_away for rule in state.told[2]}
+        lately = self._clock.monotonic() - state.changed_at < SETTLED_AFTER
+        live = self._routes.get(state.router.key)
+        unsettled = lately and not (live is not None and route.parents(live).current)
+        coming, going = set(), set()
+        for rule in wanted:
+            was = before.get(rule.name)
+            if was is None:
+                continue
+            if rule.turned_away and (not was or (was < NEXT_TO_NOTHING and unsettled)):
+                coming.add(rule.name)
+            elif not rule.turned_away and (was > NEXT_TO_NOTHING or (was and lately)):
+                going.add(rule.name)
+        return coming, going
 
     async def _write(
-        self, state: _Router, placement: Placement, cells: Mapping[str, Cell], live: Object | None
+        self, state: _Router, placement: Placement, rules: Sequence[route.Rule], live: Object | None
     ) -> bool:
         """False: what is there is newer."""
         version, carried = Version.of(placement), _carries(live) if live is not None else None
@@ -147,7 +188,7 @@ class GatewayDataPlane:
         if carried is not None and not version.may_follow(carried):
             state.outdated = f"the HTTPRoute carries Placement {carried}, and {version} is older or another one"
             return False
-        await self._apply(state, live, route.http_route(state.router, placement, cells))
+        await self._apply(state, live, route.http_route(state.router, placement, rules))
         return True
 
     async def _apply(self, state: _Router, live: Object | None, wanted: Object) -> None:
@@ -261,7 +302,7 @@ class GatewayDataPlane:
         if live is None or state.told is None or _generation(live) != state.generation:
             return
         version, seen = Version.of(state.told[0]), route.parents(live)
-        if not seen.current or _carries(live) != version:
+        if not seen.current or _carries(live) != version or state.coming:
             return
         if state.applied is None or _version(state.applied) != version:
             at = self._clock.now()

@@ -6,7 +6,7 @@ on figures are kept and summed up as those of its pods are, so that what is stal
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,7 +22,7 @@ from recell.providers.kube.paths import PODS
 from recell.providers.kube.pods import serves
 from recell.providers.kube.reflector import Reflector
 from recell.providers.routing.gateway.counters import DIALECTS, Backends, PodCounters
-from recell.providers.routing.gateway.route import backends
+from recell.providers.routing.gateway.route import Rule
 from recell.providers.routing.haproxy.report import Report
 from recell.providers.routing.haproxy.streams import SAMPLE_INTERVAL, HAProxyTraffic
 
@@ -67,16 +67,15 @@ class Figures:
         pods.subscribe(self._listener(router.key, pods))
         pods.start()
 
-    def name(self, router: Key, placement: Placement, cells: Mapping[str, Cell]) -> None:
-        """Which cells the counters are about, by the Placement that is in force. Raises BadInput as `backends` does."""
+    def name(self, router: Key, placement: Placement, cells: Mapping[str, Cell], rules: Sequence[Rule]) -> None:
+        """Which cells and classes the counters are about, by the Placement and the rules that are in force."""
         services = {
             (cell.workload_namespace, cell.spec.backend.service.name): name
             for name, cell in cells.items()
             if cell.spec.backend.service is not None
         }
         indexes = {placed.name: placed.index for placed in placement.spec.cells}
-        ordered = backends(placement.spec, cells)
-        self._named[router] = (placement, Backends(router, indexes, services, ordered))
+        self._named[router] = (placement, Backends(router, indexes, services, rules))
         if router in self._followed:
             self._traffic.set_placement(router, placement)
 

@@ -166,9 +166,14 @@ def _role_binding(router: Router) -> Object:
 
 
 def network_policy(
-    router: Router, around: Surroundings, name: str, pods: Mapping[str, str], inner: Sequence[int]
+    router: Router,
+    around: Surroundings,
+    name: str,
+    pods: Mapping[str, str],
+    inner: Sequence[int],
+    outer: Sequence[int] = (CUSTOMERS_PORT,),
 ) -> Object:
-    """Everybody may reach the customers' port; the `inner` ports are for the operator alone."""
+    """Everybody may reach the `outer` ports; the `inner` ones are for the operator alone."""
     operator = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": around.operator_namespace}},
         "podSelector": {"matchLabels": dict(around.operator_labels)},
@@ -177,7 +182,7 @@ def network_policy(
         "podSelector": {"matchLabels": dict(pods)},
         "policyTypes": ["Ingress"],
         "ingress": [
-            {"ports": [{"protocol": "TCP", "port": CUSTOMERS_PORT}]},
+            {"ports": [{"protocol": "TCP", "port": port} for port in outer]},
             {
                 "from": [operator],
                 "ports": [{"protocol": "TCP", "port": port} for port in inner],
@@ -241,16 +246,25 @@ CONFINED: Object = {
 
 
 def pod_of_haproxy(image: str, pods: Mapping[str, str], before: Object, volume: Object) -> Object:
-    """HAProxy with what is started before it, and the volume that this needs; it gets no token by itself."""
+    """HAProxy with what is started before it, and the volume that this needs."""
+    return {
+        **confined_pod(
+            pods, haproxy(image, f"{RUN}/haproxy.cfg") | {"volumeMounts": [{"name": "run", "mountPath": RUN}]}
+        ),
+        "initContainers": [before],
+        "volumes": [{"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}}, volume],
+    }
+
+
+def confined_pod(pods: Mapping[str, str], container: Object) -> Object:
+    """It gets no token by itself."""
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": OPEN_STILL + DRAIN + 7,
         "securityContext": UNPRIVILEGED,
         "topologySpreadConstraints": [spread(pods)],
-        "initContainers": [before],
-        "containers": [haproxy(image)],
-        "volumes": [{"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}}, volume],
+        "containers": [container],
     }
 
 
@@ -297,12 +311,12 @@ def _agent(router: Router, block: HAProxy, image: str) -> Object:
     }
 
 
-def haproxy(image: str) -> Object:
-    """Ready once it holds a Placement. A hung process is replaced within seconds."""
+def haproxy(image: str, configuration: str) -> Object:
+    """Ready once it can serve. A hung process is replaced within seconds."""
     return {
         "name": "haproxy",
         "image": image,
-        "command": ["haproxy", "-db", "-f", f"{RUN}/haproxy.cfg"],
+        "command": ["haproxy", "-db", "-f", configuration],
         "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
         "ports": [
             {"name": "http", "containerPort": CUSTOMERS_PORT, "protocol": "TCP"},
@@ -324,5 +338,4 @@ def haproxy(image: str) -> Object:
         "lifecycle": {"preStop": {"sleep": {"seconds": OPEN_STILL}}},
         "resources": {"requests": {"cpu": "100m", "memory": "96Mi"}},
         "securityContext": CONFINED,
-        "volumeMounts": [{"name": "run", "mountPath": RUN}],
     }
