@@ -6,6 +6,7 @@ Must not know verbs or objects: that is `Api`.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlencode
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp import AddrInfoType
@@ -25,6 +27,8 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 from recell.engine.errors import BadInput, Retryable
 
 CONNECT_TIMEOUT = 5.0
+CLOSED_WITHIN, LOOKS = 1.0, 200
+"""Seconds that sockets may take to close at the end, and how often that is looked at."""
 RELOAD_INTERVAL = 10.0
 """Refused credentials are read again at most this often."""
 NETWORK = (aiohttp.ClientError, OSError, ssl.SSLError, asyncio.TimeoutError)
@@ -51,16 +55,41 @@ class Credentials:
     """Value of the header."""
 
 
-def _keepalive_socket(address: AddrInfoType) -> socket.socket:
-    """A dead peer is noticed within half a minute, without any API traffic."""
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
-    made.setblocking(False)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, option):
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return made
+class Connector(aiohttp.TCPConnector):
+    """A dead peer is noticed within half a minute, without any API traffic. `end` closes every socket that it opened.
+
+    asyncio loses a connection whose request is cancelled between TCP and TLS (Python 3.11: an SSL transport that was
+    not told of its connection yet cannot be closed), and so does whoever asked for it.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | bool) -> None:
+        super().__init__(limit=0, ssl=tls, keepalive_timeout=75, socket_factory=self._socket)
+        self._opened: WeakSet[socket.socket] = WeakSet()
+
+    async def end(self) -> None:
+        await self.close()
+        for left in self.still_open:
+            with contextlib.suppress(OSError):
+                left.shutdown(socket.SHUT_RDWR)  # its transport reads the end, and closes it
+        for _ in range(LOOKS):
+            if not self.still_open:
+                return
+            await asyncio.sleep(CLOSED_WITHIN / LOOKS)
+
+    @property
+    def still_open(self) -> list[socket.socket]:
+        return [each for each in self._opened if each.fileno() != -1]
+
+    def _socket(self, address: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        made = socket.socket(family, kind, protocol)
+        self._opened.add(made)
+        made.setblocking(False)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, option):
+                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        return made
 
 
 def client_for(configuration: Configuration, trust: ssl.SSLContext | None = None) -> ApiClient:
@@ -69,10 +98,7 @@ def client_for(configuration: Configuration, trust: ssl.SSLContext | None = None
     configuration.connection_pool_maxsize = 0  # watches hold connections for long: none may starve a write
     client = ApiClient(configuration)
     client.user_agent = "recell-operator"
-    connector = aiohttp.TCPConnector(
-        limit=0, ssl=trust or client.rest_client.ssl_context, keepalive_timeout=75, socket_factory=_keepalive_socket
-    )
-    configuration.client_session_kwargs = {"connector": connector}
+    configuration.client_session_kwargs = {"connector": Connector(trust or client.rest_client.ssl_context)}
     return client
 
 
@@ -144,7 +170,7 @@ class Connection:
     async def _shut(client: ApiClient) -> None:
         connector = client.configuration.client_session_kwargs["connector"]
         await client.close()  # type: ignore[no-untyped-call]
-        await connector.close()
+        await connector.end()
 
     async def close(self) -> None:
         client, self._client = self._client, None
