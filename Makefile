@@ -16,7 +16,7 @@ SHARED := operator,router,shop-web,shop-load,shop-postgres
 DATA := tests/e2e/test_replacement.py tests/e2e/test_volume_snapshots.py
 ROUTING := tests/e2e/test_router_failover.py tests/e2e/test_switches.py tests/e2e/test_cascade.py
 
-.PHONY: help demo demo-replace demo-pitr demo-router demo-cascade test beside afterwards venv packages clusters check stage unit cluster-tests e2e e2e-data e2e-routing cnpg velero remote gateway dns generate bench bench-storm images clean
+.PHONY: help demo demo-replace demo-pitr demo-router demo-cascade test beside afterwards venv packages clusters tools check stage stage-beside stage-e2e unit cluster-tests e2e e2e-data e2e-routing cnpg velero remote gateway dns generate bench bench-storm images clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,25 +37,24 @@ demo-cascade: venv ## Two of four cells fail, and the others cannot bear the loa
 	$(BIN)/python hack/demo cascade
 
 test: ## Everything that must pass
-	+$(MAKE) --no-print-directory --jobs 3 venv packages clusters
-	+$(MAKE) --no-print-directory --jobs 2 check stage
-	+$(MAKE) --no-print-directory --jobs 2 --output-sync=target beside afterwards
+	+$(MAKE) --no-print-directory --jobs 4 venv packages clusters tools
+	+$(MAKE) --no-print-directory --jobs 3 --output-sync=target check beside afterwards
 
 # The end-to-end tests mostly wait, and are about what customers feel: the others give way to what serves them.
-beside: venv
+beside: stage-beside
 	nice -n 5 $(BIN)/pytest $(SPREAD) $(UNIT) tests/cluster --ignore $(EXAMPLE)
 
 # Their clusters go first, for what is idle there still costs the other tests time.
 afterwards: e2e
 	for name in $(E2E); do $(CLUSTER) down --name $$name || exit 1; done
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(EXAMPLE)
+	$(BIN)/pytest $(SPREAD) $(EXAMPLE)
 
 venv: $(VENV)/.installed ## The Python environment, from the lock file
 
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it or set PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --no-compile --require-hashes -r requirements-dev.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -74,9 +73,16 @@ check: venv ## Lint, format, types, layers, generated files, chart
 	$(BIN)/mypy --cache-dir $(CACHE)/mypy
 	$(BIN)/lint-imports
 
-stage: venv ## The clusters, images and tools of the tests; compiled once, then cached outside of the tree
+tools: ## Compiled once, then cached outside of the tree
 	hack/tools helm kubeconform csi-hostpath csi-provisioner csi-snapshotter snapshot-controller >/dev/null
-	$(BIN)/python -m hack.stage recell-test=operator,router,shop-load $(addsuffix =$(SHARED),$(E2E))
+
+stage: stage-beside stage-e2e ## The clusters and images of the tests
+
+stage-beside: venv tools
+	$(BIN)/python -m hack.stage recell-test=operator,router,shop-load
+
+stage-e2e: venv tools
+	$(BIN)/python -m hack.stage $(addsuffix =$(SHARED),$(E2E))
 
 unit: venv ## Pure tests, and tests against processes on this machine
 	$(BIN)/pytest $(SPREAD) $(UNIT)
@@ -84,7 +90,7 @@ unit: venv ## Pure tests, and tests against processes on this machine
 cluster-tests: venv ## Against a real API server
 	$(BIN)/pytest $(SPREAD) tests/cluster
 
-e2e: venv ## Real pods, a real router, real load
+e2e: stage-e2e ## Real pods, a real router, real load
 	$(BIN)/pytest -n 2 --dist loadfile tests/e2e $(addprefix --ignore ,$(DATA) $(ROUTING))
 
 # Apart from `test`: they need all of a small machine for a quarter of an hour.
