@@ -36,6 +36,6 @@ class Switches:
         return fallback.side(switch.at(key) for switch in fallback.on_the_way(router, self._switches))
 
     async def keep(self, router: Router) -> None:
-        """Raises as the first of them that cannot: BadInput, Conflict, Forbidden, NotFound, Retryable, Reverted."""
+        """Raises as the first of them that cannot: BadInput, Conflict, Forbidden, Retryable, Reverted."""
         for switch in fallback.on_the_way(router, self._switches):
             await switch.keep(router)

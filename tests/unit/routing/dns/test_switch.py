@@ -88,10 +88,10 @@ async def test_it_is_in_force_when_every_name_server_says_so(rig: NameRig) -> No
 
 async def test_the_load_balancers_addresses_are_used_where_none_are_named(rig: NameRig) -> None:
     told = by_name(**BALANCED)
-    with pytest.raises(NotFound, match=r"Service fleet/shop has no address for a record of type A yet"):
+    with pytest.raises(BadInput, match=r"Service fleet/shop has no address for a record of type A yet"):
         await rig.switch.keep(told)
     rig.balancers.addresses = {"shop": [{"ip": "192.0.2.7"}, {"ip": "2001:db8::1"}, {"hostname": "lb.example.com"}]}
-    with pytest.raises(NotFound, match=r"Service fleet/shop-fallback has no address"):
+    with pytest.raises(BadInput, match=r"Service fleet/shop-fallback has no address"):
         await rig.switch.keep(told)
     rig.balancers.addresses["shop-fallback"] = [{"ip": "192.0.2.8"}]
     await rig.switch.keep(told)
@@ -113,6 +113,7 @@ async def test_an_address_that_changes_while_customers_are_there_follows(rig: Na
     assert (rig.targets, rig.switch.at(KEY)) == (["192.0.2.9"], FALLBACK)
     del rig.balancers.addresses["shop-fallback"]
     assert "Service fleet/shop-fallback has no address" in rig.switch.obstacle(told)
+    assert "Service fleet/shop-fallback has no address" in await rig.switch.pending(told)
 
 
 @pytest.mark.parametrize(

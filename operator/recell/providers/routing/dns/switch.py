@@ -78,8 +78,8 @@ class DNSSwitch:
     async def keep(self, router: Router) -> None:
         """The record is there, and leads where it led.
 
-        Raises BadInput where there is no such kind or the DNSEndpoint is another one's, Forbidden with what to grant,
-        NotFound for an address, Conflict, Retryable, Reverted.
+        Raises BadInput where there is no such kind, no address, or the DNSEndpoint is another one's, Forbidden with
+        what to grant, Conflict, Retryable, Reverted.
         """
         if _block(router) is None:
             self._named.discard(router.key)
@@ -99,7 +99,7 @@ class DNSSwitch:
             return f"DNSEndpoint {'/'.join(router.key)} is not there"
         try:
             self._targets(router, PlacementMode.FALLBACK)
-        except NotFound as error:
+        except BadInput as error:
             return str(error)
         return ""
 
@@ -127,11 +127,11 @@ class DNSSwitch:
         block, side = _block(router), self.at(router.key)
         if block is None or side is None:
             return f"DNSEndpoint {'/'.join(router.key)} is not there"
-        wanted = frozenset(map(canonical, self._targets(router, side)))
         zone = DNS(hostname=block.hostname, nameservers=block.nameservers)
         try:
+            wanted = frozenset(map(canonical, self._targets(router, side)))
             servers = await self._names.servers(zone)
-        except Retryable as error:
+        except (BadInput, Retryable) as error:
             return str(error)
         asked = (self._names.ask(server, block.hostname, block.record_type) for server in servers)
         return listed(told for reply in await asyncio.gather(*asked) if (told := _differs(reply, block, wanted)))
@@ -158,7 +158,7 @@ class DNSSwitch:
         await self._kept.keep(router, switched_record(router, sides, side))
 
     def _targets(self, router: Router, side: PlacementMode) -> Targets:
-        """Where customers reach that side. Raises BadInput, NotFound."""
+        """Where customers reach that side. Raises BadInput while it has no address."""
         block, behind = _block(router), side is PlacementMode.FALLBACK
         if block is None:
             raise BadInput(f"Router {router.metadata.name}: spec.fallback.switches names no DNS")
@@ -170,7 +170,7 @@ class DNSSwitch:
         given = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
         found = [told for each in given if (told := each.get("ip") or each.get("hostname")) if _is(told, block)]
         if not found:
-            raise NotFound(
+            raise BadInput(
                 f"Service {'/'.join(key)} has no address for a record of type {block.record_type} yet"
                 " (status.loadBalancer.ingress); what gives Services of type LoadBalancer their addresses has to, or"
                 " name routerTargets and fallbackTargets"
