@@ -213,10 +213,14 @@ def test_a_table_that_cannot_be_served_is_refused_with_the_field(document: Any, 
 
 async def test_the_largest_table_is_served() -> None:
     async with Cells("cell-000") as cells:
+        keys = many_keys()[:50]
+        asked = {bucket(key, 819) for key in keys}
+        # The others are down at once: one process could not answer the checks of so many cells in time.
+        ports = [cells["cell-000"].port if number in asked else 1 for number in range(819)]
         entries = tuple(
-            Entry(f"cell-{number:03}", "127.0.0.1", cells["cell-000"].port, check="/healthz") for number in range(819)
+            Entry(f"cell-{number:03}", "127.0.0.1", port, check="/healthz") for number, port in enumerate(ports)
         )
         async with FallbackPod(Table(entries)) as pod:
-            for key in many_keys()[:50]:
+            for key in keys:
                 status, _, shown = await land(pod.port, key)
                 assert (status, shown) == (200, f"cell-{bucket(key, 819):03}")
