@@ -614,6 +614,7 @@ class Changes(RuleBasedStateMachine):
             self.how, [candidate(name, w) for name, w in zip(NAMES, weights, strict=False)], epoch=0
         )
         self.indices = {cell.index for cell in self.spec.cells}
+        self.stranded: set[int] = set()
 
     def change(self, after: PlacementSpec, before: PlacementSpec) -> None:
         assert self.spec == before, "what is passed in is never changed"
@@ -623,6 +624,9 @@ class Changes(RuleBasedStateMachine):
         assert not new & self.indices, "an index is never used twice"
         self.indices |= new
         self.spec = after
+        # Who has customers while nobody has a weight keeps them until its own weight changes.
+        idle = {cell.index for cell in after.cells if not cell.weight}
+        self.stranded = idle if len(idle) == len(after.cells) else self.stranded & idle
 
     @rule(name=st.sampled_from(NAMES), weight=st.sampled_from([0, 1, 50, 100, 1000]), uid=st.sampled_from(["1", "2"]))
     def admit(self, name: str, weight: int, uid: str) -> None:
@@ -718,6 +722,8 @@ class Changes(RuleBasedStateMachine):
         total = sum(cell.weight for cell in self.spec.cells)
         if self.how.shared and total and not out:  # a retired cell gets no homes
             counts = Counter(homes(self.spec))
+            if any(counts[index] for index in self.stranded):
+                return
             # doubling keeps homes, so a rounding of one slot may have grown with the table
             slack = self.spec.slots / 1024
             for cell in self.spec.cells:
