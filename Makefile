@@ -47,7 +47,7 @@ beside: stage-beside
 # Their clusters go first, for what is idle there still costs the other tests time.
 afterwards: e2e
 	for name in $(E2E); do $(CLUSTER) down --name $$name || exit 1; done
-	$(BIN)/pytest $(SPREAD) $(EXAMPLE)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(EXAMPLE)
 
 venv: $(VENV)/.installed ## The Python environment, from the lock file
 

@@ -19,6 +19,8 @@ import aiohttp
 import yaml
 from aiohttp import web
 
+from recell.providers.kube.connection import Connector
+
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _HOP = frozenset({"transfer-encoding", "connection", "content-length", "keep-alive", "content-encoding"})
 
@@ -76,9 +78,8 @@ class ApiProxy:
     async def to(cls, kubeconfig: Path, folder: Path) -> AsyncIterator["ApiProxy"]:
         server, tls = _credentials(kubeconfig)
         proxy = cls(server, tls, folder / f"proxy-{id(object()):x}.yaml")
-        proxy._upstream = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=tls), auto_decompress=False, read_bufsize=2**21
-        )
+        connector = Connector(tls)  # its requests are cancelled whenever the tested side goes away
+        proxy._upstream = aiohttp.ClientSession(connector=connector, auto_decompress=False, read_bufsize=2**21)
         app = web.Application(client_max_size=2**24)
         app.router.add_route("*", "/{path:.*}", proxy._handle)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
@@ -103,6 +104,7 @@ class ApiProxy:
             proxy.cut()
             await runner.cleanup()
             await proxy._upstream.close()
+            await connector.end()
 
     # What a test asks for
 
