@@ -232,10 +232,10 @@ async def test_a_write_that_was_decided_before_the_successors_changes_nothing(
     """The leader is stopped between its look and its write; the next one writes; then it wakes (rule 2)."""
     await scene.write(EVEN, generation=4)
     await scene.until(lambda: scene.plane.applied(KEY))
-    stale = scene.plane._routes.get(KEY)
+    stale = scene.plane.routes.get(KEY)
     successor = Scene(scene.served)
     await successor.write(ALL_B, generation=5, epoch=9)
-    monkeypatch.setattr(scene.plane._routes, "get", lambda key: stale)
+    monkeypatch.setattr(scene.plane.routes, "get", lambda key: stale)
     await scene.plane.tell(KEY, Placement.model_validate(placement(CELLS, EVEN, generation=6)))
     assert scene.route["metadata"]["annotations"][ANNOTATION_PLACEMENT] == "placement-1/9/5"
     assert scene.weights == {"b": 1024}

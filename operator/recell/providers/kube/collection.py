@@ -6,6 +6,7 @@ Promises: the same as `Reflector`, over all of its namespaces.
 import asyncio
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
+from recell.engine.errors import RecellError
 from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.paths import Resource
@@ -78,6 +79,11 @@ class Collection:
         return all(reflector.synced.is_set() for reflector in self.reflectors)
 
     @property
+    def trouble(self) -> RecellError | None:
+        """What keeps one of them from being read."""
+        return next((reflector.trouble for reflector in self.reflectors if reflector.trouble is not None), None)
+
+    @property
     def blind_for(self) -> float:
         return max((reflector.blind_for for reflector in self.reflectors), default=0.0)
 
@@ -88,6 +94,15 @@ class Collection:
     async def wait_synced(self) -> None:
         """No deadline of its own: the caller has one."""
         await asyncio.gather(*(reflector.synced.wait() for reflector in self.reflectors))
+
+    async def synced_within(self, seconds: float) -> bool:
+        """Whether everything was read once by then; `trouble` may say why not."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.wait_synced()
+        except TimeoutError:
+            return False
+        return True
 
     async def stop(self) -> None:
         await asyncio.gather(*(reflector.stop() for reflector in self.reflectors))

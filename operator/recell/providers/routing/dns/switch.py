@@ -86,12 +86,8 @@ class DNSSwitch:
             return
         self._named.add(router.key)
         self._endpoints.start()
-        try:
-            async with asyncio.timeout(READ_WITHIN):
-                await self._endpoints.wait_synced()
-        except TimeoutError:
-            trouble = next((each.trouble for each in self._endpoints.reflectors if each.trouble is not None), None)
-            raise explained(trouble or Retryable("DNSEndpoints have not been read yet")) from None
+        if not await self._endpoints.synced_within(READ_WITHIN):
+            raise explained(self._endpoints.trouble or Retryable("DNSEndpoints have not been read yet"))
         await self._write(router, self.at(router.key) or PlacementMode.PRIMARY)
 
     def obstacle(self, router: Router) -> str:

@@ -15,7 +15,6 @@ Promises
 Must not decide anything about traffic.
 """
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -98,8 +97,8 @@ class GatewayDataPlane:
         self._figures = figures
         self._turns_away = turns_away
         self._on_change = on_change
-        self.routes = self._routes = Collection(api, HTTP_ROUTES, clock, namespaces, labels=LABEL_ROUTER)
-        self._routes.subscribe(self._changed)
+        self.routes = Collection(api, HTTP_ROUTES, clock, namespaces, labels=LABEL_ROUTER)
+        self.routes.subscribe(self._changed)
         self._routers: dict[Key, _Router] = {}
 
     def start(self) -> None:
@@ -109,7 +108,7 @@ class GatewayDataPlane:
 
     async def stop(self) -> None:
         await self._figures.stop()
-        await self._routes.stop()
+        await self.routes.stop()
 
     # What the controller says.
 
@@ -121,14 +120,9 @@ class GatewayDataPlane:
         else:
             known.router = router
         await self._figures.follow(router)
-        self._routes.start()
-        if self._routes.synced:
-            return
-        try:
-            async with asyncio.timeout(SYNC_WITHIN):
-                await self._routes.wait_synced()
-        except TimeoutError:
-            raise unwatchable(self._trouble()) from None
+        self.routes.start()
+        if not await self.routes.synced_within(SYNC_WITHIN):
+            raise unwatchable(self.routes.trouble)
 
     async def tell(self, key: Key, placement: Placement | None) -> None:
         if placement is None:
@@ -139,7 +133,7 @@ class GatewayDataPlane:
         if state is None:
             return
         cells = self._cells(key)
-        if not self._routes.synced:
+        if not self.routes.synced:
             return  # `ensure` has said why
         turn_away = self._turns_away(key)
         divided = route.divided(state.router, placement, cells, turn_away=turn_away)
@@ -147,7 +141,7 @@ class GatewayDataPlane:
         if coming or going:
             divided = route.divided(state.router, placement, cells, turn_away=turn_away, faint=coming | going)
         try:
-            written = await self._write(state, placement, divided.rules, self._routes.get(key))
+            written = await self._write(state, placement, divided.rules, self.routes.get(key))
         except Conflict:  # most often a Gateway wrote its status meanwhile: the watch brings it a moment later
             live = await self._api.get(HTTP_ROUTES.path(*key))
             written = await self._write(state, placement, divided.rules, live)
@@ -166,7 +160,7 @@ class GatewayDataPlane:
             return set(), set()
         before = {rule.name: rule.turned_away for rule in state.told[2]}
         lately = self._clock.monotonic() - state.changed_at < SETTLED_AFTER
-        live = self._routes.get(state.router.key)
+        live = self.routes.get(state.router.key)
         unsettled = lately and not (live is not None and route.parents(live).current)
         coming, going = set(), set()
         for rule in wanted:
@@ -220,7 +214,7 @@ class GatewayDataPlane:
         state.content, state.generation = content, _generation(answer)
         state.changed_at = self._clock.monotonic()
         log.info("applied HTTPRoute %s/%s, generation %d", *key, state.generation)
-        self._routes.put(answer)
+        self.routes.put(answer)
 
     async def _refuse_anothers(self, router: Router) -> Object | None:
         """A route that is not seen by its label may have lost it: whose it is, its owner says as well."""
@@ -255,11 +249,11 @@ class GatewayDataPlane:
     # What is known.
 
     def serving(self, router: Key) -> int:
-        live = self._routes.get(router)
+        live = self.routes.get(router)
         return route.parents(live).accepted if live is not None else 0
 
     def complaint(self, router: Key) -> str:
-        live, state = self._routes.get(router), self._routers.get(router)
+        live, state = self.routes.get(router), self._routers.get(router)
         if live is None or state is None:
             return ""
         if state.outdated:
@@ -276,7 +270,7 @@ class GatewayDataPlane:
     def applied(self, router: Key) -> Applied | None:
         """What has been in force is told until something newer is, for no Gateway goes back; None while the route is
         not as it was written, or no Gateway has accepted it."""
-        live, state = self._routes.get(router), self._routers.get(router)
+        live, state = self.routes.get(router), self._routers.get(router)
         if live is None or state is None or state.applied is None or _generation(live) != state.generation:
             return None
         accepted = route.parents(live).accepted
@@ -298,7 +292,7 @@ class GatewayDataPlane:
 
     def _note(self, key: Key, state: _Router) -> None:
         """From now on the route is in force, if it is; what is counted is counted by it."""
-        live = self._routes.get(key)
+        live = self.routes.get(key)
         if live is None or state.told is None or _generation(live) != state.generation:
             return
         version, seen = Version.of(state.told[0]), route.parents(live)
@@ -308,9 +302,6 @@ class GatewayDataPlane:
             at = self._clock.now()
             state.applied = Applied(version.uid, version.epoch, version.generation, seen.accepted, at)
             self._figures.name(key, *state.told)
-
-    def _trouble(self) -> RecellError | None:
-        return next((each.trouble for each in self._routes.reflectors if each.trouble is not None), None)
 
 
 def unwatchable(trouble: RecellError | None, field: str = "spec.type Gateway") -> RecellError:

@@ -7,7 +7,6 @@ The Gateway API's kinds are watched from the first Router on that names this swi
 Must not: decide who serves, or take a written route for one that is in force.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from recell.api import Cell, Router
@@ -67,12 +66,8 @@ class GatewaySwitch:
             return
         self._named.add(router.key)
         self._routes.start()
-        try:
-            async with asyncio.timeout(SYNC_WITHIN):
-                await self._routes.wait_synced()
-        except TimeoutError:
-            trouble = next((each.trouble for each in self._routes.reflectors if each.trouble is not None), None)
-            raise _explained(trouble) from None
+        if not await self._routes.synced_within(SYNC_WITHIN):
+            raise _explained(self._routes.trouble)
         await self._kept.keep(router, switched_route(router, self.at(router.key) or PlacementMode.PRIMARY))
 
     def obstacle(self, router: Router) -> str:
