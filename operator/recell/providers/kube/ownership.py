@@ -3,9 +3,12 @@
 Promises: pure functions over JSON.
 """
 
+from collections.abc import Mapping
+
 from recell.api import Router
-from recell.api.meta import API_VERSION, LABEL_CELL, LABEL_MADE_BY
+from recell.api.meta import API_VERSION, LABEL_CELL, LABEL_MADE_BY, LABEL_ROUTER
 from recell.providers.kube.api import FIELD_MANAGER, HOLD_MANAGER, Object
+from recell.providers.kube.paths import Resource
 
 ARGO_TRACKING = "argocd.argoproj.io/tracking-id"
 ARGO_INSTANCE = "argocd.argoproj.io/instance"
@@ -30,6 +33,23 @@ def controlled_by(router: Router) -> Object:
         "uid": router.metadata.uid,
         "controller": True,
         "blockOwnerDeletion": False,
+    }
+
+
+def of_router(router: Router, resource: Resource, spec: Object, annotations: Mapping[str, str] | None = None) -> Object:
+    """An object of this kind that is named like the Router, is found by it, and goes when it goes."""
+    name = router.metadata.name
+    return {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": {
+            "name": name,
+            "namespace": router.metadata.namespace,
+            "labels": {"app.kubernetes.io/managed-by": "recell", LABEL_ROUTER: name},
+            **({"annotations": dict(annotations)} if annotations else {}),
+            "ownerReferences": [controlled_by(router)],
+        },
+        "spec": spec,
     }
 
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from recell.api import Placement, Router
 from recell.api.dns import DNS, Drained, RoutingPolicy, Weights
-from recell.api.meta import ANNOTATION_CONTENT, LABEL_ROUTER, seconds
+from recell.api.meta import ANNOTATION_CONTENT, seconds
 from recell.api.placement import PlacementSpec
 from recell.domain import placement
 from recell.providers.kube.api import Object
-from recell.providers.kube.ownership import controlled_by
+from recell.providers.kube.ownership import of_router
 from recell.providers.kube.paths import DNS_ENDPOINTS
 from recell.providers.routing.version import ANNOTATION_PLACEMENT, Version
 
@@ -73,24 +73,10 @@ def canonical(target: str) -> str:
 
 def endpoint(router: Router, placed: Placement, dns: DNS) -> Object:
     """The DNSEndpoint, with the hash of what it says and the Placement that it was made from."""
-    meta = router.metadata
     endpoints = [_endpoint(record, dns) for record in records(placed.spec, dns)]
     content = hashlib.sha256(json.dumps(endpoints, sort_keys=True).encode()).hexdigest()[:16]
-    return {
-        "apiVersion": DNS_ENDPOINTS.api_version,
-        "kind": DNS_ENDPOINTS.kind,
-        "metadata": {
-            "name": meta.name,
-            "namespace": meta.namespace,
-            "labels": {"app.kubernetes.io/managed-by": "recell", LABEL_ROUTER: meta.name},
-            "annotations": {
-                ANNOTATION_CONTENT: content,
-                ANNOTATION_PLACEMENT: str(Version.of(placed)),
-            },
-            "ownerReferences": [controlled_by(router)],
-        },
-        "spec": {"endpoints": endpoints},
-    }
+    noted = {ANNOTATION_CONTENT: content, ANNOTATION_PLACEMENT: str(Version.of(placed))}
+    return of_router(router, DNS_ENDPOINTS, {"endpoints": endpoints}, noted)
 
 
 def _endpoint(record: Record, dns: DNS) -> Object:

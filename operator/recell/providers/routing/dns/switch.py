@@ -26,7 +26,7 @@ from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.collection import Collection
 from recell.providers.kube.kept import KeptObjects
-from recell.providers.kube.ownership import controlled_by
+from recell.providers.kube.ownership import of_router
 from recell.providers.kube.paths import DNS_ENDPOINTS
 from recell.providers.routing.asking import land, way_in
 from recell.providers.routing.dns.data_plane import READ_WITHIN, explained
@@ -202,7 +202,6 @@ def switched_record(router: Router, sides: Mapping[PlacementMode, Targets], side
     block = _block(router)
     if block is None:
         raise BadInput(f"Router {router.metadata.name}: spec.fallback.switches names no DNS")
-    name, namespace = router.metadata.name, router.metadata.namespace
     record: Object = {
         "dnsName": block.hostname,
         "recordType": str(block.record_type),
@@ -211,18 +210,8 @@ def switched_record(router: Router, sides: Mapping[PlacementMode, Targets], side
     }
     if block.provider_specific:
         record["providerSpecific"] = [{"name": each.name, "value": each.value} for each in block.provider_specific]
-    return {
-        "apiVersion": DNS_ENDPOINTS.api_version,
-        "kind": DNS_ENDPOINTS.kind,
-        "metadata": {
-            "name": name,
-            "namespace": namespace,
-            "labels": {"app.kubernetes.io/managed-by": "recell", LABEL_ROUTER: name},
-            "annotations": {
-                ANNOTATION_PRIMARY: " ".join(sides[PlacementMode.PRIMARY]),
-                ANNOTATION_FALLBACK: " ".join(sides[PlacementMode.FALLBACK]),
-            },
-            "ownerReferences": [controlled_by(router)],
-        },
-        "spec": {"endpoints": [record]},
+    noted = {
+        ANNOTATION_PRIMARY: " ".join(sides[PlacementMode.PRIMARY]),
+        ANNOTATION_FALLBACK: " ".join(sides[PlacementMode.FALLBACK]),
     }
+    return of_router(router, DNS_ENDPOINTS, {"endpoints": [record]}, noted)

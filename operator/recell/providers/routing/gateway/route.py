@@ -26,11 +26,11 @@ from recell.api.gateway import (
     ParentRef,
     RouteRule,
 )
-from recell.api.meta import LABEL_ROUTER
 from recell.api.placement import PlacementSpec
 from recell.domain import placement
 from recell.engine.errors import BadInput
-from recell.providers.kube.ownership import controlled_by
+from recell.providers.kube.ownership import of_router
+from recell.providers.kube.paths import HTTP_ROUTES
 from recell.providers.routing.gateway.classes import ROOT, Unsayable, class_rules
 from recell.providers.routing.gateway.turn_away import PORT, TurnedAway, service_name
 from recell.providers.routing.version import ANNOTATION_PLACEMENT, Version
@@ -191,23 +191,11 @@ def _reduced(backends: Sequence[Backend], *, faint: bool) -> tuple[Backend, ...]
 def http_route(router: Router, placed: Placement, rules: Sequence[Rule]) -> Object:
     """Of `divided`. Raises BadInput for a Router of another type."""
     block = _block(router)
-    name, namespace = router.metadata.name, router.metadata.namespace
-    spec: Object = {"parentRefs": [parent_ref(ref, namespace) for ref in block.parent_refs]}
+    spec: Object = {"parentRefs": [parent_ref(ref, router.metadata.namespace) for ref in block.parent_refs]}
     if block.hostnames:
         spec["hostnames"] = list(block.hostnames)
     spec["rules"] = [_rule(router, block, rule) for rule in rules]
-    return {
-        "apiVersion": f"{GATEWAY_GROUP}/v1",
-        "kind": "HTTPRoute",
-        "metadata": {
-            "name": name,
-            "namespace": namespace,
-            "labels": {"app.kubernetes.io/managed-by": "recell", LABEL_ROUTER: name},
-            "annotations": {ANNOTATION_PLACEMENT: str(Version.of(placed))},
-            "ownerReferences": [controlled_by(router)],
-        },
-        "spec": spec,
-    }
+    return of_router(router, HTTP_ROUTES, spec, {ANNOTATION_PLACEMENT: str(Version.of(placed))})
 
 
 def parent_ref(ref: ParentRef, namespace: str) -> Object:

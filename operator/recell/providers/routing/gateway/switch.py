@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from recell.api import Cell, Router
 from recell.api.fallback import GatewaySwitch as Block
 from recell.api.fallback import SwitchType
-from recell.api.meta import LABEL_ROUTER
 from recell.api.placement import PlacementMode
 from recell.domain.observation import Landed
 from recell.engine.errors import BadInput, NotFound, RecellError, Retryable
@@ -20,7 +19,7 @@ from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.collection import Collection
 from recell.providers.kube.kept import KeptObjects
-from recell.providers.kube.ownership import controlled_by
+from recell.providers.kube.ownership import of_router
 from recell.providers.kube.paths import GATEWAYS, HTTP_ROUTES
 from recell.providers.routing.asking import land, way_in
 from recell.providers.routing.gateway import entry, route
@@ -144,14 +143,4 @@ def switched_route(router: Router, side: PlacementMode) -> Object:
         spec["hostnames"] = list(block.hostnames)
     backend = {"group": "", "kind": "Service", "name": service, "port": haproxy.service.port, "weight": 1}
     spec["rules"] = [{"matches": [{"path": {"type": "PathPrefix", "value": "/"}}], "backendRefs": [backend]}]
-    return {
-        "apiVersion": HTTP_ROUTES.api_version,
-        "kind": HTTP_ROUTES.kind,
-        "metadata": {
-            "name": name,
-            "namespace": namespace,
-            "labels": {"app.kubernetes.io/managed-by": "recell", LABEL_ROUTER: name},
-            "ownerReferences": [controlled_by(router)],
-        },
-        "spec": spec,
-    }
+    return of_router(router, HTTP_ROUTES, spec)
