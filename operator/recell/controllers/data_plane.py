@@ -91,10 +91,8 @@ class HAProxyDataPlane:
         self.switch = ServiceSwitch(api, self.services, cells)
         self._applied: dict[tuple[str, str, str], str] = {}
         """Kind, namespace, name -> content hash that this process applied."""
-        self._rendered: dict[Key, tuple[tuple[str, int, str], tuple[Object, ...]]] = {}
-        """By Router: what its spec asks for, and of which object, generation and way of the customers."""
-        self._rendered_fallbacks: dict[Key, tuple[tuple[str, int, str], tuple[Object, ...]]] = {}
-        """The same of its fallback, with the table."""
+        self._rendered: dict[Key, dict[str, tuple[tuple[str, int, str], tuple[Object, ...]]]] = {}
+        """By Router and part: its objects, and of which object, generation and else they were made."""
         self._pods.subscribe(self._changed)
         for collection in self._live.values():
             collection.subscribe(self._changed)
@@ -119,27 +117,28 @@ class HAProxyDataPlane:
 
     async def ensure(self, router: Router) -> None:
         reached = self.switch.selected(router.key)
-        version = (router.metadata.uid, router.metadata.generation, str(reached))
-        known = self._rendered.get(router.key)
-        if known is None or known[0] != version:
-            objects = router_objects(router, self._surroundings, reached)
-            known = self._rendered[router.key] = (version, objects)
-        for wanted in known[1]:
-            await self._ensure(router, wanted)
+        await self._ensure_part(
+            router, "router", str(reached), lambda: router_objects(router, self._surroundings, reached)
+        )
 
     async def ensure_fallback(self, router: Router, table: Table) -> None:
         """The objects of its fallback, with this table; no write when they are."""
-        version = (router.metadata.uid, router.metadata.generation, table.id)
-        known = self._rendered_fallbacks.get(router.key)
-        if known is None or known[0] != version:
-            objects = fallback_objects(router, self._surroundings, table)
-            known = self._rendered_fallbacks[router.key] = (version, objects)
-        for wanted in known[1]:
-            await self._ensure(router, wanted)
+        await self._ensure_part(
+            router, "fallback", table.id, lambda: fallback_objects(router, self._surroundings, table)
+        )
 
     async def ensure_turn_away(self, router: Router) -> None:
         """What answers in place of its cells; no write when it is there."""
-        for wanted in turn_away_objects(router, self._surroundings):
+        await self._ensure_part(router, "turn-away", "", lambda: turn_away_objects(router, self._surroundings))
+
+    async def _ensure_part(self, router: Router, part: str, of: str, render: Callable[[], tuple[Object, ...]]) -> None:
+        """Rendered anew when the Router changes, or what else it is made from (`of`)."""
+        version = (router.metadata.uid, router.metadata.generation, of)
+        parts = self._rendered.setdefault(router.key, {})
+        known = parts.get(part)
+        if known is None or known[0] != version:
+            known = parts[part] = (version, render())
+        for wanted in known[1]:
             await self._ensure(router, wanted)
 
     async def _ensure(self, router: Router, wanted: Object) -> None:
@@ -193,7 +192,7 @@ class HAProxyDataPlane:
         deployment = self._live[DEPLOYMENTS.kind].get((router[0], turn_away_name(router[1])))
         if deployment is None:
             return None
-        return Pods(_desired(deployment), int(deployment["status"].get("readyReplicas") or 0))
+        return _pods(deployment)
 
     # --- the two sides
 
@@ -203,8 +202,7 @@ class HAProxyDataPlane:
         told = rendered(deployment) if deployment is not None else None
         if deployment is None or told is None:
             return None
-        pods = Pods(desired=_desired(deployment), ready=int(deployment["status"].get("readyReplicas") or 0))
-        return FallbackState(told.order, told.id, pods, current=_rolled_out(deployment))
+        return FallbackState(told.order, told.id, _pods(deployment), current=_rolled_out(deployment))
 
     def primary(self, router: Key) -> PrimaryState | None:
         deployment = self._live[DEPLOYMENTS.kind].get((router[0], name_of(router[1])))
@@ -248,7 +246,6 @@ class HAProxyDataPlane:
         if placement is None:
             self._traffic.drop(router)
             self._rendered.pop(router, None)
-            self._rendered_fallbacks.pop(router, None)
             for slot in [slot for slot in self._applied if slot[1] == router[0]]:
                 del self._applied[slot]
             return
@@ -336,6 +333,10 @@ def _slim_deployment(obj: Object) -> Object:
 
 def _desired(deployment: Object) -> int:
     return int(deployment["spec"].get("replicas", 1))
+
+
+def _pods(deployment: Object) -> Pods:
+    return Pods(desired=_desired(deployment), ready=int(deployment["status"].get("readyReplicas") or 0))
 
 
 def _rolled_out(deployment: Object) -> bool:
