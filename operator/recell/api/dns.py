@@ -1,6 +1,7 @@
 """The block `dns` of a Router: records that ExternalDNS publishes for it, weighted by the cells' shares."""
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
@@ -68,6 +69,17 @@ class NameServer(Model):
         min_length=1, max_length=253, pattern=r"^[0-9A-Za-z._:-]+$", description="IP address or host name."
     )
     port: int | None = Field(default=None, ge=1, le=65535, description="Port for UDP and TCP; 53 if unset.")
+
+
+NameServers = Annotated[
+    list[NameServer],
+    Field(
+        max_length=8,
+        json_schema_extra=ATOMIC,
+        description="Who is asked whether a change is published: every one of them has to answer it. If empty, the"
+        " name servers of the zone, found by its NS records.",
+    ),
+]
 
 
 class DNS(Model):
@@ -139,13 +151,7 @@ class DNS(Model):
         json_schema_extra=ATOMIC,
         description="Settings for ExternalDNS' provider, put on every record.",
     )
-    nameservers: list[NameServer] = Field(
-        default_factory=list,
-        max_length=8,
-        json_schema_extra=ATOMIC,
-        description="Who is asked whether a change is published: every one of them has to answer it. If empty, the"
-        " name servers of the zone, found by its NS records.",
-    )
+    nameservers: NameServers = Field(default_factory=list)
     propagation: Duration = Field(
         default="60s",
         description="How long the name servers may take for a new weight, which no answer shows (Route 53: 60s)."

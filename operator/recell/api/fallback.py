@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from recell.api.dns import HOST, NameServer, ProviderSpecific, RecordType
+from recell.api.dns import HOST, NameServers, ProviderSpecific, RecordType
 from recell.api.gateway import HOSTNAME_PATTERN, ParentRef
 from recell.api.meta import ATOMIC, Duration, Model, cel, list_map, rules
 
@@ -106,13 +106,7 @@ class DNSSwitch(Model):
         json_schema_extra=ATOMIC,
         description="Settings for ExternalDNS' provider, put on the record.",
     )
-    nameservers: list[NameServer] = Field(
-        default_factory=list,
-        max_length=8,
-        json_schema_extra=ATOMIC,
-        description="Who is asked whether a change is published: every one of them has to answer it. If empty, the"
-        " name servers of the zone, found by its NS records.",
-    )
+    nameservers: NameServers = Field(default_factory=list)
     publish_timeout: Duration = Field(
         default="3m", description="Every name server has to answer a change by then, else another switch is tried."
     )
