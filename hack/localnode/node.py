@@ -122,15 +122,17 @@ class LocalNode:
             self._namespaces.kill("kube-apiserver")
 
     def start_api_server(self) -> None:
-        """Start or thaw the API server; return when it is ready, and with it the rest of the control plane."""
+        """Start or thaw the API server; return when it is ready, and with it all that follows it to place pods and to
+        send packets to them."""
         with self._locked():
-            parts = self._components(self.addresses(), Path("kube-router"))
+            parts = self._components(self.addresses(), gotools.ensure(gotools.KUBE_ROUTER, self._progress))
             self._namespaces.signal("kube-apiserver", signal.SIGCONT)
             if not self._namespaces.processes("kube-apiserver"):
-                # They would look for it again only after up to half a minute, by a backoff of their own.
-                for name in ("kube-controller-manager", "kube-scheduler"):
+                # They would look for it again only after up to a minute, by a backoff of their own. Meanwhile no pod is
+                # placed, and packets go to pods that are no more.
+                for name in _FOLLOWERS:
                     self._stop(name)
-            for component in parts.control_plane():
+            for component in (*parts.control_plane(), *parts.node()):
                 self._ensure(component)
 
     def storage(self) -> None:
@@ -315,6 +317,7 @@ class LocalNode:
 
 
 _CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+_FOLLOWERS = ("kube-controller-manager", "kube-scheduler", "kube-proxy", "kube-router")
 
 
 def _ctr_argv(*argv: str) -> list[str]:

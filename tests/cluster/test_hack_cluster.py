@@ -346,8 +346,19 @@ def test_the_api_server_can_be_made_unreachable_and_comes_back(side: Side) -> No
     cluster("stop-apiserver", "--name", NAME)
     assert "ConnectionRefused" in knock(host, int(port))
     assert not side.status()["ready"]
+
+    def pids(program: str) -> set[str]:
+        return {pid for pid in side.processes() if program in Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]}
+
+    followers = ("kube-controller-manager", "kube-scheduler", "kube-proxy", "kube-router")
+    before = {name: pids(name) for name in followers}
     cluster("start-apiserver", "--name", NAME)
     assert side.kubectl("get", "--raw", "/readyz") == "ok"
+    # Begun anew, for one that met the outage looks for the API server by a backoff of up to a minute.
+    for name in followers:
+        now = pids(name)
+        assert now, f"{name} does not run"
+        assert now.isdisjoint(before[name]), name
 
 
 def test_the_audit_log_tells_who_wrote_what(side: Side) -> None:
