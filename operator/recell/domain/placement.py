@@ -231,13 +231,13 @@ def admit(spec: PlacementSpec, routing: Routing, candidate: Candidate) -> Placem
         changed = _with(spec, cells=cells)
         if known.weight == entry.weight:
             return changed
-        return reroute(_rebalanced(changed, routing, changed=candidate.name), routing)
+        return reroute(_rebalanced(changed, routing, since=spec, changed=candidate.name), routing)
     if len(spec.cells) >= MAX_CELLS:
         raise RouterFull(f"Cell {candidate.name}: the Router has {MAX_CELLS} cells already; use another Router")
     if spec.next_index >= MAX_INDEX:
         raise ValueError(f"Cell {candidate.name}: every index of the Placement was used; use another Router")
     cells = [*spec.cells, _placed(candidate, spec.next_index)]
-    return reroute(_rebalanced(_with(spec, cells=cells, next_index=spec.next_index + 1), routing), routing)
+    return reroute(_rebalanced(_with(spec, cells=cells, next_index=spec.next_index + 1), routing, since=spec), routing)
 
 
 def as_listed(candidate: Candidate, placed: PlacedCell) -> bool:
@@ -267,7 +267,7 @@ def remove(spec: PlacementSpec, routing: Routing, name: str, *, force: bool = Fa
         holds=[hold for hold in spec.holds if hold.cell != name or hold.state in REMEMBERED],
         reservations=[item for item in spec.reservations if item.cell != name],
     )
-    return reroute(_rebalanced(rest, routing), routing)
+    return reroute(_rebalanced(rest, routing, since=spec), routing)
 
 
 def hold(spec: PlacementSpec, routing: Routing, wanted: Hold) -> PlacementSpec:
@@ -739,11 +739,12 @@ def _striped(quotas: Mapping[int, int]) -> list[int]:
     return [index for _, index in sorted(places)]
 
 
-def _rebalanced(spec: PlacementSpec, routing: Routing, *, changed: str = "") -> PlacementSpec:
+def _rebalanced(spec: PlacementSpec, routing: Routing, *, since: PlacementSpec, changed: str = "") -> PlacementSpec:
     """Shared: homes by weight with the fewest moves. Else, or when every weight is 0, as they are.
 
-    A retired cell gets none: another one has taken its place. One of weight 0 keeps what a run gave it, unless its
-    weight is what `changed`: it gets its weight when it has proven itself.
+    A retired cell gets none: another one has taken its place. One of weight 0 keeps what a run gave it, for it gets its
+    weight when it has proven itself; not when its weight is what `changed`, nor when `since` that Placement there is
+    somebody to take customers who stayed for want of any.
     """
     sharing = _sharing(spec)
     weights = {cell.index: cell.weight if cell.name in sharing else 0 for cell in spec.cells}
@@ -751,7 +752,7 @@ def _rebalanced(spec: PlacementSpec, routing: Routing, *, changed: str = "") -> 
         return spec
     homes = list(decode_table(spec.homes))
     present = Counter(homes)
-    kept = {cell.index for cell in spec.cells if not cell.weight and cell.name != changed}
+    kept = {cell.index for cell in spec.cells if not cell.weight and cell.name != changed and _sharing(since)}
     weights = {index: weight for index, weight in weights.items() if index not in kept}
     quotas = _quotas(weights, spec.slots - sum(present[index] for index in kept), present)
     quotas |= {index: present[index] for index in kept}
