@@ -7,6 +7,10 @@ CLUSTER := hack/cluster
 # Kubernetes' own programs, whose garbage collection takes a tenth of two cores: memory is less scarce than they are.
 export GOGC := 400
 CACHE := $(or $(RECELL_CACHE),$(HOME)/.cache/recell)
+# On a machine without kubectl, the one that `hack/cluster up` leaves there.
+export PATH := $(PATH):$(CACHE)/path
+# By websockets, kubectl before 1.34 now and then loses what a command says at once (kubernetes/kubernetes#131189).
+export KUBECTL_REMOTE_COMMAND_WEBSOCKETS := false
 # More processes than cores, since most tests wait most of the time; one file stays in one process, for its fixtures.
 SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
 UNIT := tests/unit tests/contract tests/router

@@ -17,6 +17,11 @@ def cache() -> Path:
     return _folder("RECELL_CACHE", Path.home() / ".cache" / "recell")
 
 
+def programs() -> Path:
+    """The folder with what a machine may lack to use a cluster: kubectl. It is meant for the end of the PATH."""
+    return cache() / "path"
+
+
 def clusters() -> Path:
     """The folder with one folder for each cluster."""
     return _folder("RECELL_STATE", Path.home() / ".local" / "state" / "recell") / "clusters"
@@ -49,6 +54,16 @@ def made_once(path: Path, lock: str, make: Callable[[], None]) -> Path:
             if not path.exists():
                 make()
     return path
+
+
+def link(path: Path, target: Path) -> None:
+    """Let the path lead to the target; a reader, or somebody who does the same beside us, never meets it missing."""
+    if path.is_symlink() and path.readlink() == target:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.symlink_to(target)
+    partial.replace(path)
 
 
 def write(path: Path, content: str, mode: int = 0o644) -> None:

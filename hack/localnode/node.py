@@ -229,13 +229,9 @@ class LocalNode:
         return Components(self.name, self.folder, addresses, authority, kube_router)
 
     def _link(self, binary: Path) -> None:
-        target = self.folder / "bin"
-        target.mkdir(parents=True, exist_ok=True)
         for name in components.KUBERNETES:
-            link = target / name
-            if not link.is_symlink() or link.readlink() != binary:
-                link.unlink(missing_ok=True)
-                link.symlink_to(binary)
+            folders.link(self.folder / "bin" / name, binary)
+        folders.link(folders.programs() / "kubectl", binary)
 
     def _ensure(self, component: Component) -> None:
         """Start the program unless it runs as it should; wait for its sign of readiness."""

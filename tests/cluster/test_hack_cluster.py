@@ -197,6 +197,13 @@ def test_clusters_beside_each_other_share_nothing(side: Side, kubeconfig: Path) 
     assert "recell-side" not in names.stdout
 
 
+def test_a_machine_without_kubectl_has_the_clusters(side: Side) -> None:
+    cache = Path(os.environ.get("RECELL_CACHE", Path.home() / ".cache/recell"))
+    argv = [cache / "path" / "kubectl", f"--kubeconfig={side.kubeconfig}", "version", "-o", "json"]
+    told = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout)
+    assert told["clientVersion"]["gitVersion"] == told["serverVersion"]["gitVersion"]
+
+
 def test_pods_resolve_names_and_reach_services(side: Side, clients: Side) -> None:
     assert fetch(side, "friend", "http://web.default/hello.txt") == "hello"
     assert fetch(side, "friend", f"http://{side.service('web')}/hello.txt") == "hello"
