@@ -238,7 +238,7 @@ class LocalNode:
         mark = self.folder / "run" / f"{component.name}.started-as"
         wanted = hashlib.sha256(
             repr((component.argv, sorted((str(p), c) for p, c in component.files.items()))).encode()
-            + os.fsencode(Path(component.argv[0]).resolve())
+            + os.fsencode(Path(shutil.which(component.argv[0]) or component.argv[0]).resolve())
         ).hexdigest()
         running = self._namespaces.processes(component.name)
         if running and not (mark.exists() and mark.read_text() == wanted):

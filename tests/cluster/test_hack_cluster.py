@@ -177,8 +177,9 @@ def eventually(what: str, probe: Any, within: float = 30) -> None:
         time.sleep(0.2)
 
 
-def test_a_second_up_leaves_a_sound_cluster_alone(side: Side) -> None:
+def test_a_second_up_leaves_a_sound_cluster_alone(side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     components = side.processes()
+    monkeypatch.chdir(tmp_path)
     cluster("up", "--name", NAME)
     assert side.processes() == components
     assert side.status()["ready"]
