@@ -10,6 +10,7 @@ import pytest
 
 from recell.providers.access import RouterAccess
 from recell.providers.kube.paths import NAMESPACES, SERVICES
+from recell.providers.routing.dns.resolving import NameServers
 from recell.runtime.clock import SystemClock
 from tests.contract.conftest import IN_FLIGHT
 from tests.gateway.cluster import GRANTS, GatewayCluster, Traefik
@@ -158,7 +159,7 @@ async def test_nothing_is_written_when_nothing_changed_and_the_server_adds_nothi
 
 async def test_the_customers_way_in_is_tried_through_the_gateway(plane: GatewayPlane, proxy: Traefik) -> None:
     await plane.shift(ALL_A, 1)
-    access = RouterAccess(plane.cluster.api, SystemClock())
+    access = RouterAccess(plane.cluster.api, clock := SystemClock(), NameServers(clock))
     tried = await access.try_slot(plane.router, plane._cells["a"], 7)
     assert tried.ok, tried.message
     assert f"Gateway {plane.cluster.namespace}/one" in tried.message

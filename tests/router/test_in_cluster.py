@@ -22,6 +22,7 @@ from recell.api.placement import REJECT, encode_table
 from recell.providers.access import RouterAccess
 from recell.providers.kube.api import Api
 from recell.providers.kube.paths import PLACEMENTS
+from recell.providers.routing.dns.resolving import NameServers
 from recell.providers.routing.haproxy.objects import Surroundings, name_of, router_objects, selector
 from recell.providers.routing.haproxy.streams import HAProxyTraffic
 from recell.runtime.clock import SystemClock
@@ -256,7 +257,7 @@ async def test_the_customers_way_in_is_tried_slot_by_slot(installed: Installed, 
     table[700] = REJECT
     await installed.applied(installed.write(table))
     api = await Api.connect(str(kubeconfig))
-    access = RouterAccess(api, SystemClock())
+    access = RouterAccess(api, clock := SystemClock(), NameServers(clock))
     try:
         for slot in (0, 1, 699, 701, 1023):
             tried = await access.try_slot(installed.router, cell, slot)

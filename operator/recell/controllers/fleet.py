@@ -194,7 +194,7 @@ class Fleet:
                 provisioner=self._provisioner,
                 isolation=CellIsolation(clusters, cut_off=lambda: platform.prober.operator_cut_off),
                 data=data,
-                access=RouterAccess(platform.api, platform.clock),
+                access=RouterAccess(platform.api, platform.clock, names),
                 announcer=EventAnnouncer(platform),
                 leadership=platform.leadership,
             ),

@@ -15,24 +15,30 @@ from recell.api.gateway import Gateway
 from recell.api.router import CustomerKey, HAProxy, KeySource, RouterType
 from recell.domain.observation import ProbeResult
 from recell.domain.placement import slot_of
-from recell.engine.errors import BadInput, Forbidden, NotFound
+from recell.domain.wording import listed
+from recell.engine.errors import BadInput, Forbidden, NotFound, Retryable
 from recell.engine.ports import Clock
 from recell.providers import http
 from recell.providers.kube.api import Api
 from recell.providers.kube.paths import GATEWAYS, SERVICES
 from recell.providers.kube.services import Address, address
+from recell.providers.routing.dns.publication import Outcome
+from recell.providers.routing.dns.records import canonical
+from recell.providers.routing.dns.traffic import Names
 from recell.providers.routing.gateway import entry
 
 TIMEOUT = 2.0
 """Seconds."""
+_DEFAULT_PORTS = {ProbeScheme.HTTP: 80, ProbeScheme.HTTPS: 443}
 TRIES = 32
 """Keys invented for a table, for each of its slots, at most: a slot is without one less often than once in 1e13."""
 
 
 class RouterAccess:
-    def __init__(self, api: Api, clock: Clock) -> None:
+    def __init__(self, api: Api, clock: Clock, names: Names) -> None:
         self._api = api
         self._clock = clock
+        self._names = names
         self._customers: dict[int, _Invented] = {}
         """By the number of slots."""
 
@@ -72,19 +78,43 @@ class RouterAccess:
             listener = entry.listener(await self._api.get(GATEWAYS.path(*place)), ref)
         except (entry.Unknown, NotFound, Forbidden) as error:
             return self._result(False, f"{told}: {error}", untried=True)
-        return await self._ask(told, listener.address, asked.path, asked.headers, listener.scheme)
+        name = asked.headers.get("Host")
+        return await self._ask(told, listener.address, asked.path, asked.headers, listener.scheme, server_name=name)
 
     async def _by_name(self, block: DNS, cell: Cell) -> ProbeResult:
-        """Whichever cell the operator's own resolver names answers, as it does to a customer."""
+        """Where the name servers send customers, for the operator's own resolver may know another zone, or an older
+        answer. The cell's own target if it is among theirs, else whichever cell they name."""
         port, probe = cell.spec.backend.port, cell.spec.health.probe
-        told = f"a customer of {block.hostname}:{port}, who may get to any cell"
+        scheme = probe.scheme if probe is not None else ProbeScheme.HTTP
+        told = f"a customer of {block.hostname}:{port}"
+        try:
+            targets = await self._targets(block)
+        except Retryable as error:
+            return self._result(False, f"{told}: {error}", untried=True)
+        own = cell.spec.backend.address
+        mine = canonical(own.host) if own is not None else ""
+        where, whose = (mine, "") if mine in targets else (min(targets), ", who may get to any cell")
+        host = block.hostname if port == _DEFAULT_PORTS[scheme] else f"{block.hostname}:{port}"
+        told = f"{told} at {where}{whose}"
         try:
             async with asyncio.timeout(TIMEOUT):
-                await asyncio.get_running_loop().getaddrinfo(block.hostname, port)
+                await asyncio.get_running_loop().getaddrinfo(where, port)  # of a CNAME's target
         except OSError as error:  # TimeoutError is one
             return self._result(False, f"{told}: cannot be resolved from here: {error or 'no answer'}", untried=True)
-        scheme = probe.scheme if probe is not None else ProbeScheme.HTTP
-        return await self._ask(told, Address(block.hostname, port), _path(cell), {}, scheme)
+        return await self._ask(
+            told, Address(where, port), _path(cell), {"Host": host}, scheme, server_name=block.hostname
+        )
+
+    async def _targets(self, block: DNS) -> frozenset[str]:
+        """All that any name server answers. Raises Retryable, naming each server and what it said instead."""
+        servers = await self._names.servers(block)
+        asked = (self._names.ask(server, block.hostname, str(block.record_type)) for server in servers)
+        replies = await asyncio.gather(*asked)
+        targets = frozenset[str]().union(*(r.targets for r in replies if r.outcome is Outcome.ANSWERED))
+        if not targets:
+            told = listed(f"{reply.server}: {reply.said}" for reply in replies)
+            raise Retryable(f"no name server has an answer ({told or 'there is none'})")
+        return targets
 
     async def _ask(
         self,
@@ -93,11 +123,12 @@ class RouterAccess:
         path: str,
         headers: dict[str, str],
         scheme: ProbeScheme = ProbeScheme.HTTP,
+        *,
+        server_name: str | None = None,
     ) -> ProbeResult:
         began, asked = self._clock.monotonic(), http.url(scheme.value.lower(), *where, path)
         async with http.session() as session:
-            name = headers.get("Host")
-            answer = await http.ask(session, asked, timeout=TIMEOUT, headers=headers, server_name=name)
+            answer = await http.ask(session, asked, timeout=TIMEOUT, headers=headers, server_name=server_name)
         if answer.status is None:
             return self._result(False, f"{told}: {answer.message}")
         took = self._clock.monotonic() - began

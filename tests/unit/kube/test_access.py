@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import dns.rcode
 import pytest
 from aiohttp import web
 
@@ -14,7 +15,9 @@ from recell.engine.errors import BadInput
 from recell.providers import access
 from recell.providers.access import RouterAccess, request
 from recell.providers.kube.paths import GATEWAYS, SERVICES
+from recell.providers.routing.dns.resolving import NameServers
 from recell.runtime.clock import SystemClock
+from tests.fakes.name_server import NameServer
 from tests.unit.kube.fake_server import FakeApi, FakeServer
 
 
@@ -63,8 +66,13 @@ def through(port: int) -> RouterAccess:
     server = FakeServer()
     spec = {"clusterIP": "127.0.0.1", "ports": [{"port": port}]}
     server.put(SERVICES.path("fleet", "shop"), {"metadata": {"name": "shop", "namespace": "fleet"}, "spec": spec})
+    return through_api(server)
+
+
+def through_api(server: FakeServer) -> RouterAccess:
     api: Any = FakeApi(server)
-    return RouterAccess(api, SystemClock())
+    clock = SystemClock()
+    return RouterAccess(api, clock, NameServers(clock))
 
 
 @pytest.mark.parametrize(("slots", "slot"), [(1024, 0), (1024, 1023), (16384, 9999)])
@@ -126,8 +134,7 @@ async def test_what_cannot_be_reached_is_told_and_not_raised(front: Front, monke
     shop = router(HEADER, 1)
     tried = await through(1).try_slot(shop, cell(), 1)
     assert (tried.ok, "customer recell-probe-" in tried.message) == (False, True)
-    empty: Any = FakeApi(FakeServer())
-    tried = await RouterAccess(empty, SystemClock()).try_slot(shop, cell(), 1)
+    tried = await through_api(FakeServer()).try_slot(shop, cell(), 1)
     assert (tried.ok, "services/shop" in tried.message) == (False, True)
 
 
@@ -148,8 +155,7 @@ def behind_gateway(port: int, listener: dict[str, Any] | None = None, *, address
         "status": {"addresses": [{"type": "IPAddress", "value": "127.0.0.1"}] if addresses else []},
     }
     server.put(GATEWAYS.path("ingress", "public"), gateway)
-    api: Any = FakeApi(server)
-    return RouterAccess(api, SystemClock())
+    return through_api(server)
 
 
 def gateway_router(*, name: str = "public", **block: Any) -> Router:
@@ -209,25 +215,74 @@ async def test_a_way_in_that_cannot_be_tried_says_nothing_about_the_cell(
 
 # By a name
 
-
-def named_router(hostname: str) -> Router:
-    spec = {"type": "DNS", "customerData": "Shared", "dns": {"hostname": hostname}}
-    return Router.model_validate({"metadata": {"name": "shop", "namespace": "fleet"}, "spec": spec})
+SHOP = "shop.example.com"
 
 
-async def test_whoever_the_name_resolves_to_is_asked_at_the_cells_port(front: Front) -> None:
+@pytest.fixture
+async def zone() -> AsyncIterator[NameServer]:
+    async with NameServer("example.com") as server:
+        yield server
+
+
+def named_router(*zone: NameServer, record_type: str = "A") -> Router:
+    """Its name servers are named: the operator's own resolver knows nothing of the zone."""
+    servers = [{"host": server.address, "port": server.port} for server in zone]
+    dns = {"hostname": SHOP, "nameservers": servers, "recordType": record_type}
+    return Router.model_validate(
+        {
+            "metadata": {"name": "shop", "namespace": "fleet"},
+            "spec": {"type": "DNS", "customerData": "Shared", "dns": dns},
+        }
+    )
+
+
+def cell_at(host: str, port: int) -> Cell:
+    spec = {
+        "routerRef": {"name": "shop"},
+        "backend": {"type": "Address", "address": {"host": host, "port": port}},
+        "health": {"probe": {"path": "/healthz"}},
+    }
+    return Cell.model_validate({"metadata": {"name": "a", "namespace": "fleet"}, "spec": spec})
+
+
+async def test_a_customer_that_the_name_servers_send_to_the_cell_asks_it(front: Front, zone: NameServer) -> None:
+    zone.put(SHOP, "A", "127.0.0.9", "127.0.0.1")
+    tried = await through_api(FakeServer()).try_slot(named_router(zone), cell_at("127.0.0.1", front.port), 7)
+    assert tried.ok
+    assert tried.message.startswith(f"a customer of {SHOP}:{front.port} at 127.0.0.1: status 200 in ")
+    assert [(seen.path, seen.host) for seen in front.seen] == [("/healthz", f"{SHOP}:{front.port}")]
+
+
+@pytest.mark.parametrize(("record_type", "target"), [("A", "127.0.0.1"), ("CNAME", "localhost.")])
+async def test_where_no_target_is_known_to_be_the_cells_any_is_asked(
+    front: Front, zone: NameServer, record_type: str, target: str
+) -> None:
+    zone.put(SHOP, record_type, target)
     asked = cell("/healthz")
     backend = asked.spec.backend.model_copy(update={"service": ServiceBackend(name="web", port=front.port)})
     asked = asked.model_copy(update={"spec": asked.spec.model_copy(update={"backend": backend})})
-    tried = await RouterAccess(FakeApi(FakeServer()), SystemClock()).try_slot(named_router("localhost"), asked, 7)  # type: ignore[arg-type]
+    tried = await through_api(FakeServer()).try_slot(named_router(zone, record_type=record_type), asked, 7)
     assert tried.ok
-    assert tried.message.startswith(f"a customer of localhost:{front.port}, who may get to any cell: status 200 in ")
-    assert [(seen.path, seen.host) for seen in front.seen] == [("/healthz", f"localhost:{front.port}")]
+    assert f"{SHOP}:{front.port} at {target.rstrip('.')}, who may get to any cell: status 200 in " in tried.message
+    assert [(seen.path, seen.host) for seen in front.seen] == [("/healthz", f"{SHOP}:{front.port}")]
 
 
-async def test_a_name_that_cannot_be_resolved_from_here_says_nothing_about_the_cell() -> None:
-    access = RouterAccess(FakeApi(FakeServer()), SystemClock())  # type: ignore[arg-type]
-    tried = await access.try_slot(named_router("shop.invalid"), cell(), 7)
-    assert not tried.ok
-    assert tried.operator_cut_off
-    assert "cannot be resolved from here" in tried.message
+async def test_one_name_server_that_answers_is_enough(front: Front, zone: NameServer) -> None:
+    zone.put(SHOP, "A", "127.0.0.1")
+    async with NameServer("example.com") as refusing:
+        refusing.rcode = dns.rcode.REFUSED
+        shop = named_router(refusing, zone)
+        assert (await through_api(FakeServer()).try_slot(shop, cell_at("127.0.0.1", front.port), 7)).ok
+
+
+async def test_a_name_without_an_answer_says_nothing_about_the_cell(zone: NameServer) -> None:
+    tried = await through_api(FakeServer()).try_slot(named_router(zone), cell_at("127.0.0.1", 1), 7)
+    assert (tried.ok, tried.operator_cut_off) == (False, True)
+    assert tried.message == (f"a customer of {SHOP}:1: no name server has an answer (127.0.0.1:{zone.port}: NXDOMAIN)")
+
+
+async def test_a_cname_to_what_cannot_be_resolved_from_here_says_nothing_about_the_cell(zone: NameServer) -> None:
+    zone.put(SHOP, "CNAME", "cell-a.invalid.")
+    tried = await through_api(FakeServer()).try_slot(named_router(zone, record_type="CNAME"), cell("/healthz"), 7)
+    assert (tried.ok, tried.operator_cut_off) == (False, True)
+    assert "at cell-a.invalid, who may get to any cell: cannot be resolved from here" in tried.message
