@@ -81,8 +81,9 @@ async def gateway(stage: Stage) -> AsyncIterator[Traefik]:
 
 
 def leads_to(stage: Stage) -> str:
-    rule = stage.get("httproute", "shop")["spec"]["rules"][0]
-    return str(rule["backendRefs"][0]["name"])
+    """Empty while there is no route."""
+    routes = [route for route in stage.all("httproutes") if route["metadata"]["name"] == "shop"]
+    return str(routes[0]["spec"]["rules"][0]["backendRefs"][0]["name"]) if routes else ""
 
 
 async def test_a_gateways_route_leads_to_the_fallback_and_back(shop: Stage) -> None:

@@ -90,10 +90,11 @@ def template(image: str) -> Object:
 
 
 class Fleet:
-    """Three cells behind the Router `shop`."""
+    """Cells behind the Router `shop`."""
 
     def __init__(self, cluster: GatewayCluster, image: str) -> None:
         self.cluster, self._image = cluster, image
+        self.names: list[str] = []
 
     async def put(self, kind: Any, name: str, spec: Object) -> None:
         await self.cluster.put(OWN[kind], name, {"spec": spec})
@@ -101,8 +102,10 @@ class Fleet:
     async def get(self, kind: Any, name: str) -> Any:
         return kind.model_validate(await self.cluster.api.get(OWN[kind].path(self.cluster.namespace, name)))
 
-    async def cell(self, name: str) -> None:
+    async def cell(self, name: str, **more: Any) -> None:
+        """`more` goes into its spec."""
         await self.cluster.cell(name)
+        self.names.append(name)
         pod = {
             "metadata": {"labels": {"app": name}},
             "spec": {"containers": [{"name": "web", "image": self._image, "imagePullPolicy": "Never"}]},
@@ -116,10 +119,10 @@ class Fleet:
             "health": {"probe": {"path": "/", "interval": "1s"}},
             "templateRef": {"name": "cell"},
         }
-        await self.put(Cell, name, cell)
+        await self.put(Cell, name, cell | more)
 
     async def healthy(self) -> bool:
-        return all([(await self.get(Cell, name)).status.phase == "Healthy" for name in CELLS])
+        return all([(await self.get(Cell, name)).status.phase == "Healthy" for name in self.names])
 
     async def programmed(self) -> bool:
         router = await self.get(Router, "shop")
@@ -188,7 +191,7 @@ async def test_a_cell_is_replaced_and_customers_notice_nothing(
     gateway = {"parentRefs": [{"name": "one"}], "metrics": proxy.figures}
     await fleet.put(Router, "shop", {"type": "Gateway", "customerData": "Shared", "gateway": gateway})
     async with operating(fleet, kubeconfig, kubectl, tmp_path):
-        await _serves(fleet, proxy)
+        await serves(fleet, proxy)
         load = Load((proxy.port,), clients=6, pause=0.02, limit=60_000, within=240)
         async with load:
             await asyncio.sleep(8)
@@ -218,7 +221,7 @@ async def test_what_is_shed_is_turned_away_by_pods_of_the_operators_until_it_exp
     await fleet.put(Router, "shop", {**router, "shedding": CLASSES})
     features = f"{FEATURES},features.gatewayShedding=true,features.routerFailover=true"
     async with operating(fleet, kubeconfig, kubectl, tmp_path, features):
-        await _serves(fleet, proxy)
+        await serves(fleet, proxy)
 
         async def able() -> bool:
             return (await fleet.get(Router, "shop")).status.capabilities == ["Shedding", "CircuitBreakers"]
@@ -274,7 +277,7 @@ async def operating(
         await fleet.end()
 
 
-async def _serves(fleet: Fleet, proxy: Traefik | Envoy) -> None:
+async def serves(fleet: Fleet, proxy: Traefik | Envoy) -> None:
     await eventually(fleet.healthy, "every cell is Healthy", deadline=180)
     await eventually(fleet.programmed, "the route is in force")
 
@@ -286,7 +289,7 @@ async def _serves(fleet: Fleet, proxy: Traefik | Envoy) -> None:
 
 async def _restart(fleet: Fleet, proxy: Traefik | Envoy, verification: str) -> None:
     cluster = fleet.cluster
-    await _serves(fleet, proxy)
+    await serves(fleet, proxy)
     router = await fleet.get(Router, "shop")
     assert (router.status.verification, router.status.capabilities) == (verification, [])
     seen: list[int] = []
