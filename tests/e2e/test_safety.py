@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import datetime, timedelta
 
 from hack.stage import SHOP, SYSTEM, Stage
 from tests.e2e.audit import Audit
@@ -28,13 +29,18 @@ def test_a_freeze_stops_a_run_and_lets_it_go_on(stage: Stage) -> None:
         time.sleep(6)
         stage.apply(run_of("frozen", **always(stage)))
         stage.eventually("the drain runs", lambda: step_of(stage, "frozen") == "drain-traffic", within=60, every=0.2)
+        audit = Audit(stage)
         stage.recell("freeze", "-n", SHOP, "--reason", "sale", "--yes")
         stage.eventually(
             "the run is Paused", lambda: stage.condition("recoveryrun", "frozen", "Paused") == "True", within=10
         )
-        audit = Audit(stage)
+        paused = stage.get("recoveryrun", "frozen")["status"]["conditions"]
+        assert [c["reason"] for c in paused if c["type"] == "Paused"] == ["Frozen"]
         time.sleep(8)
-        assert audit.writes("placements", "shop") == [], "no effect begins while frozen"
+        (frozen,) = (e for e in audit.entries() if e["objectRef"]["resource"] == "recoveryfreezes")
+        begun = datetime.fromisoformat(frozen["stageTimestamp"])
+        moved = [datetime.fromisoformat(e["requestReceivedTimestamp"]) for e in audit.writes("placements", "shop")]
+        assert [at for at in moved if at > begun + timedelta(seconds=1)] == [], "no effect begins a second later"
         stage.recell("unfreeze", "-n", SHOP, "--yes")
         stage.eventually("the run ends", lambda: ended(stage, "frozen"), within=180)
     assert stage.get("recoveryrun", "frozen")["status"]["phase"] == "Succeeded"
