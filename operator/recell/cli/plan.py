@@ -20,7 +20,7 @@ from recell.cli import foresight
 from recell.cli.fleet import Fleet, Key, router_key, target_cell, target_router
 from recell.cli.foresight import Asked, Foreseen
 from recell.cli.report import Obstacle
-from recell.domain import fallback, limits, pace, router_health
+from recell.domain import fallback, limits, pace, provisioning, router_health
 from recell.domain.health import HealthState, Level
 from recell.engine import admission, record
 from recell.procedures import PROCEDURES
@@ -251,15 +251,17 @@ def _router_limits(fleet: Fleet, router: Router, policy: RecoveryPolicy) -> limi
 def _limits(fleet: Fleet, cell: Cell, policy: RecoveryPolicy) -> limits.Allowance:
     router, placement = fleet.router_of(cell), fleet.placement(router_key(cell))
     router_policy = fleet.router_policy(router_key(cell)) or RecoveryPolicy()
-    names = {other.metadata.name for other in fleet.cells_of(router_key(cell))}
-    runs = [run for run in fleet.runs if run.metadata.namespace == cell.metadata.namespace]
+    namespace, siblings = cell.metadata.namespace, fleet.cells_of(router_key(cell))
+    names = {other.metadata.name for other in siblings}
+    line = {(namespace, name) for name in provisioning.lineage(cell, siblings)}
+    runs = [run for run in fleet.runs if run.metadata.namespace == namespace]
     return limits.blocked(
         cell,
         policy.spec,
         fleet.now,
-        lineage=[run for run in runs if target_cell(run) == cell.key],
+        lineage=[run for run in runs if target_cell(run) in line],
         active=[run for run in runs if admission.started(run) and admission.of_cells(run, names)],
-        freezes=[f for f in fleet.freezes if f.metadata.namespace == cell.metadata.namespace],
+        freezes=[f for f in fleet.freezes if f.metadata.namespace == namespace],
         state=_health(cell, fleet.now),
         failure=cell.status.failure,
         spec=placement.spec if placement else None,

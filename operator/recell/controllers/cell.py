@@ -13,7 +13,7 @@ from typing import Protocol
 from recell.api import Cell, RecoveryRun
 from recell.api.cell import Blocked, CellPhase, CellRecovery, CellStatus, Failure, Share
 from recell.api.failure import FailureType, Strategy
-from recell.api.meta import LABEL_ORIGIN, percent_text
+from recell.api.meta import percent_text
 from recell.api.placement import HoldState, PlacementSpec
 from recell.api.recovery_run import DecisionInputs, TargetKind, Trigger
 from recell.controllers import status
@@ -279,12 +279,8 @@ class CellController:
         return [name for name, s in states.items() if s and s.failed_since and s.level is not Level.FAILED]
 
     def _lineage(self, cell: Cell) -> list[RecoveryRun]:
-        """Runs for the cell and for those that it descends from: a replacement does not begin anew (rule 26)."""
-        line = cell.metadata.labels.get(LABEL_ORIGIN)
-        names = {cell.metadata.name}
-        if line is not None:
-            siblings = self._store.cells_of(router_of(cell))
-            names |= {line, *(name for name, c in siblings.items() if c.metadata.labels.get(LABEL_ORIGIN) == line)}
+        """Runs for the cell and for those that it descends from (rule 26)."""
+        names = provisioning.lineage(cell, self._store.cells_of(router_of(cell)).values())
         namespace = cell.metadata.namespace
         return [run for name in sorted(names) for run in self._store.runs_of(TargetKind.CELL, (namespace, name))]
 

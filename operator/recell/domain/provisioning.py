@@ -10,7 +10,7 @@ Must not: replace anything but `$(NAME)` of what the template declares; own what
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -85,6 +85,17 @@ def name_of(source: Cell, run_uid: str, purpose: Purpose, number: int = 1) -> st
 def origin(cell: Cell) -> str:
     """The first cell of the line: attempts follow it, not the name (rule 26)."""
     return cell.metadata.labels.get(LABEL_ORIGIN, cell.metadata.name)
+
+
+def lineage(cell: Cell, siblings: Iterable[Cell]) -> set[str]:
+    """Names of the cell and of those of its Router that it descends from: a replacement does not begin anew.
+
+    The first of a line begins with itself: what became of those that were made for it is not counted against it.
+    """
+    names = {cell.metadata.name}
+    if (first := cell.metadata.labels.get(LABEL_ORIGIN)) is not None:
+        names |= {first, *(other.metadata.name for other in siblings if origin(other) == first)}
+    return names
 
 
 def values(order: Order) -> dict[str, str]:

@@ -196,6 +196,17 @@ def test_plan_tells_why_the_operator_waits(shell: Make) -> None:
     assert told["outcome"] == "Starts"
 
 
+def test_plan_counts_the_attempts_of_the_whole_line_as_the_operator_does(shell: Make) -> None:
+    one = objects.policy(limits={"maxAttempts": 1})
+    before = objects.run("cell-x-1", "Succeeded", "cell-x", startedAt=objects.ago(7200), finishedAt=objects.ago(7000))
+    items = [*failed(), one, before]
+    assert "automatic" not in json.loads(shell(items)("plan", "cell-b", "-o", "json").out)
+    (broken,) = (item for item in items if item["kind"] == "Cell" and item["metadata"]["name"] == "cell-b")
+    broken["metadata"]["labels"] = {"recell.dev/origin": "cell-x"}
+    told = json.loads(shell(items)("plan", "cell-b", "-o", "json").out)
+    assert told["automatic"]["reason"] == "AttemptsExhausted"
+
+
 # --- recover and watch
 
 

@@ -8,7 +8,7 @@ import pytest
 from recell.api import Cell, CellTemplate, Placement, RecoveryPolicy, RecoveryRun, Router
 from recell.api.cell import Failure
 from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact, Vantage, Verdict
-from recell.api.meta import ANNOTATION_TARGET_UID, FINALIZER
+from recell.api.meta import ANNOTATION_TARGET_UID, FINALIZER, LABEL_ORIGIN
 from recell.api.placement import Hold, Holder, HoldState
 from recell.controllers.cell import CellController
 from recell.controllers.programming import Programming
@@ -117,6 +117,14 @@ class Scene(Surroundings):
         )  # fmt: skip
         spec = placement.hold(placed.spec, Routing.of(router), limit)
         self.server.change(Placement, "shop", {"spec": spec.to_dict()})
+
+    def ended_run(self, name: str, target: str, *, hours: float) -> None:
+        """An automatic one, so long ago."""
+        at = (self.server.clock.now() - timedelta(hours=hours)).isoformat()
+        spec = {"targetRef": {"kind": "Cell", "name": target}, "trigger": "Automatic"}
+        self.server.add(RecoveryRun, name, spec)
+        ended = {"phase": "Succeeded", "startedAt": at, "finishedAt": at}
+        self.server.change(RecoveryRun, name, {"status": ended})
 
     async def look_at_it(self, times: int = 1) -> Any:
         for _ in range(times):
@@ -243,6 +251,37 @@ async def test_the_cooldown_holds_the_next_run_back_and_says_until_when() -> Non
     scene.server.clock.advance(16 * 60)
     await scene.look_at_it()
     assert len(scene.runs) == 2
+
+
+@pytest.mark.parametrize(("origin", "held_back"), [("a", True), (None, False), ("z", False)])
+async def test_runs_of_the_cell_that_this_one_replaced_count_as_its_own(origin: str | None, held_back: bool) -> None:
+    scene = Scene(maxAttempts=2)
+    labels = {LABEL_ORIGIN: origin} if origin else {}
+    scene.server.change(Cell, "b", {"metadata": {"labels": labels}})
+    for number in (1, 2):
+        scene.ended_run(f"a-{number}", "a", hours=2 * number)
+    scene.fail()
+    status = await scene.look_at_it(times=2)
+    if held_back:
+        assert (status.recovery.attempts, status.recovery.blocked.reason) == (2, "AttemptsExhausted")
+    assert len(scene.runs) == (2 if held_back else 3)
+
+
+async def test_runs_of_a_replacement_in_between_count_too_and_not_against_the_first_of_the_line() -> None:
+    scene = Scene(maxAttempts=1)
+    backend = {"type": "Service", "service": {"name": "c", "port": 80}}
+    scene.server.add(Cell, "c", {"routerRef": {"name": "shop"}, "backend": backend}, labels={LABEL_ORIGIN: "b"})
+    scene.server.change(Cell, "a", {"metadata": {"labels": {LABEL_ORIGIN: "b"}}})
+    scene.ended_run("c-1", "c", hours=2)
+    scene.fail()
+    await scene.controller.reconcile(("fleet", "a"))
+    replacement = scene.server.cell(("fleet", "a"))
+    assert replacement is not None
+    assert replacement.status.recovery is not None
+    assert replacement.status.recovery.blocked is not None
+    assert replacement.status.recovery.blocked.reason == "AttemptsExhausted"
+    await scene.look_at_it()
+    assert [run.spec.target_ref.name for run in scene.runs if run.metadata.name != "c-1"] == ["b"]
 
 
 @pytest.mark.parametrize(
