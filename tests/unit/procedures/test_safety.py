@@ -8,7 +8,7 @@ import pytest
 from recell.api import Cell, RecoveryFreeze
 from recell.api.cell import WorkloadRef
 from recell.api.failure import Verdict
-from recell.api.meta import timestamp
+from recell.api.meta import LABEL_MADE_BY, LABEL_ORIGIN, timestamp
 from recell.api.recovery_run import RunPhase
 from recell.domain import placement, validation
 from recell.domain.data import Answer, Customers, Operation, Progress
@@ -515,6 +515,85 @@ def scene(strategy: str) -> World:
     world.data.cells["b"].archiving = True
     restoring.corrupt(world, down=strategy == restoring.ISOLATE)
     return world
+
+
+# Rule 8: who was not restored stays where he is
+
+
+def to_restore(strategy: str, **policy: Any) -> World:
+    """Each procedure as it restores: what replaces a cell, because that cell cannot be read."""
+    policy = {"promotionApproval": "NotRequired", **policy}
+    if strategy == "TrafficDrainAndReplace":
+        return unreadable(objectives={"rpo": "24h"}, replacement=policy)
+    world = restoring.fleet(replacement=policy)
+    restoring.corrupt(world, down=strategy == restoring.ISOLATE)
+    return world
+
+
+@pytest.mark.parametrize("by", ["person", "policy"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_slots_of_customers_that_could_not_be_restored_are_not_routed(strategy: str, by: str) -> None:
+    world = to_restore(strategy, partialSuccess="Route" if by == "policy" else "Stop")
+    stuck = sorted(world.data.cells["b"].customers)[:2]
+    world.data.failing.update(stuck)
+    kept = {placement.slot_of(name, 1024) for name in stuck}
+    home = set(placement.slots_of(spec_of(world), "b"))
+    key = world.run("r1", "b", strategy=strategy)
+    if by == "person":
+        run = await asked(world, key, "partial-move")
+        assert all(name in run.status.awaiting.message for name in stuck)  # type: ignore[union-attr]
+        assert placement.home_share(spec_of(world), made(world)) == 0
+        approve(world, key)
+    await play(world, key)
+    run, spec, new = world.runs[key], spec_of(world), made(world)
+    assert [w.what for w in world.writes if w.kind == "data" and "Migrate" in w.what] == []
+    assert run.phase is RunPhase.PARTIALLY_SUCCEEDED, run.status.to_dict()
+    assert run.status.result is not None
+    assert run.status.result.customers is not None
+    assert run.status.result.customers.failed_names == stuck
+    assert (set(placement.slots_of(spec, "b")), set(placement.slots_of(spec, new))) == (kept, home - kept)
+    served = placement.decode_table(spec.serving)
+    assert {served[slot] for slot in home - kept} == {placement.index_of(spec, new)}
+    assert placement.index_of(spec, new) not in {served[slot] for slot in kept}, "their data is not there"
+
+
+# Rule 26: cells that the operator made are capped
+
+
+def at_most(world: World, made_cells: int) -> None:
+    policy = world.policies[NAMESPACE, "default"]
+    limits = policy.spec.limits.model_copy(update={"max_made_cells": made_cells})
+    world.policies[policy.key] = policy.model_copy(update={"spec": policy.spec.model_copy(update={"limits": limits})})
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_no_further_cell_is_made_where_as_many_as_may_be_serve_nobody(strategy: str) -> None:
+    world = to_restore(strategy)
+    for number in (1, 2):
+        spec = world.cells[NAMESPACE, "a"].spec.to_dict() | {"weight": 0}
+        world.add_cell(f"idle-{number}", spec, {LABEL_MADE_BY: "recell", LABEL_ORIGIN: "a"})
+    at_most(world, 2)
+    homes = spec_of(world).homes
+    key = world.run("r1", "b", strategy=strategy)
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.MANUAL_INTERVENTION_REQUIRED, run.status.to_dict()
+    assert "TooManyMadeCells" in {condition.reason for condition in run.status.conditions}
+    assert "idle-1 and idle-2" in (run.status.summary or "")
+    assert [w.what for w in world.writes if w.kind == "provision"] == []
+    assert spec_of(world).homes == homes
+
+
+async def test_a_made_cell_that_has_customers_of_its_own_counts_no_more() -> None:
+    world = to_restore("TrafficDrainAndReplace")
+    found = world.cells[NAMESPACE, "c"]
+    labels = {LABEL_MADE_BY: "recell", LABEL_ORIGIN: "x"}
+    meta = found.metadata.model_copy(update={"labels": labels})
+    world.cells[found.key] = found.model_copy(update={"metadata": meta})
+    at_most(world, 1)
+    key = world.run("r1", "b", strategy="TrafficDrainAndReplace")
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.to_dict()
 
 
 @pytest.mark.parametrize("how", ["freeze", "pause"])
