@@ -1,20 +1,24 @@
 """The RecoveryRun controller: gives each run to the engine, and keeps the history bounded.
 
 Promises: runs that people or Git made are never deleted; the operator's own are kept by the policy's
-history limits, and as long as attempts and cooldown count them.
+history limits, and as long as attempts and cooldown count them. Where the namespace ends, no run holds it up.
 """
 
+import logging
 from datetime import timedelta
 
 from recell.api import RecoveryPolicy, RecoveryRun
-from recell.api.meta import LABEL_MADE_BY, seconds
+from recell.api.meta import FINALIZER, LABEL_MADE_BY, seconds
 from recell.api.recovery_run import RunPhase, TargetKind, Trigger
+from recell.controllers.finalizers import drop_finalizer, namespace_ends
 from recell.engine.engine import Engine
 from recell.engine.errors import Conflict, NotFound
 from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api
 from recell.providers.kube.paths import RUNS
 from recell.providers.kube.store import KubeStore
+
+log = logging.getLogger(__name__)
 
 
 class RecoveryRunController:
@@ -25,6 +29,13 @@ class RecoveryRunController:
         self._engine = engine
 
     async def reconcile(self, key: Key) -> float | None:
+        run = self._store.run(key)
+        if run is not None and run.metadata.deletion_timestamp is not None and await namespace_ends(self._api, key[0]):
+            # What an abort would need may be gone, and nothing new can be made there: it could go on without end.
+            if FINALIZER in run.metadata.finalizers:
+                log.warning("its namespace ends: nothing is undone", extra={"run": run.metadata.name})
+            await drop_finalizer(self._api, RUNS.path(*key), run)
+            return None
         again = await self._engine.advance(key)
         run = self._store.run(key)
         if run is not None and run.phase.ended:

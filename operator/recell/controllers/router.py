@@ -21,7 +21,7 @@ from recell.api.placement import REJECT, Hold, Holder, HoldState, PlacementSpec,
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.router import CellCounts, OnUnhealthy, RouterStatus, RouterType
 from recell.controllers import status
-from recell.controllers.finalizers import drop_finalizer
+from recell.controllers.finalizers import drop_finalizer, namespace_ends
 from recell.controllers.observer import CellObserver
 from recell.controllers.programming import MOMENT, Programming
 from recell.controllers.router_recovery import Told
@@ -34,7 +34,7 @@ from recell.domain.reach import out_of_reach, unfit
 from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, Reverted
 from recell.engine.ports import Clock, Key, Leadership
 from recell.providers.kube.api import Api, Object
-from recell.providers.kube.paths import CELLS, NAMESPACES, ROUTERS
+from recell.providers.kube.paths import CELLS, ROUTERS
 from recell.providers.kube.store import KubeStore
 
 log = logging.getLogger(__name__)
@@ -405,7 +405,7 @@ class RouterController:
             if cell.metadata.deletion_timestamp is None:
                 await self._ensure_finalizer(path, cell)
             elif (name not in listed and (in_force or unserved or forced(cell))) or (
-                name in listed and await self._namespace_ends(namespace)
+                name in listed and await namespace_ends(self._api, namespace)
             ):
                 await drop_finalizer(self._api, path, cell)
 
@@ -415,7 +415,7 @@ class RouterController:
         forced = router.metadata.annotations.get(ANNOTATION_FORCE) == "true"
         placed = self._switchboard.current(router.key)
         homes = any(home != REJECT for home in decode_table(placed.spec.homes)) if placed else False
-        if forced or not homes or not cells or await self._namespace_ends(router.metadata.namespace):
+        if forced or not homes or not cells or await namespace_ends(self._api, router.metadata.namespace):
             for name, cell in cells.items():
                 if cell.metadata.deletion_timestamp is not None:
                     await drop_finalizer(self._api, CELLS.path(router.metadata.namespace, name), cell)
@@ -431,10 +431,6 @@ class RouterController:
             await _trouble(self._data_plane.tell(router.key, placed))
         await self._show(router, cells, placed, trouble, Told(router.status.failure, router.status.recovery, None))
         return LOOK_AGAIN
-
-    async def _namespace_ends(self, namespace: str) -> bool:
-        found = await self._api.get(NAMESPACES.path("", namespace))
-        return found["metadata"].get("deletionTimestamp") is not None
 
     # --- what is shown ---------------------------------------------------------------------------
 
