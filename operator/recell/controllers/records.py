@@ -41,9 +41,10 @@ class RunRecords:
         return await _at_once(self._mark(run), self._remember(run))
 
     async def _mark(self, run: RecoveryRun) -> RecoveryRun:
-        """The operator's own runs are born with their finalizer, and get the other mark when they end."""
+        """The operator's own runs are born with their finalizer, and get the other mark when they end. What is being
+        deleted may get no finalizer any more: it is aborted without."""
         meta = run.metadata
-        if FINALIZER in meta.finalizers:
+        if FINALIZER in meta.finalizers or meta.deletion_timestamp is not None:
             return run
         body = {
             "metadata": {

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from copy import deepcopy
 from typing import Any
 
-from recell.engine.errors import Conflict, NotFound
+from recell.engine.errors import BadInput, Conflict, NotFound
 from recell.providers.kube.api import Listing, Object, WatchEvent
 from recell.providers.kube.reflector import INITIAL_EVENTS_END
 from tests.fakes.merging import merged
@@ -112,13 +112,27 @@ class FakeApi:
         return self.server.put(path, deepcopy(body))
 
     async def merge_patch(self, path: str, body: Object, *, field_manager: str = "recell") -> Object:
+        """Under the version and UID that it names; the subresource takes the status alone. What is being deleted gets
+        no new finalizer, and goes with its last one."""
         await self._call()
         self._may_write("patch", path)
-        if path not in self.server.objects:
-            raise NotFound(path)
-        if "resourceVersion" in body.get("metadata", {}):
-            self._same_version(path, body)
-        return self.server.put(path, merged(self.server.objects[path], body))
+        place = path.removesuffix("/status")
+        if place not in self.server.objects:
+            raise NotFound(place)
+        found, given = self.server.objects[place], body.get("metadata", {})
+        if "resourceVersion" in given:
+            self._same_version(place, body)
+        if given.get("uid", found["metadata"]["uid"]) != found["metadata"]["uid"]:
+            raise Conflict(f"{place} is another one")
+        changed: Object = merged(found, body if place == path else {"status": body["status"]})
+        if "deletionTimestamp" in found["metadata"]:
+            left, before = (obj["metadata"].get("finalizers") or [] for obj in (changed, found))
+            if set(left) - set(before):
+                raise BadInput("no new finalizers can be added if the object is being deleted")
+            if before and not left:
+                self.server.remove(place)
+                return changed
+        return self.server.put(place, changed)
 
     async def apply(self, path: str, body: Object, *, force: bool = True) -> Object:
         """Every field is the caller's: it merges, and a missing object is made."""
