@@ -282,6 +282,21 @@ async def test_the_claim_is_as_it_was_but_for_its_source(world: World) -> None:
     assert world.cluster.sets["cell-b"].replicas == 1
 
 
+async def test_nobody_owns_a_claim_that_was_made_anew_whoever_owned_the_one_before(world: World) -> None:
+    """What takes its owner away would take the data along (rule 7)."""
+    await world.backed_up()
+    path = CLAIMS.path(NAMESPACE, "data-cell-b-db-0")
+    owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "cell-b-db", "uid": "uid-set"}
+    owned = copy.deepcopy(world.cluster.claim("data-cell-b-db-0"))
+    owned["metadata"]["ownerReferences"] = [owner]
+    world.cluster.server.put(path, owned)
+    old = world.cluster.claim("data-cell-b-db-0")["metadata"]["uid"]
+    await world.done(RESTORE)
+    new = world.cluster.claim("data-cell-b-db-0")["metadata"]
+    assert new["uid"] != old
+    assert "ownerReferences" not in new
+
+
 async def test_each_claim_gets_the_snapshot_in_its_place(world_of_two: World) -> None:
     world = world_of_two
     await world.backed_up(BACKUP_TWO)

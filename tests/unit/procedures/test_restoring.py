@@ -1,6 +1,6 @@
 """IsolateAndRestoreFromBackup and PointInTimeRecovery in virtual time: nothing is promoted before it is proven."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from recell.api.recovery_run import RunPhase
 from recell.domain import data, placement
 from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
+from recell.providers.kube.leadership import MAX_SKEW
 from tests.fakes.world import NAMESPACE, World
 from tests.unit.procedures.play import killed_after_each_write, play, play_until_written
 from tests.unit.procedures.test_traffic_drain_and_replace import (
@@ -29,6 +30,7 @@ POLICY = {
     "objectives": {"rpo": "1h"},
 }
 ISOLATE, PITR = "IsolateAndRestoreFromBackup", "PointInTimeRecovery"
+CHOICES = ("choose-backup", "choose-recovery-point")
 
 
 def fleet(**policy: Any) -> World:
@@ -203,6 +205,29 @@ async def test_point_in_time_recovery_goes_back_to_before_the_corruption_once_a_
     assert result.recovery_point.time is not None
     assert result.recovery_point.time <= world.intact_at["b"], "rule 9: not later than the last passed check"
     assert result.data_loss is not None
+
+
+@pytest.mark.parametrize("passed", [True, False])
+@pytest.mark.parametrize("strategy", [ISOLATE, PITR])
+async def test_the_point_keeps_clear_of_what_is_known_by_as_much_as_two_clocks_may_differ(
+    strategy: str, passed: bool
+) -> None:
+    """The operator's may be ahead of the API server's, and that of who checked the data behind it."""
+    world = fleet(replacement={"promotionApproval": "NotRequired"}, objectives={"rpo": "24h"})
+    world.data.cells["b"].archiving = True
+    known = world.intact_at["b"]
+    corrupt(world)
+    if not passed:
+        world.intact_at.clear()
+        failure = world.ports().observer.failure((NAMESPACE, "b"))
+        assert failure is not None
+        known = failure.since
+    key = start(world, strategy)
+    await play(world, key, until="check-integrity")
+    (restore,) = [s.data for s in world.runs[key].status.steps if s.name in CHOICES]
+    assert restore is not None
+    point = datetime.fromisoformat(restore["notAfter"])
+    assert known - timedelta(seconds=60) < point <= known - timedelta(seconds=2 * MAX_SKEW)
 
 
 async def test_a_person_may_name_the_second() -> None:
