@@ -106,13 +106,13 @@ class Scene(Surroundings):
     def forget(self, cell: tuple[str, str]) -> None:
         """Gone."""
 
-    def hold(self, percent: int) -> None:
+    def hold(self, percent: int, state: HoldState = HoldState.DRAINING) -> None:
         """The cell's limit in Placement."""
         placed, router = self.server.placement(("fleet", "shop")), self.server.router(("fleet", "shop"))
         assert placed is not None
         assert router is not None
         limit = Hold(
-            cell="b", max_percent=percent, state=HoldState.DRAINING, reason="",
+            cell="b", max_percent=percent, state=state, reason="",
             holder=Holder(kind="RecoveryRun", name="r", uid="uid-r"), since=self.server.clock.now(),
         )  # fmt: skip
         spec = placement.hold(placed.spec, Routing.of(router), limit)
@@ -382,6 +382,29 @@ async def test_a_cell_whose_cluster_is_lost_is_unknown_and_says_why_once() -> No
 async def test_a_cell_in_the_cluster_of_the_operator_has_no_such_condition() -> None:
     status = await Scene().look_at_it()
     assert not [c for c in status.conditions if c.type == "ClusterReachable"]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("level", [Level.HEALTHY, Level.FAILED])
+@pytest.mark.parametrize("state", [HoldState.ISOLATED, HoldState.RETIRED])
+async def test_a_cell_that_comes_back_under_a_name_that_was_taken_out_says_that_nobody_knows_whose_it_is(
+    state: HoldState, level: Level, listed: bool
+) -> None:
+    scene = Scene()
+    scene.hold(0, state)
+    assert (await scene.look_at_it()).recovery.blocked.reason == state.value
+    if not listed:
+        placed, router = scene.server.placement(("fleet", "shop")), scene.server.router(("fleet", "shop"))
+        assert placed is not None
+        assert router is not None
+        gone = placement.remove(placed.spec, Routing.of(router), "b")
+        scene.server.change(Placement, "shop", {"spec": gone.to_dict()})
+    scene.server.change(Cell, "b", {"metadata": {"uid": "from-a-backup"}, "status": None})
+    scene.level = level
+    blocked = (await scene.look_at_it(times=2)).recovery.blocked
+    assert blocked.reason == "UnknownProvenance"
+    assert "kubectl recell return b" in blocked.message
+    assert scene.runs == []
 
 
 async def test_a_deleted_cell_whose_router_is_gone_goes() -> None:

@@ -8,7 +8,7 @@ import pytest
 from recell.api import Cell, RecoveryFreeze
 from recell.api.cell import WorkloadRef
 from recell.api.failure import Verdict
-from recell.api.meta import LABEL_MADE_BY, LABEL_ORIGIN, timestamp
+from recell.api.meta import FINALIZER, LABEL_MADE_BY, LABEL_ORIGIN, timestamp
 from recell.api.recovery_run import RunPhase
 from recell.domain import placement, validation
 from recell.domain.data import Answer, Customers, Operation, Progress
@@ -515,6 +515,72 @@ def scene(strategy: str) -> World:
     world.data.cells["b"].archiving = True
     restoring.corrupt(world, down=strategy == restoring.ISOLATE)
     return world
+
+
+# Rule 2: nobody is sent to a cell that was only just made
+
+
+@pytest.mark.parametrize(
+    ("strategy", "router"), [("TrafficDrainAndReplace", {}), *((strategy, IN_CELL) for strategy in STRATEGIES)]
+)
+async def test_killed_right_after_a_cell_was_made_nobody_reaches_it(strategy: str, router: dict[str, Any]) -> None:
+    key_of = {"customerKey": {"type": "Header", "name": "x-customer-id"}, "initialCells": ["a", "b", "c"]}
+    pins = {"haproxy": {**key_of, "pins": [{"customer": "globex", "cell": "b"}]}}
+    policy = {"objectives": {"rpo": "24h"}, "replacement": {"promotionApproval": "NotRequired"}}
+    world = replacing.fleet(policy=policy, **router, **pins)
+    if strategy != "TrafficDrainAndReplace":
+        world.data.back_up("b", "nightly")
+        world.tick(30)
+        world.intact_at["b"] = world.clock.now()
+        restoring.corrupt(world, down=True)
+    world.traffic.customers = {"globex": 5.0}
+    key, world.left = world.run("r1", "b", strategy=strategy), []
+    await play(world, key, until=RunPhase.PROMOTING)
+    written = zip(world.writes[-len(world.left) :], world.left, strict=True)
+    left = [after for write, after in written if write.kind == "provision" and write.what.endswith(" weight 0")]
+    assert left, "a cell was made"
+    for dead in left:
+        new, name = placement.index_of(spec_of(dead), made(dead)), made(dead)
+        assert new >= 0, "the Router has admitted it"
+        for _ in range(2):
+            spec = spec_of(dead)
+            assert new not in placement.decode_table(spec.serving)
+            assert new not in placement.decode_table(spec.homes)
+            assert new not in {index for pin in spec.pins for index in (pin.home, pin.serving)}
+            assert placement.share(spec, name) == 0
+            dead.tick(120)  # nobody leads, and the cell becomes well
+            seen = dead.traffic.observed((NAMESPACE, "shop"), window=120)
+            assert seen is not None
+            assert seen.requests > 0
+            assert name not in seen.cells or seen.cells[name].requests == 0
+
+
+# Rule 7: no value goes with a run that has ended
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["with our finalizer", "released"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_a_run_that_has_ended_takes_nothing_along_when_it_is_deleted(strategy: str, kept: bool) -> None:
+    world = to_restore(strategy)
+    key = world.run("r1", "b", strategy=strategy)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.to_dict()
+    spec, cells, effects = spec_of(world), dict(world.cells), world.effects()
+    customers = {name: dict(store.customers) for name, store in world.data.cells.items()}
+    finalizers = [FINALIZER] if kept else ["example.com/keep"]
+    gone = {"deletion_timestamp": world.clock.now(), "finalizers": finalizers}
+    run = world.runs[key]
+    world.runs[key] = run.model_copy(update={"metadata": run.metadata.model_copy(update=gone)})
+    await looks(world, key, 60)
+    assert (key in world.runs) is not kept
+    world.runs.pop(key, None)
+    await looks(world, key, 60)
+    assert placement.share(spec, made(world)) > 0
+    assert placement.share(spec, "b") == 0
+    assert any(hold.cell == "b" for hold in spec.holds)
+    assert spec_of(world) == spec
+    assert (world.cells, world.effects()) == (cells, effects)
+    assert {name: dict(store.customers) for name, store in world.data.cells.items()} == customers
 
 
 # Rule 8: who was not restored stays where he is
