@@ -239,7 +239,7 @@ def _router_limits(fleet: Fleet, router: Router, policy: RecoveryPolicy) -> limi
         router,
         policy.spec,
         fleet.now,
-        runs=[run for run in fleet.runs if target_router(run) == router.key],
+        runs=[run for run in fleet.runs if target_router(run) == router.key and not admission.about_cells(run)],
         freezes=[f for f in fleet.freezes if f.metadata.namespace == router.metadata.namespace],
         state=_health(router, fleet.now),
         failure=router.status.failure,
@@ -267,5 +267,6 @@ def _limits(fleet: Fleet, cell: Cell, policy: RecoveryPolicy) -> limits.Allowanc
         spec=placement.spec if placement else None,
         policy_name=policy.metadata.name or "(built in)",
         router_labels=router.metadata.labels if router else None,
+        cascade=admission.cascade_of(cell, runs),
         max_concurrent_runs=router_policy.spec.limits.max_concurrent_runs,
     )

@@ -25,7 +25,7 @@ from recell.controllers.retirement import Retirements, news
 from recell.domain import limits, matrix, placement, provisioning, runs
 from recell.domain.health import HealthState, Level
 from recell.domain.observation import Reach
-from recell.engine.admission import about_cells, started
+from recell.engine.admission import cascade_of, started
 from recell.engine.errors import BadInput, Forbidden, NotFound
 from recell.engine.ports import Clock, Key, Records, Switchboard
 from recell.providers.kube.api import Api, Object
@@ -267,7 +267,7 @@ class CellController:
             spec=placed.spec if placed else None,
             policy_name=policy.metadata.name or "(built in)",
             router_labels=router.metadata.labels if router else None,
-            cascade=next((r for r in self._store.runs_of(TargetKind.ROUTER, router_key) if cascades(r)), None),
+            cascade=cascade_of(cell, self._store.runs_of(TargetKind.ROUTER, router_key)),
             max_concurrent_runs=self._store.router_policy(router_key).spec.limits.max_concurrent_runs,
             about_to_fail=self._about_to_fail(cell),
         )
@@ -309,11 +309,6 @@ class CellController:
         name = runs.next_automatic_run_name(cell.metadata.name, onset, taken)
         made = await self._records.create(automatic(cell, name, failure))
         log.info("a run starts by itself", extra={"run": made.metadata.name, "cell": cell.metadata.name})
-
-
-def cascades(run: RecoveryRun) -> bool:
-    """Does it recover the cells of its Router right now?"""
-    return about_cells(run) and started(run)
 
 
 def _inputs(failure: Failure) -> DecisionInputs:

@@ -13,7 +13,7 @@ from recell.api.placement import Holder
 from recell.domain import placement as domain
 from recell.domain.placement import Routing
 from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, Retryable
-from tests.unit.cli import objects
+from tests.unit.cli import cascades, objects
 from tests.unit.cli.conftest import Shell
 from tests.unit.cli.fake_api import FakeApi
 from tests.unit.cli.objects import NOW, Object
@@ -205,6 +205,12 @@ def test_plan_counts_the_attempts_of_the_whole_line_as_the_operator_does(shell: 
     broken["metadata"]["labels"] = {"recell.dev/origin": "cell-x"}
     told = json.loads(shell(items)("plan", "cell-b", "-o", "json").out)
     assert told["automatic"]["reason"] == "AttemptsExhausted"
+
+
+def test_plan_says_that_a_run_of_the_router_recovers_its_cells(shell: Make) -> None:
+    told = json.loads(shell(cascades.working())("plan", "cell-b", "-o", "json").out)
+    assert told["automatic"]["reason"] == "CascadeActive"
+    assert cascades.RUN in told["automatic"]["message"]
 
 
 # --- recover and watch

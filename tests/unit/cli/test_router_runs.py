@@ -68,6 +68,23 @@ def test_a_name_alone_is_the_cells_first(shell: Make) -> None:
     assert json.loads(shell(items)("plan", "router/shop", "-o", "json").out)["router"] == "shop"
 
 
+def test_plan_counts_no_recovery_of_its_cells_against_the_router(shell: Make) -> None:
+    """As the operator does not."""
+    others = [item for item in failed() if item["kind"] != "RecoveryPolicy"]
+    items = [*others, objects.policy(limits={"maxAttempts": 1})]
+    ended = {"phase": "Succeeded", "startedAt": ago(600), "finishedAt": ago(60)}
+
+    def before(strategy: str) -> Object:
+        target = {"targetRef": {"kind": "Router", "name": "shop"}, "strategy": strategy, "trigger": "Automatic"}
+        return objects.item("RecoveryRun", "shop-1", target, ended)
+
+    def automatic(strategy: str) -> str | None:
+        told = json.loads(shell([*items, before(strategy)])("plan", "router/shop", "-o", "json").out)
+        return told["automatic"]["reason"] if "automatic" in told else None
+
+    assert (automatic("EmergencyScaling"), automatic("ActivateFallbackRouting")) == (None, "AttemptsExhausted")
+
+
 def test_plan_of_a_router_that_is_well_or_not_there(shell: Make) -> None:
     told = json.loads(
         shell(objects.well())("plan", "router/shop", "--strategy", "activatefallbackrouting", "-o", "json").out
