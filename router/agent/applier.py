@@ -3,7 +3,8 @@
 Promises: only rising (epoch, generation); a Placement that cannot be served, or is older or another
 object, is refused with its reason and the last table stays; a change is one transaction of the map,
 or a few entries changed in place with the identity last; backends before it, leaving cells after it;
-what was applied is read back. A HAProxy that restarted
+what was applied is read back. What is open at a cell that serves nobody any more is closed when its time
+is over (`closing`), at a cell that may serve nobody before a change counts as applied. A HAProxy that restarted
 serves from the files at once and gets everything again. Never raises for anything that HAProxy or
 the API server does.
 """
@@ -15,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from . import closing
 from .files import Files
 from .logs import log
 from .placement import Identity, Limit, Placement, Refused, check_newer, decode, identity
@@ -79,6 +81,9 @@ class Applier:
         """Servers that the running process is known to have open, and no others."""
         self._entries: Mapping[str, str] | None = None
         """What the running process's map is known to hold."""
+        self._left: Mapping[int, int] = {}
+        """Backends that no cell has any more, and when what is open there is closed. An agent that restarts begins
+        these anew: nothing says whose they were."""
         self._last_backend = max((s.backend for s in self._held.servers.values()), default=-1)
         self._wake = asyncio.Event()
         self.state = State()
@@ -135,6 +140,11 @@ class Applier:
         while True:
             if self._want is not None and not self._in_step and not await self._retrying(self._apply, ended):
                 return
+            # Again and again: who was on the way to a cell when the table changed arrives there afterwards.
+            try:
+                await self._close_due()
+            except SocketError as error:
+                log("closing-failed", error=str(error))
             if not await self._woken(ended, LISTENS_EVERY) or not await self._socket.listens():
                 return  # The guard lets go: an open connection would keep a stopping process alive.
 
@@ -177,6 +187,7 @@ class Applier:
             await self._socket.add_to_map(self._settings.map, "instance", instance)
         self._newest = self._newest or found.identity
         self._held, self._opened, self._entries = found, None, {**dict(lines), "instance": instance}
+        self._left = {}
         self._set(
             process=Process(instance, pid, started_at),
             applied=found.identity,
@@ -191,17 +202,22 @@ class Applier:
         if placement is None:
             return
         started = time.monotonic()
+        now, timeout = time.time(), self._settings.drain_timeout
         servers = assign(placement, self._held, self._last_backend)
-        lines = entries(placement, servers)
+        ending = closing.deadlines(placement, self._held.closing, now, timeout)
+        lines = entries(placement, servers, ending)
         self._files.write(lines, servers)
-        closing = await self._open_backends(servers)
+        unused = await self._open_backends(servers)
         instance = self.state.process.instance if self.state.process else ""
         await self._change_map({**dict(lines), "instance": instance})
         await self._read_back(placement.identity)
         had = {server.backend for server in self._held.servers.values()}
         new = [server.backend for server in servers.values() if server.backend not in had]
         self._last_backend = new[-1] if new else self._last_backend
-        self._held = Held(placement.identity, servers, placement.limits)
+        if servers != self._opened:
+            self._left = closing.left_behind(placement, unused, self._held, self._left, now, timeout)
+        self._held = Held(placement.identity, servers, placement.limits, ending)
+        await self._close_due()
         self._in_step = self._want is placement
         took = time.monotonic() - started
         self._set(
@@ -216,8 +232,13 @@ class Applier:
         # Last, when no slot names them any more; the other way round it cost requests.
         # A server that connections hold on to is not deleted: it stays closed, and is tried again.
         leave = ("set server b{}/s state maint", "del server b{}/s")
-        await self._socket.ask_many([command.format(number) for number in closing for command in leave])
+        await self._socket.ask_many([command.format(number) for number in unused for command in leave])
         self._opened = servers
+
+    async def _close_due(self) -> None:
+        backends = closing.due(self._held, self._left, time.time())
+        if backends:
+            await self._socket.close_sessions(backends)
 
     async def _change_map(self, wanted: Mapping[str, str]) -> None:
         """In place where few entries differ: an increment of a drain moves a handful of slots out of thousands."""

@@ -20,6 +20,8 @@ MAX_PINS = 256
 MAX_KEY = 256
 MAX_NAME = 63
 SLOTS = (1024, 2048, 4096, 8192, 16384)
+FIRM = ("Isolated", "Retired", "Quarantined")
+"""States of holds on cells that must not serve beyond them, not even who is there already."""
 
 
 class Refused(Exception):
@@ -69,6 +71,8 @@ class Placement:
     pins: tuple[tuple[str, int], ...]
     """Customer key -> as in the table."""
     limits: tuple[Limit, ...] = ()
+    shut: frozenset[str] = frozenset()
+    """Names of cells that may serve nobody, listed or not: what is open there is closed at once."""
     leaving: bool = False
     """Customers are to go to the fallback: every answer closes its connection."""
 
@@ -100,7 +104,7 @@ def decode(obj: dict[str, Any]) -> Placement:
     for slot, target in enumerate(serving):
         _check_target(target, known, f"spec.serving: slot {slot}")
     leaving = spec.get("mode") == "Fallback"
-    return Placement(who, cells, serving, _pins(spec, known), _limits(spec, cells), leaving)
+    return Placement(who, cells, serving, _pins(spec, known), _limits(spec, cells), _shut(spec), leaving)
 
 
 def check_newer(current: Identity | None, new: Identity) -> bool:
@@ -195,6 +199,18 @@ def _limits(spec: dict[str, Any], cells: tuple[Cell, ...]) -> tuple[Limit, ...]:
                 raise Refused(f"{where}{of}: {what!r} is given twice")
             limits[key] = Limit(key, _number(item, "percent", 0, 100, where), _second(item, "expiresAt", where))
     return tuple(limits.values())
+
+
+def _shut(spec: dict[str, Any]) -> frozenset[str]:
+    names = set()
+    for position, item in enumerate(_part(spec, "holds", list, default=[])):
+        where = f"spec.holds[{position}]."
+        if not isinstance(item, dict):
+            raise Refused(f"spec.holds[{position}]: not an object")
+        name, state = _part(item, "cell", str, where), _part(item, "state", str, where)
+        if _number(item, "maxPercent", 0, 100, where) == 0 and state in FIRM:
+            names.add(name)
+    return frozenset(names)
 
 
 def _second(obj: dict[str, Any], name: str, where: str) -> int:

@@ -87,6 +87,10 @@ class RuntimeSocket:
         found = [re.search(r'found=yes.*, value="([^"]*)"', line) for line in lines]
         return [match.group(1) if match else None for match in found]
 
+    async def close_sessions(self, backends: Sequence[int]) -> None:
+        """Whatever is open at their servers ends, as soon as HAProxy comes to it. Raises SocketError."""
+        await self.ask_many([f"shutdown sessions server b{number}/s" for number in backends])
+
     async def process(self) -> tuple[int, int]:
         """The process's number and when it started (seconds since 1970). Raises SocketError."""
         answer = await self.ask("show info")

@@ -46,6 +46,8 @@ class Settings:
     agent_bind: str = ":8405"
     in_flight_max: int = 1000
     """Requests that may wait for one cell at a time in this pod; the next ones get 503."""
+    drain_timeout: int = 60
+    """Seconds that connections may still last at a cell that serves nobody any more."""
     classes: tuple[RequestClass, ...] = ()
     """By which requests are shed; the first that matches counts."""
     breaker: Breaker | None = None
@@ -90,6 +92,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
         admin_bind=_bind(env, "ADMIN_BIND", ":8404"),
         agent_bind=_bind(env, "AGENT_BIND", ":8405"),
         in_flight_max=_number(env, "IN_FLIGHT_MAX", 1000),
+        drain_timeout=_number(env, "DRAIN_TIMEOUT", 60),
         classes=_classes(env),
         breaker=_breaker(env),
         api_url=env.get("API_URL", default_url),

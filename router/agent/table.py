@@ -2,7 +2,8 @@
 
 A cell's index is never used twice, a backend has to be declared before HAProxy starts: so cells
 borrow backends from a pool. The map names both (`17 b4:212`: slot 17 goes to backend b4, which is
-the cell with index 212), and carries everything needed to write the configuration again.
+the cell with index 212), and carries everything needed to write the configuration again, and to close
+at its time what is open at a cell that serves nobody (`cell:212 4/blue/10.0.0.9/80/1795624241`).
 """
 
 import re
@@ -19,7 +20,7 @@ CHECK = "check inter 2s fastinter 500ms fall 3 rise 1"
 """Of every cell: a connection check, because what a cell calls healthy is for the operator to ask."""
 
 _LIMIT = re.compile(r"^(\d{1,3})@(\d{1,12})$")
-_CELL = re.compile(r"^(\d+)/([^/]+)/([^/]+)/(\d+)$")
+_CELL = re.compile(r"^(\d+)/([^/]+)/([^/]+)/(\d+)(?:/(\d+))?$")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Held:
     servers: Mapping[int, Server] = field(default_factory=dict)
     """By index of the cell."""
     limits: tuple[Limit, ...] = ()
+    closing: Mapping[int, int] = field(default_factory=dict)
+    """By index of the cell, the second since 1970 from which its connections are closed."""
 
 
 def assign(placement: Placement, held: Held, last: int) -> dict[int, Server]:
@@ -63,7 +66,7 @@ def assign(placement: Placement, held: Held, last: int) -> dict[int, Server]:
     return servers
 
 
-def entries(placement: Placement, servers: Mapping[int, Server]) -> list[tuple[str, str]]:
+def entries(placement: Placement, servers: Mapping[int, Server], closing: Mapping[int, int]) -> list[tuple[str, str]]:
     """Key and value of every entry of the map."""
 
     def to(target: int) -> str:
@@ -72,10 +75,14 @@ def entries(placement: Placement, servers: Mapping[int, Server]) -> list[tuple[s
         index = target & ~READ_ONLY
         return f"b{servers[index].backend}:{index}" + (":ro" if target & READ_ONLY else "")
 
+    def borrows(index: int, server: Server) -> str:
+        told = f"{server.backend}/{server.name}/{server.address}/{server.port}"
+        return f"{told}/{closing[index]}" if index in closing else told
+
     who = placement.identity
     result = [(str(slot), to(target)) for slot, target in enumerate(placement.serving)]
     result += [(f"pin:{customer}", to(target)) for customer, target in placement.pins]
-    result += [(f"cell:{i}", f"{s.backend}/{s.name}/{s.address}/{s.port}") for i, s in servers.items()]
+    result += [(f"cell:{index}", borrows(index, server)) for index, server in servers.items()]
     result += [(limit.key, f"{limit.percent}@{limit.until}") for limit in placement.limits]
     result += [("mode", "fallback" if placement.leaving else "primary")]
     result += [("slots", str(placement.slots)), ("uid", who.uid)]
@@ -103,20 +110,22 @@ def held(lines: Iterable[tuple[str, str]]) -> Held:
     """What a map holds; an entry that this agent would not write is passed over."""
     values: dict[str, str] = {}
     servers: dict[int, Server] = {}
+    closing: dict[int, int] = {}
     limits: list[Limit] = []
     for key, value in lines:
         if key in ("uid", "epoch", "generation"):
             values[key] = value
         elif key.startswith("cell:") and (match := _CELL.match(value)) and key[5:].isdecimal():
-            backend, name, address, port = match.groups()
+            backend, name, address, port, second = match.groups()
             if int(backend) < BACKENDS:
                 servers[int(key[5:])] = Server(int(backend), name, address, int(port))
+                closing |= {int(key[5:]): int(second)} if second else {}
         elif key.startswith(("shed:", "circuit:")) and (match := _LIMIT.match(value)):
             limits.append(Limit(key, int(match.group(1)), int(match.group(2))))
     if not values.get("uid") or not all(values.get(name, "").isdecimal() for name in ("epoch", "generation")):
-        return Held(None, servers, tuple(limits))
+        return Held(None, servers, tuple(limits), closing)
     who = Identity(values["uid"], Version(int(values["epoch"]), int(values["generation"])))
-    return Held(who, servers, tuple(limits))
+    return Held(who, servers, tuple(limits), closing)
 
 
 def in_force(limits: Iterable[Limit], prefix: str, now: float) -> dict[str, int]:

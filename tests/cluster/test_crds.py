@@ -996,6 +996,15 @@ RULES = [
         "spec.circuitBreakers.errorRate: Invalid value: errorRate must be more than 0%: a circuit breaker that trips"
         " at 0% lets nothing through",
     ),
+    *(
+        Case(
+            "Router",
+            f"drainTimeout {timeout}",
+            put("haproxy.drainTimeout", timeout),
+            "spec.haproxy.drainTimeout: Invalid value: drainTimeout must be from 1s to 1h",
+        )
+        for timeout in ("999ms", "1h1s")
+    ),
     Case(
         "Router",
         "slots of no power of two",

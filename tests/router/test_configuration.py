@@ -29,7 +29,7 @@ def test_haproxy_accepts_the_configuration(key: CustomerKey, tmp_path: Path) -> 
     made = Settings("fleet", "shop", key, run=tmp_path, template=TEMPLATE)
     decoded = decode(placement(CELLS, spread(1024, 0, 1), generation=1, pins={"alice": 1}))
     servers = table.assign(decoded, table.Held(), -1)
-    made.map.write_text(table.map_text(table.entries(decoded, servers)))
+    made.map.write_text(table.map_text(table.entries(decoded, servers, {})))
     made.config.write_text(config.render(TEMPLATE.read_text(), made, servers))
     done = subprocess.run(
         ["haproxy", "-c", "-f", str(made.config)],

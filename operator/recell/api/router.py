@@ -17,6 +17,7 @@ from recell.api.meta import (
     CellName,
     Column,
     Condition,
+    Duration,
     Generation,
     KindInfo,
     Model,
@@ -149,6 +150,12 @@ class HAProxy(Model):
             "slots may only double, one doubling at a time",
             fieldPath=".slots",
         ),
+        cel(
+            "!has(self.drainTimeout)"
+            " || duration(self.drainTimeout) >= duration('1s') && duration(self.drainTimeout) <= duration('1h')",
+            "drainTimeout must be from 1s to 1h",
+            fieldPath=".drainTimeout",
+        ),
     )
 
     customer_key: CustomerKey = Field(description="Where a request says which customer it is from.")
@@ -170,6 +177,11 @@ class HAProxy(Model):
         json_schema_extra={"x-kubernetes-list-type": "set"},
         description="Cells among which all customers are divided at the very start. Required with"
         " customerData InCell, where a cell that joins later gets no customers by itself.",
+    )
+    drain_timeout: Duration = Field(
+        default="60s",
+        description="Requests, streams and WebSockets that are open when their cell is drained wholly may last so much"
+        " longer, from 1s to 1h, then they are closed. At a cell that is isolated or retired they are closed at once.",
     )
     image: str | None = Field(
         default=None,

@@ -2,6 +2,7 @@
 
 from tests.router.rig.cells import Cells, HttpCell
 from tests.router.rig.load import Answer, Load, ask
+from tests.router.rig.opened import Opened
 from tests.router.rig.placements import PlacementApi, placement, spread
 from tests.router.rig.pod import RouterPod, eventually
 
@@ -10,6 +11,7 @@ __all__ = [
     "Cells",
     "HttpCell",
     "Load",
+    "Opened",
     "PlacementApi",
     "RouterPod",
     "ask",

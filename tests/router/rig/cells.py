@@ -1,9 +1,12 @@
 """Cells: small HTTP servers that say who they are and can be made to misbehave."""
 
 import asyncio
+import contextlib
 from collections import Counter
 
 from aiohttp import web
+
+from tests.router.rig.opened import STREAM, WEBSOCKET
 
 
 class HttpCell:
@@ -21,6 +24,8 @@ class HttpCell:
 
     async def start(self) -> "HttpCell":
         app = web.Application()
+        app.router.add_get(STREAM, self._stream)
+        app.router.add_get(WEBSOCKET, self._websocket)
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
@@ -55,6 +60,24 @@ class HttpCell:
         if self.latency:
             await asyncio.sleep(self.latency)
         return web.Response(status=500 if self.failing else 200, headers={"X-Cell": self.name}, text=self.name)
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"X-Cell": self.name})
+        await answer.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await answer.write(b".")
+                await asyncio.sleep(0.05)
+        return answer
+
+    async def _websocket(self, request: web.Request) -> web.StreamResponse:
+        answer = web.WebSocketResponse()
+        await answer.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await answer.send_str(".")
+                await asyncio.sleep(0.05)
+        return answer
 
 
 class Cells:

@@ -30,9 +30,10 @@ def placement(
     name: str = NAME,
     shed: Mapping[str, tuple[int, str]] | None = None,
     circuits: Mapping[str, tuple[int, str]] | None = None,
+    held: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """A Placement as the API server answers it; `cells`: name -> (index, address, port); `shed` and `circuits`: class
-    or cell -> (percent, when it expires)."""
+    or cell -> (percent, when it expires); `held`: cell -> state of a hold at 0 %."""
     holder = {"kind": "RecoveryRun", "name": "storm", "uid": "run-1"}
     return {
         "apiVersion": "recell.dev/v1alpha1",
@@ -52,7 +53,17 @@ def placement(
             "pins": [
                 {"customer": customer, "home": target, "serving": target} for customer, target in (pins or {}).items()
             ],
-            "holds": [],
+            "holds": [
+                {
+                    "cell": cell,
+                    "maxPercent": 0,
+                    "state": state,
+                    "holder": holder,
+                    "reason": "",
+                    "since": "2026-11-20T10:00:00Z",
+                }
+                for cell, state in (held or {}).items()
+            ],
             "reservations": [],
             "shedding": [
                 {"class": what, "percent": percent, "expiresAt": until, "holder": holder}

@@ -155,6 +155,7 @@ _ROUTER = _resource(
             "slots": 2048,
             "pins": [{"customer": "vip-1", "cell": "cell-a"}, {"customer": "vip-2", "cell": "cell-b"}],
             "initialCells": ["cell-a", "cell-b"],
+            "drainTimeout": "5m",
             "image": "registry.example.com/recell-router:1.2.3",
             "replicas": 3,
             "service": {"type": "NodePort", "port": 8080, "nodePort": 30080},

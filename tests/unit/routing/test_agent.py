@@ -78,7 +78,7 @@ JUNK = st.recursive(
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.sampled_from(["epoch", "slots", "cells", "serving", "pins"]), JUNK)
+@given(st.sampled_from(["epoch", "slots", "cells", "serving", "pins", "holds"]), JUNK)
 def test_any_broken_field_is_refused_by_name_and_nothing_else_is_raised(name: str, junk: Any) -> None:
     obj = some()
     obj["spec"][name] = junk
@@ -100,7 +100,7 @@ def test_anything_at_all_is_refused_politely(junk: Any) -> None:
 def test_a_map_says_everything_that_the_configuration_needs() -> None:
     decoded = decode(some((3, 900), pins={"alice": READ_ONLY | 3, "bob": REJECT}))
     servers = table.assign(decoded, table.Held(), last=41)
-    lines = table.entries(decoded, servers)
+    lines = table.entries(decoded, servers, {900: 1795624241})
     values = dict(lines)
     assert values["0"] == "b42:3"
     assert values["1"] == "b43:900"
@@ -108,13 +108,13 @@ def test_a_map_says_everything_that_the_configuration_needs() -> None:
     assert values["pin:bob"] == "reject"
     assert len(values) == len(lines)
     again = table.held(table.parse_map(table.map_text(lines)))
-    assert again == table.Held(decoded.identity, servers)
+    assert again == table.Held(decoded.identity, servers, closing={900: 1795624241})
 
 
 def test_ipv6_addresses_are_written_as_haproxy_reads_them() -> None:
     decoded = decode(placement({"a": (0, "fd00::1", 80)}, spread(1024, 0), generation=1))
     servers = table.assign(decoded, table.Held(), -1)
-    assert table.held(table.entries(decoded, servers)).servers == servers
+    assert table.held(table.entries(decoded, servers, {})).servers == servers
     assert f"server s [fd00::1]:80 {table.CHECK}\n" in table.backends(servers)
 
 
@@ -215,6 +215,7 @@ def test_figures_from_haproxys_tables() -> None:
         ({"CUSTOMER_KEY_NAME": "x y"}, "CUSTOMER_KEY_NAME: 'x y'"),
         ({"CUSTOMER_KEY_TYPE": "PathSegment", "CUSTOMER_KEY_SEGMENT": "99"}, "CUSTOMER_KEY_SEGMENT: 99"),
         ({"CUSTOMER_KEY_WHEN_ABSENT": "Guess"}, "CUSTOMER_KEY_WHEN_ABSENT: 'Guess'"),
+        ({"DRAIN_TIMEOUT": "60s"}, "DRAIN_TIMEOUT: '60s' is not a number"),
         ({"IN_FLIGHT_MAX": "many"}, "IN_FLIGHT_MAX: 'many' is not a number"),
         ({"AGENT_BIND": "localhost"}, "AGENT_BIND: 'localhost' is not"),
     ],

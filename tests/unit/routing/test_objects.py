@@ -140,6 +140,17 @@ def test_the_agent_understands_what_the_deployment_says(key: dict[str, Any]) -> 
     assert settings.customer_key.when_absent == key.get("whenAbsent", "Reject")
 
 
+@pytest.mark.parametrize(
+    ("told", "understood"), [({}, 60), ({"drainTimeout": "1h"}, 3600), ({"drainTimeout": "1500ms"}, 2)]
+)
+def test_the_agent_is_told_how_long_connections_may_last_in_whole_seconds(
+    told: dict[str, Any], understood: int
+) -> None:
+    agent = by_kind(**told)["Deployment"]["spec"]["template"]["spec"]["initContainers"][0]
+    environment = {item["name"]: item.get("value", "fleet") for item in agent["env"]}
+    assert from_environment(environment).drain_timeout == understood
+
+
 def test_a_router_without_its_block_is_refused() -> None:
     broken = router()
     broken.spec.haproxy = None

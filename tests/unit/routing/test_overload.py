@@ -103,7 +103,7 @@ def test_limits_are_in_the_map_with_the_second_of_their_end_and_are_read_back() 
         placement.Limit("shed:bulk", 40, second),
         placement.Limit("circuit:3", 90, second + 10),
     )
-    entries = table.entries(decoded, table.assign(decoded, table.Held(), -1))
+    entries = table.entries(decoded, table.assign(decoded, table.Held(), -1), {})
     assert dict(entries)["shed:bulk"] == f"40@{second}"
     assert table.held(entries).limits == decoded.limits
     assert table.in_force(decoded.limits, "shed:", second - 1) == {"bulk": 40}

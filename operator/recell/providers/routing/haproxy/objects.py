@@ -9,6 +9,7 @@ Must not: touch the Placement. It outlives the Router, so nothing here owns it o
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -283,6 +284,7 @@ def _agent(router: Router, block: HAProxy, image: str) -> Object:
         "ROUTER": router.metadata.name,
         **key_environment(block.customer_key),
         **overload_environment(router),
+        "DRAIN_TIMEOUT": str(math.ceil(seconds(block.drain_timeout))),
         "AGENT_BIND": f":{AGENT_PORT}",
         "ADMIN_BIND": f":{ADMIN_PORT}",
         "CUSTOMERS_BIND": f":{CUSTOMERS_PORT}",
