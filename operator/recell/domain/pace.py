@@ -8,18 +8,36 @@ from recell.api.meta import duration_text, seconds
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.router import Router
 
+CLOSED_WITHIN = 5.0
+"""Seconds from the end of drainTimeout until connections are closed and figures have said so."""
+
 
 def fitted(policy: RecoveryPolicySpec, router: Router | None) -> RecoveryPolicySpec:
-    """With DNS no increment is shorter than the TTL, and applying one takes publishing it and the TTL after that."""
-    block = router.spec.dns if router is not None else None
-    if block is None:
+    """With DNS no increment is shorter than the TTL, and applying one takes publishing it and the TTL after that.
+
+    With the built-in router steps that drain have the time in which long connections are closed.
+    """
+    if router is None:
         return policy
     steps = policy.steps
-    raised = {
-        "increment_interval": _longer(steps.increment_interval, seconds(block.ttl)),
-        "apply_timeout": _longer(steps.apply_timeout, seconds(block.publish_timeout) + seconds(block.ttl)),
-    }
+    if (block := router.spec.dns) is not None:
+        raised = {
+            "increment_interval": _longer(steps.increment_interval, seconds(block.ttl)),
+            "apply_timeout": _longer(steps.apply_timeout, seconds(block.publish_timeout) + seconds(block.ttl)),
+        }
+    else:  # a drain is given these two, and more, for what comes after it is applied
+        left = empty_after(router, seconds(policy.detection.window)) - seconds(steps.apply_timeout)
+        raised = {"inconclusive_timeout": _longer(steps.inconclusive_timeout, left)}
     return policy.model_copy(update={"steps": steps.model_copy(update=raised)})
+
+
+def empty_after(router: Router, window: float) -> float:
+    """Seconds from a whole drain until figures of a window tell of nobody there any more; 0 where nothing is closed.
+
+    The built-in router closes long connections at the end of drainTimeout. Then they count as requests that ended.
+    """
+    block = router.spec.haproxy
+    return seconds(block.drain_timeout) + window + CLOSED_WITHIN if block is not None else 0.0
 
 
 def told(router: Router) -> str:

@@ -13,7 +13,7 @@ from recell.api.placement import Hold, HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.recovery_run import TargetKind
 from recell.api.router import Verification
-from recell.domain import drain, placement, shedding
+from recell.domain import drain, pace, placement, shedding
 from recell.domain.capacity import Bearing, can_bear
 from recell.domain.gate import health_gate
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Wait
@@ -153,6 +153,14 @@ def _window(ctx: StepContext) -> float:
     return min(seconds(ctx.policy.detection.window), max(seconds(ctx.policy.steps.increment_interval), 2.0))
 
 
+def patience(ctx: StepContext, least: float) -> float:
+    """Seconds for which figures that speak against a drain may still be of those who were there before it: at least
+    this, and where it is a whole one until their connections were closed."""
+    if placement.expected_share(ctx.placement.spec, ctx.cell.metadata.name) > 0:
+        return least
+    return max(least, pace.empty_after(ctx.router, _window(ctx)))
+
+
 def drained_as_expected(ctx: StepContext, percent: int) -> Evidence:
     """Observed traffic against the expected, on a window wholly after the change (rule 28)."""
     steps, spec, name = ctx.policy.steps, ctx.placement.spec, ctx.cell.metadata.name
@@ -189,7 +197,7 @@ async def down(ctx: StepContext, values: tuple[int, ...], *, room: Room) -> Outc
         return waiting
     seen = drained_as_expected(ctx, hold.max_percent)
     if seen.verdict is Verdict.FAILED:
-        if ctx.elapsed(f"stays-{hold.max_percent}") < _window(ctx):
+        if ctx.elapsed(f"stays-{hold.max_percent}") < patience(ctx, _window(ctx)):
             return Wait(LOOK_AGAIN, f"Measured once more before it is believed: {seen.message}")
         return Fail("TrafficNotDraining", f"Increment {at + 1} of {len(values)} ({hold.max_percent} %): {seen.message}")
     ctx.forget(f"stays-{hold.max_percent}")

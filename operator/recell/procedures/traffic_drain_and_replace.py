@@ -115,7 +115,7 @@ async def _at_once(ctx: StepContext, percent: int) -> Outcome:
     if seen.verdict is Verdict.PASSED:
         return Done(f"Cell {name} was drained to {percent} %; {seen.message}", data={"drained": True})
     if seen.verdict is Verdict.FAILED:
-        if passed >= seconds(ctx.policy.steps.apply_timeout):
+        if passed >= increments.patience(ctx, seconds(ctx.policy.steps.apply_timeout)):
             return Fail("TrafficNotDraining", f"At {percent} %: {seen.message}")
         return Wait(LOOK_AGAIN, seen.message)
     if passed >= seconds(ctx.policy.detection.window):
