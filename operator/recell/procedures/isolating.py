@@ -25,7 +25,12 @@ def time_to_isolate(policy: RecoveryPolicySpec) -> float:
 
 
 async def isolate(ctx: StepContext) -> Outcome:
-    """No customer and no connection; long connections are cut, since nothing may be read or written there."""
+    """No customer and no connection, since nothing may be read or written there.
+
+    The hold and the policies are all that is set here. The built-in router's pods close what is open at the cell before
+    they count as having applied the hold; no other router does, and policies of many network plugins leave open
+    connections alone.
+    """
     name = ctx.cell.metadata.name
     hold = ctx.own_hold
     if hold is None or hold.max_percent or hold.state is not HoldState.ISOLATED:
