@@ -57,7 +57,7 @@ class OnUnhealthy(StrEnum):
     IGNORE = "Ignore"
     """Only runs and people move traffic."""
     SHIFT = "Shift"
-    """Traffic leaves failed cells by itself."""
+    """Traffic leaves failed cells by itself, unless they likely have a cause that all share."""
 
 
 class KeySource(StrEnum):
@@ -299,7 +299,9 @@ class RouterSpec(Model):
     )
     on_unhealthy: OnUnhealthy = Field(
         default=OnUnhealthy.IGNORE,
-        description="May health alone, without a run, move traffic? Ignore: no. Shift: away from failed cells.",
+        description="May health alone, without a run, move traffic? Ignore: no. Shift: away from failed cells, but"
+        " everybody is served at home while more than half of two or more have failed, or one has while a dependency"
+        " of the policy does not answer.",
     )
     policy_ref: NameRef | None = Field(
         default=None, description="RecoveryPolicy; else the one named default, else built in (mode Observe)."

@@ -5,7 +5,8 @@ Promises
   start, only once it was healthy (rule 2).
 - A Placement that is missing although it was made before is not invented anew: the Router waits for a
   person. One that came back from a backup is put above everything that its pods have seen.
-- Health alone moves no traffic unless the Router says `onUnhealthy: Shift` (rule 11).
+- Health alone moves no traffic unless the Router says `onUnhealthy: Shift` (rule 11), and then only
+  while the cause is not likely shared (rule 10).
 - Deleting a Router or a Cell never drops customers silently (rule 25).
 """
 
@@ -17,7 +18,7 @@ from typing import Protocol
 from recell.api import Cell, Placement, Router
 from recell.api.cell import CellPhase
 from recell.api.meta import ANNOTATION_FORCE, ANNOTATION_PLACEMENT_UID, FINALIZER, find_condition
-from recell.api.placement import REJECT, Hold, Holder, HoldState, PlacementSpec, decode_table
+from recell.api.placement import REJECT, Holder, PlacementSpec, decode_table
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.router import CellCounts, OnUnhealthy, RouterStatus, RouterType
 from recell.controllers import status
@@ -26,9 +27,9 @@ from recell.controllers.observer import CellObserver
 from recell.controllers.programming import MOMENT, Programming
 from recell.controllers.router_recovery import Told
 from recell.controllers.switchboard import PlacementSwitchboard
-from recell.domain import placement, runs, shedding
+from recell.domain import placement, runs, shedding, shift
 from recell.domain.capabilities import capabilities_with
-from recell.domain.health import Level
+from recell.domain.health import HealthState, Level
 from recell.domain.placement import Candidate, Routing
 from recell.domain.reach import out_of_reach, unfit
 from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, Reverted
@@ -354,23 +355,15 @@ class RouterController:
     def _shifted(
         self, spec: PlacementSpec, routing: Routing, router: Router, cells: Mapping[str, Cell]
     ) -> PlacementSpec:
-        """With `onUnhealthy: Shift`, failed cells are held at 0 by the Router until they are healthy."""
         holder = Holder(kind="Router", name=router.metadata.name, uid=router.metadata.uid)
-        shift = router.spec.on_unhealthy is OnUnhealthy.SHIFT
-        for name, cell in cells.items():
-            state = self._observer.health(cell.key)
-            if state is None:
-                continue
-            if shift and state.level is Level.FAILED:
-                reason = "failed, and the Router says onUnhealthy: Shift"
-                wanted = Hold(
-                    cell=name, max_percent=0, state=HoldState.DRAINING, holder=holder, reason=reason,
-                    since=self._clock.now().replace(microsecond=0),
-                )  # fmt: skip
-                spec = placement.hold(spec, routing, wanted)
-            elif state.level is Level.HEALTHY or not shift:
-                spec = placement.release(spec, routing, holder=holder, cell=name)
-        return spec
+        if router.spec.on_unhealthy is not OnUnhealthy.SHIFT:
+            return placement.release(spec, routing, holder=holder)
+        states, broken = self._states(cells), self._observer.broken(router.key)
+        return shift.shifted(spec, routing, cells, states, broken, holder=holder, now=self._clock.now())
+
+    def _states(self, cells: Mapping[str, Cell]) -> dict[str, HealthState]:
+        """Of those whose health is known."""
+        return {name: state for name, cell in cells.items() if (state := self._observer.health(cell.key)) is not None}
 
     async def _remember(self, router: Router, uid: str) -> None:
         body = {"metadata": {"uid": router.metadata.uid, "annotations": {ANNOTATION_PLACEMENT_UID: uid}}}
@@ -546,6 +539,10 @@ class RouterController:
             return (False, "NoHealthyCell", "Every cell has failed; everyone is served at home, as far as cells answer")
         if cells and all(cell.spec.weight == 0 for cell in cells.values()):
             return (True, "AllWeightsZero", "Every Cell has spec.weight 0: the table stays as it was")
+        if router.spec.on_unhealthy is OnUnhealthy.SHIFT:
+            why = shift.obstacle(placed.spec, cells, self._states(cells), self._observer.broken(router.key))
+            if why:
+                return (True, "SharedCause", f"{why}: the cause is likely shared, so Shift moves nobody away from home")
         return (True, "Serving", f"{pods} {places} serve {len(placed.spec.cells)} cells")
 
     def _orphans(self, router: Router, placed: Placement | None) -> str:

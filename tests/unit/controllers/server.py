@@ -251,6 +251,8 @@ class Surroundings:
         self.refused: Exception | None = None
         """Why the data plane cannot do what it is asked."""
         self.told: Placement | None = None
+        self.broke: tuple[str, ...] = ()
+        """Dependencies of all cells that do not answer."""
         self.events: list[str] = []
         self.epoch = 1
 
@@ -339,7 +341,7 @@ class Surroundings:
         """Nothing was asked."""
 
     def broken(self, router: tuple[str, str]) -> tuple[str, ...]:
-        return ()
+        return self.broke
 
     # Leadership and events
 

@@ -254,6 +254,41 @@ async def test_health_alone_moves_traffic_only_if_the_router_says_so(word: str, 
     assert scene.share("b") == 0.5
 
 
+async def test_shift_moves_nobody_onto_the_few_that_are_left_and_says_why() -> None:
+    scene = Scene("a", "b", "c", onUnhealthy="Shift")
+    await scene.settle()
+    home = scene.spec.serving
+    scene.around.levels["a"] = Level.FAILED
+    await scene.settle()
+    assert [scene.share(name) for name in "abc"] == [0, *(pytest.approx(0.5, abs=0.02),) * 2]
+    scene.around.levels["b"] = Level.FAILED
+    await scene.settle()
+    assert (scene.spec.holds, scene.spec.serving) == ([], home)
+    ready = scene.condition("Ready")
+    assert (ready.status, ready.reason) == ("True", "SharedCause")
+    assert "2 of 3 cells failed at once (a and b)" in ready.message
+    before = list(scene.server.writes)
+    await scene.settle()
+    assert scene.server.writes == before, "nothing goes back and forth"
+    scene.around.levels["b"] = Level.HEALTHY
+    await scene.settle()
+    assert [scene.share(name) for name in "abc"] == [0, *(pytest.approx(0.5, abs=0.02),) * 2]
+    assert scene.condition("Ready").reason == "Serving"
+
+
+async def test_shift_moves_nobody_while_a_dependency_of_all_does_not_answer() -> None:
+    scene = Scene("a", "b", "c", onUnhealthy="Shift")
+    await scene.settle()
+    scene.around.levels["a"] = Level.FAILED
+    scene.around.broke = ("payments",)
+    await scene.settle()
+    assert scene.spec.holds == []
+    assert "payments" in scene.condition("Ready").message
+    scene.around.broke = ()
+    await scene.settle()
+    assert scene.share("a") == 0.0
+
+
 async def test_no_healthy_cell_and_no_pods_are_said_and_the_table_stays() -> None:
     scene = Scene("a", "b")
     await scene.settle()
