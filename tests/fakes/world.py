@@ -29,6 +29,7 @@ from recell.api.placement import PlacementSpec
 from recell.api.recovery_run import RecoveryRunStatus, TargetKind
 from recell.domain import failure as failures
 from recell.domain import health, placement, runs
+from recell.domain.capacity import Load
 from recell.domain.decommission import Retirement
 from recell.domain.observation import (
     CellObservation,
@@ -124,6 +125,8 @@ class World:
     writes: list[Write] = field(default_factory=list)
     announced: list[str] = field(default_factory=list)
     crash_after: int | None = None
+    loads: dict[str, Load] = field(default_factory=dict)
+    """What cells got when they were last well, as far as this process saw."""
     broken: list[str] = field(default_factory=list)
     """What all cells depend on and does not answer."""
     left: "list[World] | None" = None
@@ -572,6 +575,9 @@ class FakeObserver:
 
     def broken(self, router: Key) -> tuple[str, ...]:
         return tuple(self.world.broken)
+
+    def loads(self, router: Key) -> Mapping[str, Load]:
+        return self.world.loads
 
     def evidence(self, cell: Cell) -> tuple[Evidence, ...]:
         policy = FakeStore(self.world).policy_for(cell).spec

@@ -1,7 +1,8 @@
 """What is known about the cells, put together from watches, probes and the router: the `Observer` port.
 
 Promises: reading never waits; health has its hysteresis, which lives in memory: after a take-over it is
-built anew, and until one detection period has passed nothing is said (rule 12).
+built anew, and until one detection period has passed nothing is said (rule 12). What a cell got while it was well lives
+in memory too (rule 17): of a cell that failed before a take-over nothing is known but its present load.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from recell.api.failure import DataIntegrity
 from recell.api.meta import ConditionStatus, find_condition, seconds
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import failure as failures
-from recell.domain import health
+from recell.domain import health, placement
+from recell.domain.capacity import Load
 from recell.domain.health import HealthState, Level, RouterVerdicts
 from recell.domain.observation import (
     CellObservation,
@@ -26,6 +28,7 @@ from recell.domain.observation import (
     Reach,
     WorkloadState,
 )
+from recell.domain.router_health import USUAL
 from recell.engine.ports import Clock, Key, Switchboard, Traffic
 from recell.providers.kube.store import KubeStore
 
@@ -64,6 +67,14 @@ class _Glance:
     said: RouterVerdicts
 
 
+@dataclass(frozen=True)
+class _Serving:
+    """How many slots a cell serves, and at which look that was first so."""
+
+    slots: int
+    since: datetime
+
+
 class CellObserver:
     def __init__(
         self,
@@ -87,6 +98,9 @@ class CellObserver:
         self._first_look: dict[Key, float] = {}
         self._told_intact: dict[Key, datetime] = {}
         """Since when another controller last said so, by the condition DataIntact."""
+        self._serving: dict[Key, _Serving] = {}
+        self._loads: dict[Key, Load] = {}
+        """When it was last well."""
         self._glances: dict[Key, dict[Key, _Glance]] = {}
         """By Router and Cell."""
 
@@ -112,14 +126,15 @@ class CellObserver:
         evidence = health.assess(cell, seen, policy, now)
         known = self._states.get(cell.key) or health.recalled(cell.status.failure, now)
         state = self._states[cell.key] = health.advance(known, evidence, policy, now)
+        self._note_load(cell.key, router, state, now)
         failure = None
         if state.level in (Level.DEGRADED, Level.FAILED):
-            placement = self._switchboard.current(router)
+            placed = self._switchboard.current(router)
             failure = failures.derive(
                 cell,
                 self._states_of(cell),
                 evidence,
-                placement.spec if placement else None,
+                placed.spec if placed else None,
                 self._traffic.observed(router, window=seconds(policy.detection.window)),
                 policy,
                 now,
@@ -178,6 +193,26 @@ class CellObserver:
     def broken(self, router: Key) -> tuple[str, ...]:
         return self._dependencies.broken(router)
 
+    def loads(self, router: Key) -> Mapping[str, Load]:
+        return {cell[1]: self._loads[cell] for cell in self._glances.get(router, ()) if cell in self._loads}
+
+    def _note_load(self, cell: Key, router: Key, state: HealthState, now: datetime) -> None:
+        """While nothing is wrong with the cell, on figures of minutes in which it served the same slots: what goes
+        wrong right now, and is not noticed yet, counts little there."""
+        placed = self._switchboard.current(router)
+        if placed is None:
+            return
+        slots = placement.served_slots(placed.spec)[placement.index_of(placed.spec, cell[1])]
+        known = self._serving.get(cell)
+        if known is None or known.slots != slots:
+            known = self._serving[cell] = _Serving(slots, now)
+        well = state.level is Level.HEALTHY and state.failing_since is None
+        if not slots or not well or (now - known.since).total_seconds() < USUAL:
+            return
+        seen = self._traffic.observed(router, window=USUAL)
+        if seen is not None and cell[1] in seen.cells:
+            self._loads[cell] = Load(seen.cells[cell[1]].requests_per_second, slots)
+
     def last_intact(self, cell: Cell) -> datetime | None:
         """When the cell's data was last asked about and passed; where another controller checks it, since when it was
         last intact, for an earlier moment is safe and a later one is not. None: this process saw neither."""
@@ -196,6 +231,8 @@ class CellObserver:
         self._failures.pop(cell, None)
         self._first_look.pop(cell, None)
         self._told_intact.pop(cell, None)
+        self._serving.pop(cell, None)
+        self._loads.pop(cell, None)
         for router, glances in list(self._glances.items()):
             glances.pop(cell, None)
             if not glances:

@@ -3,7 +3,8 @@
 Promises: pure; the answer is worked out on the table that the drain would really make, with the
 greater of the load before the failure and now, what is promised to other runs, and the headroom.
 
-Must not: pass on figures that are missing: an unset capacity or no fresh load is Inconclusive.
+Must not: pass on figures that are missing: an unset capacity or no fresh load is Inconclusive, also where the load
+before the failure is known.
 """
 
 import math
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from recell.api.failure import Verdict
 from recell.api.placement import Hold, Holder, HoldState, PlacementSpec
@@ -34,6 +36,14 @@ class Bearing:
     """Cell -> requests per second that it has to bear in addition."""
 
 
+@dataclass(frozen=True)
+class Load:
+    """What a cell got while it served so many slots."""
+
+    requests_per_second: float
+    slots: int
+
+
 def can_bear(
     spec: PlacementSpec,
     routing: Routing,
@@ -43,12 +53,12 @@ def can_bear(
     drop_to_percent: int,
     headroom: float,
     *,
-    before: RouterTraffic | None = None,
+    before: Mapping[str, Load] = MappingProxyType({}),
     holder: Holder | None = None,
 ) -> Bearing:
     """Whether the other cells can bear what leaves when the cell keeps `drop_to_percent` of its homes.
 
-    `load` is fresh or None, `before` is the load from before the failure, `capacities` are in requests
+    `load` is fresh or None, `before` is what cells got when they were last well, `capacities` are in requests
     per second, `headroom` is the part of each capacity to be left free. Reservations of `holder`
     itself are not counted against it.
     """
@@ -58,8 +68,9 @@ def can_bear(
         return Bearing(Verdict.FAILED, f"no other cell can take customers of {cell}")
     if not gains:
         return Bearing(Verdict.PASSED, f"draining {cell} to {drop_to_percent} % moves no request to another cell")
-    leaving = _rate(cell, load, before)
-    served = placement.served_slots(spec)[placement.index_of(spec, cell)]
+    serves = placement.served_slots(spec)
+    rates = {c.name: _rate(c.name, serves[c.index], load, before) for c in spec.cells}
+    leaving, served = rates.get(cell), serves[placement.index_of(spec, cell)]
     if leaving is None or not served:
         return Bearing(
             Verdict.INCONCLUSIVE,
@@ -74,7 +85,7 @@ def can_bear(
     unknown: list[str] = []
     fine: list[str] = []
     for name, more in sorted(extra.items()):
-        capacity, rate = capacities.get(name), _rate(name, load, before)
+        capacity, rate = capacities.get(name), rates[name]
         if capacity is None:
             unknown.append(f"{name} has no spec.capacity.requestsPerSecond")
             continue
@@ -85,7 +96,9 @@ def can_bear(
         told = f"{name} would get {total:.0f} of at most {allowed:.0f} requests/s"
         (fine if total <= allowed else short).append(told)
     reservations = {name: math.ceil(more) for name, more in extra.items() if more > 0}
-    free = f"(capacity less {percent(headroom)} headroom)"
+    failed_with = load is not None and leaving > load.cells[cell].requests_per_second
+    then = f"; {cell} counted with the {leaving:.0f} requests/s from before it failed" if failed_with else ""
+    free = f"(capacity less {percent(headroom)} headroom{then})"
     if short:
         return Bearing(Verdict.FAILED, clipped(f"too little room {free}: {'; '.join(short)}"), reservations)
     if unknown:
@@ -104,7 +117,13 @@ def _receives(spec: PlacementSpec, name: str, weight: int) -> bool:
     return weight > 0 and placement.limit(spec, name) == 100
 
 
-def _rate(cell: str, *seen: RouterTraffic | None) -> float | None:
-    """The greatest rate that was seen; None where none was."""
-    rates = [traffic.cells[cell].requests_per_second for traffic in seen if traffic and cell in traffic.cells]
-    return max(rates, default=None)
+def _rate(cell: str, slots: int, load: RouterTraffic | None, before: Mapping[str, Load]) -> float | None:
+    """The greater of what the cell gets and of what its slots brought when it was well; None without fresh figures.
+
+    A cell that hangs or errs may show little load. One that serves fewer slots than it did gets less for that.
+    """
+    if load is None or cell not in load.cells:
+        return None
+    was = before.get(cell)
+    usual = was.requests_per_second * slots / was.slots if was is not None and was.slots else 0.0
+    return max(load.cells[cell].requests_per_second, usual)

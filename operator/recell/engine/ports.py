@@ -17,6 +17,7 @@ from recell.api.fallback import SwitchType
 from recell.api.placement import PlacementMode, PlacementSpec
 from recell.api.recovery_run import RecoveryRunStatus
 from recell.domain import data
+from recell.domain.capacity import Load
 from recell.domain.decommission import Retirement
 from recell.domain.health import HealthState
 from recell.domain.observation import (
@@ -183,6 +184,10 @@ class Observer(Protocol):
 
     def broken(self, router: Key) -> tuple[str, ...]:
         """What all cells of the router depend on (`dependencies` of its policy) and does not answer."""
+        ...
+
+    def loads(self, router: Key) -> Mapping[str, Load]:
+        """What the cells of the router got when they were last well, as far as this process saw (rule 17)."""
         ...
 
     def last_intact(self, cell: Cell) -> datetime | None:

@@ -47,6 +47,7 @@ def bearing(ctx: StepContext, spec: PlacementSpec, percent: int) -> Bearing:
         ctx.cell.metadata.name,
         percent,
         fraction(ctx.policy.limits.capacity_headroom),
+        before=ctx.ports.observer.loads(ctx.router_key),
         holder=ctx.holder,
     )
 

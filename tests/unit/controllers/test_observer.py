@@ -3,11 +3,15 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from recell.api import Cell, RecoveryPolicy
+from recell.api import Cell, Placement, RecoveryPolicy
 from recell.api.cell import Data
+from recell.api.placement import PlacementSpec
 from recell.controllers.observer import CellObserver
+from recell.domain import placement
+from recell.domain.capacity import Load
 from recell.domain.health import Level
 from recell.domain.observation import CellTraffic, RouterTraffic
+from tests.unit.domain.builders import candidate, held, routing
 
 ROUTER = ("fleet", "shop")
 START = datetime(2026, 11, 25, 3, tzinfo=UTC)
@@ -18,6 +22,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.at = START
+        self.placed: PlacementSpec | None = None
         self.figures: dict[str, CellTraffic] | None = {"a": served(100), "b": served(100)}
         self.policy = RecoveryPolicy.model_validate({"metadata": {}, "spec": {"detection": {"failedAfter": "1s"}}})
         self.cells = {name: cell(name) for name in "ab"}
@@ -57,8 +62,10 @@ class Scene:
     def last_intact(self, cell: Any) -> datetime | None:
         return START
 
-    def current(self, router: Any) -> None:
-        return None
+    def current(self, router: Any) -> Placement | None:
+        if self.placed is None:
+            return None
+        return Placement.model_validate({"metadata": {"name": "shop", "namespace": "fleet"}, "spec": self.placed})
 
     def observed(self, router: Any, *, window: float, not_before: datetime | None = None) -> RouterTraffic | None:
         if self.figures is None:
@@ -154,3 +161,51 @@ def test_data_that_the_operator_checks_was_intact_when_a_check_last_passed() -> 
     told = checked_by_another("True", START + timedelta(hours=1))
     spec = told.spec.model_copy(update={"data": Data.model_validate({"integrity": {"path": "/integrity"}})})
     assert scene.observer.last_intact(told.model_copy(update={"spec": spec})) == START
+
+
+def placed(*names: str) -> PlacementSpec:
+    return placement.initial(routing(), [candidate(name) for name in names], epoch=1)
+
+
+def looked_at_for(scene: Scene, minutes: int) -> None:
+    """As the Cell controller does while nothing happens."""
+    for _ in range(minutes):
+        scene.look()
+        scene.at += timedelta(minutes=1)
+    scene.look()
+
+
+def test_what_a_cell_got_while_it_was_well_is_known_after_it_failed() -> None:
+    scene = Scene()
+    scene.placed = placed("a", "b")
+    looked_at_for(scene, 5)
+    slots = placement.served_slots(scene.placed)
+    assert scene.observer.loads(ROUTER) == {"a": Load(10, slots[0]), "b": Load(10, slots[1])}
+    scene.figures = {"a": served(100), "b": served(20, failures=20)}
+    scene.look()
+    scene.figures = {"a": served(180), "b": served(20, failures=20)}
+    looked_at_for(scene, 2)
+    assert scene.observer.loads(ROUTER) == {"a": Load(18, slots[0]), "b": Load(10, slots[1])}
+    scene.observer.forget(("fleet", "b"))
+    assert scene.observer.loads(ROUTER).keys() == {"a"}
+
+
+def test_figures_from_while_a_cell_served_other_slots_are_not_taken_for_what_it_gets() -> None:
+    scene = Scene()
+    scene.placed = placed("a", "b")
+    looked_at_for(scene, 5)
+    whole = scene.observer.loads(ROUTER)["b"]
+    scene.placed = placement.hold(scene.placed, routing(), held("b", 10))
+    looked_at_for(scene, 4)
+    assert scene.observer.loads(ROUTER)["b"] == whole
+    scene.at += timedelta(minutes=1)
+    scene.look()
+    assert scene.observer.loads(ROUTER)["b"].slots < whole.slots
+
+
+def test_a_process_that_begins_knows_no_load_of_a_cell_that_had_failed() -> None:
+    scene = Scene()
+    scene.placed = placed("a", "b")
+    scene.figures = {"a": served(100), "b": served(20, failures=20)}
+    looked_at_for(scene, 10)
+    assert scene.observer.loads(ROUTER).keys() == {"a"}

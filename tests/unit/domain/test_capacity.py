@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +8,7 @@ from recell.api.failure import Verdict
 from recell.api.placement import HoldState, PlacementSpec
 from recell.api.router import CustomerData, OffHome
 from recell.domain import placement
-from recell.domain.capacity import Bearing, can_bear
+from recell.domain.capacity import Bearing, Load, can_bear
 from recell.domain.observation import CellTraffic, RouterTraffic
 from recell.domain.placement import Routing
 from tests.unit.domain.builders import OTHER_RUN, RUN, candidate, cell_traffic, held, router_traffic, routing
@@ -34,7 +36,7 @@ def bear(
     spec: PlacementSpec | None = None,
     how: Routing = SHARED,
     seen: RouterTraffic | None = None,
-    before: RouterTraffic | None = None,
+    before: Mapping[str, Load] | None = None,
     capacity: int | None = 200,
     drop_to: int = 50,
     mine: bool = True,
@@ -47,7 +49,7 @@ def bear(
         "cell-a",
         drop_to,
         0.2,
-        before=before,
+        before=before or {},
         holder=RUN if mine else None,
     )
 
@@ -96,12 +98,33 @@ def test_too_small_for_sure_outweighs_what_is_missing() -> None:
 
 
 def test_the_load_from_before_the_failure_counts_where_it_was_greater() -> None:
-    now = load(a=2)
+    now, slots = load(a=2), placement.served_slots(three())[0]
     assert bear(seen=now, drop_to=0).verdict == Verdict.PASSED
-    found = bear(seen=now, before=load(a=300), drop_to=0)
+    found = bear(seen=now, before={"cell-a": Load(300, slots)}, drop_to=0)
     assert found.verdict == Verdict.FAILED
     assert sum(found.reservations.values()) in range(300, 303)
-    assert bear(seen=load(a=300), before=load(a=2), drop_to=0).verdict == Verdict.FAILED
+    assert "cell-a counted with the 300 requests/s from before it failed" in found.message
+    least = bear(seen=load(a=300), before={"cell-a": Load(2, slots)}, drop_to=0)
+    assert least.verdict == Verdict.FAILED
+    assert "before it failed" not in least.message
+
+
+def test_what_receivers_got_before_they_erred_counts_too() -> None:
+    slots = placement.served_slots(three())[1]
+    found = bear(seen=load(b=2), before={"cell-b": Load(159, slots)}, drop_to=0)
+    assert found.verdict == Verdict.FAILED
+    assert "cell-b would get 2" in found.message
+
+
+def test_a_cell_that_is_half_drained_brings_half_of_what_it_got_before() -> None:
+    half = placement.hold(three(), SHARED, held("cell-a", 50))
+    found = bear(spec=half, seen=load(a=1), before={"cell-a": Load(300, placement.served_slots(three())[0])}, drop_to=0)
+    assert sum(found.reservations.values()) in range(149, 154)
+
+
+def test_without_fresh_figures_what_was_before_is_not_enough() -> None:
+    slots = placement.served_slots(three())[0]
+    assert bear(seen=None, before={name: Load(10, slots) for name in NAMES}).verdict == Verdict.INCONCLUSIVE
 
 
 def test_two_runs_and_room_for_one() -> None:

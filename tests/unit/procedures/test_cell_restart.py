@@ -11,6 +11,7 @@ from recell.api.meta import ObjectMeta
 from recell.api.placement import HoldState
 from recell.api.recovery_run import RunPhase, StepState
 from recell.domain import placement
+from recell.domain.capacity import Load
 from recell.domain.observation import RouterTraffic
 from recell.engine.engine import Engine
 from recell.engine.ports import Key
@@ -400,13 +401,43 @@ async def test_a_freeze_stops_every_step_and_undoes_nothing(step: str) -> None:
     assert world.runs[key].phase is RunPhase.SUCCEEDED
 
 
+def limited_to(world: World, capacity: int) -> None:
+    for key, cell in world.cells.items():
+        spec = cell.spec.model_copy(update={"capacity": Capacity(requests_per_second=capacity)})
+        world.cells[key] = cell.model_copy(update={"spec": spec})
+
+
+@pytest.mark.parametrize(("known", "phase"), [(False, RunPhase.DRAINING), (True, RunPhase.ESCALATED)])
+async def test_a_cell_that_hangs_is_drained_only_if_the_others_can_bear_what_it_got_before(
+    known: bool, phase: RunPhase
+) -> None:
+    """Rule 17: it ends no request now, so its present load is nothing; its customers come all the same."""
+    world = World()
+    world.fleet("a", "b", "c", policy={"mode": "Automatic", "limits": {"capacityHeadroom": "0%"}})
+    limited_to(world, 110)
+    world.traffic.rps = 300
+    world.tick(60)
+    seen = world.traffic.observed((NAMESPACE, "shop"), window=60)
+    assert seen is not None
+    slots = placement.served_slots(world.placements[NAMESPACE, "shop"].spec)[1]
+    if known:
+        world.loads["b"] = Load(seen.cells["b"].requests_per_second, slots)
+    world.traffic.cells["b"].hung = True
+    world.tick(20)
+    key = world.run("r1", "b", strategy="CellRestart")
+    await play_once(world, key)
+    run = world.runs[key]
+    assert run.phase is phase, run.status.to_dict()
+    assert bool(world.placements[NAMESPACE, "shop"].spec.holds) is (phase is RunPhase.DRAINING)
+    if known:
+        assert "b counted with the 100 requests/s from before it failed" in (run.status.summary or "")
+
+
 def two_failing_cells(capacity: int) -> World:
     """300 requests/s over a, b and c; half of b is 25 more for each other, half of c then all goes to a."""
     world = World()
     world.fleet("a", "b", "c", policy={"mode": "Automatic", "limits": {"capacityHeadroom": "0%"}})
-    for key, cell in world.cells.items():
-        spec = cell.spec.model_copy(update={"capacity": Capacity(requests_per_second=capacity)})
-        world.cells[key] = cell.model_copy(update={"spec": spec})
+    limited_to(world, capacity)
     world.traffic.rps = 300
     world.tick(60)
     world.traffic.cells["b"].error_rate = world.traffic.cells["c"].error_rate = 0.1
