@@ -226,7 +226,8 @@ class Cascade(Model):
     )
     circuit_percent: Percent = Field(
         default="90%",
-        description="Part of a failed cell's requests that its open circuit turns away (not from the runbook).",
+        description="Part of a failed cell's requests that its open circuit turns away, where the cell fails to serve"
+        " at least as many (not from the runbook).",
     )
     stability_between: Duration = Field(
         default="5m", description="All cells but the failed ones are watched so long before the next one is recovered."

@@ -79,7 +79,10 @@ async def open_circuit_breakers(ctx: StepContext) -> Outcome:
         return waiting
     cells = [item.cell for item in ctx.placement.spec.open_circuits if item.holder == ctx.holder]
     if not cells:
-        return Done("No circuit was opened: no failed cell gets requests, or the Router has no circuit breakers")
+        return Done(
+            "No circuit was opened: the failed cells get no requests or serve more of them than an open circuit lets"
+            " through, or the Router has no circuit breakers"
+        )
     return Done(
         f"{listed(cells)} get {100 - relieving.circuit_percent(ctx)} % of their requests until they are well, so that"
         " customers are told at once and the cells are spared"

@@ -251,21 +251,39 @@ async def test_a_fresh_cell_that_fails_the_same_check_says_that_the_cause_is_sha
     assert children(world) == []
 
 
-@pytest.mark.parametrize("data", ["InCell"])
-async def test_with_data_in_the_cells_nobody_is_moved_and_no_emergency_cell_is_made(data: str) -> None:
+def keep_data_in_cells(world: World) -> None:
     router = {
-        "customerData": data,
+        "customerData": "InCell",
         "haproxy": {"customerKey": {"type": "Header", "name": "x"}, "initialCells": ["cell-a"]},
     }
-    world = storm("cell-a", "cell-b", rps=120, policy=SMALL)
     shop = world.routers[NAMESPACE, "shop"]
     changed = {**shop.spec.to_dict(), **router}
     world.routers[NAMESPACE, "shop"] = type(shop).model_validate({"metadata": shop.metadata, "spec": changed})
+
+
+async def test_with_data_in_the_cells_nobody_is_moved_and_no_emergency_cell_is_made() -> None:
+    world = storm("cell-a", "cell-b", rps=120, policy=SMALL)
+    keep_data_in_cells(world)
     cascade(world)
     await play(world, until=lambda w: bool(children(w)))
     assert "data is in their cells" in step(world, "provision-emergency-capacity").message
     assert not any(effect.startswith("provision") for effect in world.effects())
     assert [item.cell for item in spec_of(world).open_circuits] == ["cell-a", "cell-b"]
+
+
+async def test_drains_that_turn_away_more_than_the_faults_are_not_made_and_both_numbers_are_said() -> None:
+    """Rule 14, of each failed cell: seven of ten requests are still answered there, and nobody else could."""
+    world = storm(rps=120, policy=SMALL)
+    keep_data_in_cells(world)
+    world.traffic.cells["cell-a"].error_rate = world.traffic.cells["cell-b"].error_rate = 0.3
+    world.tick(30)
+    cascade(world)
+    await play(world, until=lambda w: bool(children(w)))
+    told = step(world, "shed-load").message
+    for name in ("cell-a", "cell-b"):
+        assert f"draining {name} to 0 % costs 16.7 % of the customers, its fault costs 5 % now" in told
+    assert spec_of(world).holds == []
+    assert spec_of(world).open_circuits == [], "nine of ten requests turned away are no better"
 
 
 async def test_without_capacities_nothing_is_shed_and_the_customers_move() -> None:

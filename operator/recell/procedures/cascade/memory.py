@@ -18,7 +18,8 @@ State = Mapping[str, Any]
 
 
 def state(ctx: StepContext) -> State:
-    """What is to hold: `cells` that were failed, `drained`, `spared`, `keep`, `shed`, `quarantined`, `message`."""
+    """What is to hold: `cells` that were failed, `drained`, `spared`, `keep`, `shed`, `quarantined`, and for people
+    `message` and `left`."""
     if "relief" in ctx.data:
         return dict(ctx.data["relief"])
     return state_in({step.name: step.data or {} for step in ctx.run.status.steps})

@@ -16,7 +16,7 @@ from recell.api.router import Capability
 from recell.domain import cascade, drain, placement, shedding
 from recell.domain.capabilities import capabilities, shedding_obstacle
 from recell.domain.observation import RouterTraffic
-from recell.domain.wording import listed
+from recell.domain.wording import clipped, listed
 from recell.engine.outcome import Ask, Done, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
 from recell.procedures.cascade import fleet
@@ -38,7 +38,7 @@ def relief(ctx: StepContext, failed: Collection[str], drained: Collection[str] |
         ctx.placement.spec,
         ctx.routing,
         traffic(ctx),
-        _worth_draining(ctx, failed) if drained is None else drained,
+        [name for name, worth in _worth(ctx, failed).items() if worth.worth] if drained is None else drained,
         failed,
         capacities(ctx),
         shedding.classes_of(ctx.router),
@@ -57,16 +57,17 @@ def headroom(ctx: StepContext) -> float:
     return fraction(ctx.policy.limits.capacity_headroom)
 
 
-def _worth_draining(ctx: StepContext, cells: Iterable[str]) -> list[str]:
+def _worth(ctx: StepContext, cells: Iterable[str]) -> dict[str, drain.Worth]:
     """Rule 14, of each."""
     spec, seen = ctx.placement.spec, traffic(ctx)
+    return {name: drain.worth_draining(spec, ctx.routing, name, 0, _not_served(seen, name)) for name in cells}
 
-    def lost(name: str) -> float:
-        of = seen.cells.get(name) if seen else None
-        rate = of.error_rate if of is not None and of.check_up is not False else None
-        return 1.0 if rate is None else rate
 
-    return [name for name in cells if drain.worth_draining(spec, ctx.routing, name, 0, lost(name)).worth]
+def _not_served(seen: RouterTraffic | None, cell: str) -> float:
+    """Part of its requests that a failed cell does not serve; all, where nobody knows."""
+    of = seen.cells.get(cell) if seen else None
+    rate = of.error_rate if of is not None and of.check_up is not False else None
+    return 1.0 if rate is None else rate
 
 
 # --- what is to hold
@@ -83,8 +84,8 @@ def _anew(ctx: StepContext, known: State, cells: Iterable[str]) -> dict[str, Any
     poison = cascade.poison(ctx.placement.spec, _failing_since(ctx, failed), _poison_window(ctx))
     spared = sorted({*known.get("spared", ()), *poison.spared})
     before = set(known.get("drained", ()))
-    worth = set(_worth_draining(ctx, [name for name in failed if name not in before]))
-    drained = [name for name in failed if name in before | worth and name not in spared]
+    worth = _worth(ctx, [name for name in failed if name not in before])
+    drained = [name for name in failed if (name in before or worth[name].worth) and name not in spared]
     found = relief(ctx, failed, drained)
     shed = _more(known.get("shed", {}), found.plan.percents)
     return {
@@ -95,6 +96,7 @@ def _anew(ctx: StepContext, known: State, cells: Iterable[str]) -> dict[str, Any
         "shed": shed,
         "quarantined": int(known.get("quarantined", 0)) + len(poison.slots),
         "message": found.message[:512],
+        "left": clipped(listed(found.message for found in worth.values() if not found.worth), 512),
     }
 
 
@@ -203,16 +205,23 @@ def _held(ctx: StepContext, spec: PlacementSpec, name: str, percent: int) -> Pla
 
 
 def _spared(ctx: StepContext, spec: PlacementSpec, wanted: State, left_alone: set[str]) -> list[str]:
-    """Cells whose circuits are open: those that failed, until their own run gives them traffic back."""
+    """Cells whose circuits are open: those that failed, until their own run gives them traffic back.
+
+    None is opened that would turn away more requests than the cell fails to serve (rule 14).
+    """
     opened = any((step.data or {}).get("opened") for step in ctx.run.status.steps)
     if not opened or Capability.CIRCUIT_BREAKERS not in capabilities(ctx.router):
         return []
     still = {item.cell for item in spec.open_circuits if item.holder == ctx.holder}
-    over = set(ended(ctx))
+    over, seen, spared = set(ended(ctx)), traffic(ctx), circuit_percent(ctx) / 100
+
+    def opens(name: str) -> bool:
+        return name in still or (name not in left_alone and _not_served(seen, name) >= spared)
+
     return [
         name
         for name in wanted.get("cells", ())
-        if name not in over and (name in still if name in left_alone else True) and placement.index_of(spec, name) >= 0
+        if name not in over and opens(name) and placement.index_of(spec, name) >= 0
     ]
 
 
@@ -224,6 +233,8 @@ def told(ctx: StepContext) -> str:
     """What holds, for the record."""
     known = state(ctx)
     parts = [str(known.get("message", ""))]
+    if known.get("left"):
+        parts.append(f"customers are left where they are: {known['left']}")
     if known.get("spared"):
         parts.append(f"{listed(known['spared'])} failed soon after taking customers over, and keep their own")
     if known.get("quarantined"):
