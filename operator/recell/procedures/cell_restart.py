@@ -210,19 +210,8 @@ async def check_health(ctx: StepContext) -> Outcome:
 # 5 restore-traffic -----------------------------------------------------------------------------------
 
 
-def remember_way_back(ctx: StepContext) -> dict[str, Any]:
-    hold = ctx.own_hold
-    base = ctx.others_limit()
-    start = hold.max_percent if hold else base
-    return {
-        "start": start,
-        "base": base,
-        "values": list(ramp.increments(start, base, ctx.policy.steps.drain_increments)),
-    }
-
-
 async def restore_traffic(ctx: StepContext) -> Outcome:
-    return await increments.up(ctx, tuple(ctx.data["values"]), back_to=ctx.data["start"], escalate_to=REPLACE)
+    return await increments.up(ctx, ctx.data["start"], ctx.data["base"], escalate_to=REPLACE)
 
 
 def rehearse_restore(ctx: StepContext) -> str:
@@ -274,15 +263,13 @@ async def return_traffic(ctx: StepContext) -> Outcome:
     if hold is None:
         await increments.let_go(ctx)
         return Done("Nothing to undo: no traffic was taken away")
-    base = ctx.others_limit()
     if not _healthy_again(ctx):
         await increments.let_go(ctx, keep_hold=True)
         return Done(
             f"Cell {name} is not healthy and stays at {hold.max_percent} % of its customers."
             f" Give it its traffic back with: recell return {name}"
         )
-    values = ramp.increments(hold.max_percent, base, ctx.policy.steps.drain_increments)
-    return await increments.up(ctx, values, back_to=hold.max_percent, escalate_to=None)
+    return await increments.up(ctx, ctx.data["start"], ctx.data["base"], escalate_to=None)
 
 
 CELL_RESTART = Procedure(
@@ -334,7 +321,7 @@ CELL_RESTART = Procedure(
             restore_traffic,
             increments.time_for_all,
             rehearse=rehearse_restore,
-            prepare=remember_way_back,
+            prepare=increments.remember_way_back,
         ),
         Step(
             "watch-stability",
@@ -355,6 +342,7 @@ CELL_RESTART = Procedure(
             return_traffic,
             increments.time_for_all,
             rehearse=lambda ctx: "Would give the traffic back if the cell is healthy",
+            prepare=increments.remember_way_back,
         ),
     ),
 )

@@ -5,6 +5,7 @@ its value says which increment is in force, so that a crash neither loses nor re
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from recell.api import Cell
 from recell.api.failure import Evidence, Strategy, Verdict
@@ -13,7 +14,7 @@ from recell.api.placement import Hold, HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.recovery_run import TargetKind
 from recell.api.router import Verification
-from recell.domain import drain, pace, placement, shedding
+from recell.domain import drain, pace, placement, ramp, shedding
 from recell.domain.capacity import Bearing, can_bear
 from recell.domain.gate import health_gate
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Wait
@@ -213,17 +214,25 @@ async def down(ctx: StepContext, values: tuple[int, ...], *, room: Room) -> Outc
     return Wait(LOOK_AGAIN, f"Cell {name} lowered to {following} %")
 
 
-async def up(ctx: StepContext, values: tuple[int, ...], *, back_to: int, escalate_to: Strategy | None) -> Outcome:
-    """Raise the cell's limit through these values and let go; each increment is guarded by the checks.
+def remember_way_back(ctx: StepContext) -> dict[str, Any]:
+    """Between which limits the traffic returns. Worked out anew after each increment, they would never be kept."""
+    hold, base = ctx.own_hold, ctx.others_limit()
+    return {"start": hold.max_percent if hold else base, "base": base}
 
-    A bad increment puts the limit back and fails; what the probe alone says, while the router sees the cell answer,
-    has to be said by the next probe too (rule 12). Before each raise the cell is looked at anew (rule 4).
+
+async def up(ctx: StepContext, start: int, base: int, *, escalate_to: Strategy | None) -> Outcome:
+    """Raise the cell's limit from where it started to `base` in the policy's increments, each as long as the policy
+    says and guarded by the checks, and let go.
+
+    A bad increment puts the limit back to the start and fails; what the probe alone says, while the router sees the
+    cell answer, has to be said by the next probe too (rule 12). Before each raise the cell is looked at anew (rule 4).
     """
     name = ctx.cell.metadata.name
     hold = ctx.own_hold
     if hold is None:
         await let_go(ctx)
         return Done(f"Cell {name} has its traffic back")
+    values = ramp.increments(start, base, ctx.policy.steps.drain_increments)
     label = f"at-{hold.max_percent}"
     if hold.max_percent in values and (waiting := _settled(ctx, hold.max_percent)):
         return waiting
@@ -233,11 +242,11 @@ async def up(ctx: StepContext, values: tuple[int, ...], *, back_to: int, escalat
     if result.verdict is Verdict.FAILED:
         if result.from_one_place and ctx.elapsed("one place") < next_probe(ctx.cell):
             return Wait(LOOK_AGAIN, f"Probed once more before it is believed: {result.message}")
-        if hold.max_percent != back_to:
-            await ensure_limit(ctx, back_to, f"put back: {result.message}"[:1024])
+        if hold.max_percent != start:
+            await ensure_limit(ctx, start, f"put back: {result.message}"[:1024])
         return Fail(
             "RestoreFailed",
-            f"At {hold.max_percent} % of its customers cell {name} failed again and was put back to {back_to} %:"
+            f"At {hold.max_percent} % of its customers cell {name} failed again and was put back to {start} %:"
             f" {result.message}",
             escalate_to=escalate_to,
         )

@@ -7,7 +7,7 @@ of the other slots go on at the source, and what remains to be done is listed.
 
 from recell.api.meta import seconds
 from recell.api.recovery_run import RunPhase
-from recell.domain import placement, ramp
+from recell.domain import placement
 from recell.domain.provisioning import Purpose
 from recell.engine.outcome import Done, Outcome
 from recell.engine.procedure import Step, StepContext, StepFunction, within
@@ -46,8 +46,7 @@ async def return_traffic(ctx: StepContext) -> Outcome:
         await increments.let_go(ctx, keep_hold=True)
         told = f"Cell {name} is not healthy and stays at {hold.max_percent} %; return it with: recell return {name}"
         return Done(told, data={"remains": told})
-    values = ramp.increments(hold.max_percent, ctx.others_limit(), ctx.policy.steps.drain_increments)
-    return await increments.up(ctx, values, back_to=hold.max_percent, escalate_to=None)
+    return await increments.up(ctx, ctx.data["start"], ctx.data["base"], escalate_to=None)
 
 
 def _remove_made(purpose: Purpose, choice: str = "") -> StepFunction:
@@ -95,6 +94,7 @@ _TRAFFIC = Step(
     return_traffic,
     increments.time_for_all,
     rehearse=lambda ctx: "Would give the traffic back if the cell is healthy",
+    prepare=increments.remember_way_back,
 )
 
 

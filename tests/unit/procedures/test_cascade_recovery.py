@@ -479,6 +479,48 @@ async def test_abort_in_every_step_ends_the_children_and_keeps_shedding_while_it
     assert (spec_of(world).shedding, spec_of(world).open_circuits, spec_of(world).reservations) == ([], [], [])
 
 
+def limits_of(world: World, name: str, since: int) -> list[int]:
+    """The cell's limits in the order in which they were written, since so many writes."""
+    found: list[int] = []
+    for write in world.writes[since:]:
+        if write.kind == "placement":
+            words = write.what.replace(",", "").split()
+            limit = int(words[words.index(name) + 1]) if name in words else 100
+            found += [limit] if found[-1:] != [limit] else []
+    return found
+
+
+FOUR = {**SMALL, "steps": {**SMALL["steps"], "drainIncrements": 4}}
+
+
+async def test_aborted_a_cell_that_is_well_gets_its_customers_back_in_increments() -> None:
+    world = storm("cell-a", "cell-b", rps=120, policy={**FOUR, "cascade": {**SMALL["cascade"], "maxEmergencyCells": 0}})
+    key = cascade(world)
+    await play_until_written(world, "storm", "open-circuit-breakers")
+    world.traffic.cells["cell-a"].down = False
+    world.tick(60)
+    since, began = len(world.writes), world.clock.monotonic()
+    world.control(key, abort=True)
+    await play(world)
+    assert run_of(world).phase is RunPhase.ABORTED
+    assert limits_of(world, "cell-a", since) == [25, 50, 75, 100]
+    assert world.clock.monotonic() - began >= 4 * 2
+    assert placement.limit(spec_of(world), "cell-b") == 0
+
+
+async def test_a_cell_that_fails_again_while_it_gets_its_customers_back_loses_them_again() -> None:
+    world = storm("cell-a", "cell-b", rps=120, policy=FOUR)
+    cascade(world)
+    await play_until_written(world, "storm", "recover-cells")
+    world.traffic.cells["cell-a"].down = False
+    world.tick(60)
+    await play(world, until=lambda w: placement.limit(spec_of(w), "cell-a") == 50)
+    since = len(world.writes)
+    world.traffic.cells["cell-a"].down = True
+    await play(world, until=lambda w: placement.limit(spec_of(w), "cell-a") == 0, limit=120)
+    assert limits_of(world, "cell-a", since) == [0]
+
+
 # --- killed ------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ received them, not by the run's own record.
 import pytest
 
 from recell.api.recovery_run import RunPhase
-from recell.domain import placement
+from recell.domain import placement, ramp
 from recell.engine.engine import Engine
 from recell.engine.errors import Conflict, Fenced, Retryable
 from recell.engine.ports import Key
@@ -32,6 +32,10 @@ def quick_fleet() -> World:
     world.traffic.cells["b"].error_rate = 0.1
     world.tick(30)
     return world
+
+
+def spec_of(world: World) -> placement.PlacementSpec:
+    return world.placements[NAMESPACE, "shop"].spec
 
 
 async def undisturbed() -> World:
@@ -110,10 +114,15 @@ async def test_aborted_while_the_cell_is_healthy_its_traffic_returns_in_incremen
     await play(world, key, until=step)
     world.traffic.cells["b"].error_rate = 0.0
     world.tick(60)
+    before, written, began = placement.limit(spec_of(world), "b"), len(world.writes), world.clock.monotonic()
     world.control(key, abort=True)
     await play(world, key)
     assert world.runs[key].phase is RunPhase.ABORTED
-    assert world.placements[NAMESPACE, "shop"].spec.holds == []
+    assert spec_of(world).holds == []
+    moves = [write.what.split(",")[0] for write in world.writes[written:] if write.kind == "placement"]
+    wanted = ramp.increments(before, 100, 3)
+    assert moves[:-1] == [f"b {value} %" for value in wanted]
+    assert world.clock.monotonic() - began >= 4 * len(wanted), "each as long as the policy says"
 
 
 async def test_an_aborted_run_keeps_saying_so_and_does_not_go_on() -> None:

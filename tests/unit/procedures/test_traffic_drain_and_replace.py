@@ -275,6 +275,38 @@ async def test_a_source_that_is_well_again_before_its_customers_moved_gets_them_
     assert placement.share(spec_of(world), "b") == placement.home_share(spec_of(world), "b") > 0
 
 
+@pytest.mark.parametrize("step", ["check-capacity", "provision-replacement"])
+async def test_a_source_that_is_well_again_gets_its_traffic_back_in_increments(step: str) -> None:
+    """Rule 4: with shared data everybody left it at once; nobody comes back at once."""
+    world = fleet(policy={"steps": {**QUICK["steps"], "drainIncrements": 4}})
+    key = replace(world)
+    await play_until_written(world, key, step)
+    assert placement.share(spec_of(world), "b") == 0
+    drained = len(world.writes)
+    world.traffic.cells["b"].down = False
+    world.tick(60)
+    await play(world, key)
+    run = world.runs[key]
+    assert run.phase is RunPhase.SUCCEEDED, run.status.to_dict()
+    assert next(c.reason for c in run.status.conditions if c.type == "Succeeded") == "SelfRecovered"
+    moves = [write.what.split(",")[0] for write in world.writes[drained:] if write.kind == "placement"]
+    assert moves == ["b 25 %", "b 50 %", "b 75 %", "b 100 %", "no holds"]
+    assert [name for (_, name) in world.cells] == ["a", "b", "c"]
+
+
+async def test_a_drain_that_turns_away_as_many_as_the_fault_is_not_made_and_both_numbers_are_said() -> None:
+    """Rule 14: with the data in the cells, whoever leaves b is served by nobody; nor is anybody at b."""
+    world = fleet(**IN_CELL)
+    key = replace(world)
+    before = spec_of(world)
+    await play(world, key, until="provision-replacement")
+    told = next(s for s in world.runs[key].status.steps if s.name == "drain-traffic-now")
+    assert told.message == (
+        "Traffic left where it is for now: draining b to 0 % costs 33.3 % of the customers, its fault costs 33.3 % now"
+    )
+    assert (spec_of(world).holds, spec_of(world).serving) == ([], before.serving)
+
+
 @pytest.mark.parametrize("step", ["provision-replacement", "move-customers"])
 async def test_a_source_found_corrupted_is_never_copied(step: str) -> None:
     world = fleet(**IN_CELL)

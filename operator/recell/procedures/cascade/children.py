@@ -29,7 +29,7 @@ from recell.api.recovery_run import (
     TargetRef,
     Trigger,
 )
-from recell.domain import cascade, placement, ramp
+from recell.domain import cascade, placement
 from recell.domain.health import Level
 from recell.domain.wording import clipped, listed
 from recell.engine.admission import started
@@ -129,8 +129,7 @@ async def _give_back(ctx: StepContext, cell: Cell, told: str) -> Outcome:
     returning = list(ctx.data.get("returning", ()))
     if name not in returning:
         return Wait(0.0, f"Giving {name} its customers back: {told}", data={"returning": [*returning, name]})
-    values = ramp.increments(state(ctx).get("keep", 0), 100, ctx.policy.steps.drain_increments)
-    outcome = await increments.up(of_cell, values, back_to=hold.max_percent, escalate_to=None)
+    outcome = await increments.up(of_cell, int(state(ctx).get("keep", 0)), 100, escalate_to=None)
     if isinstance(outcome, Done):
         return _over(ctx, name, RECOVERED)
     if isinstance(outcome, Fail):

@@ -4,10 +4,12 @@ The traffic of an unhealthy cell is never raised; that of a healthy one in incre
 cells stay, and are said.
 """
 
+from typing import Any
+
 from recell.api.meta import seconds
 from recell.api.placement import PlacementSpec
 from recell.api.recovery_run import RunPhase
-from recell.domain import placement, ramp, shedding
+from recell.domain import placement, shedding
 from recell.domain.wording import clipped, listed
 from recell.engine.outcome import Done, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, Step, StepContext, on_cell
@@ -34,6 +36,11 @@ async def keep_shedding(ctx: StepContext) -> Outcome:
     return relieving.lift(ctx)
 
 
+def remember_starts(ctx: StepContext) -> dict[str, Any]:
+    """From which limits the cells' traffic returns."""
+    return {"starts": {hold.cell: hold.max_percent for hold in placement.held_by(ctx.placement.spec, ctx.holder)}}
+
+
 async def return_traffic(ctx: StepContext) -> Outcome:
     """Cells that are well get their customers back; the others stay as they are, and are said."""
     stays = []
@@ -45,8 +52,7 @@ async def return_traffic(ctx: StepContext) -> Outcome:
         if not healthy_again(of_cell):
             stays.append(f"{hold.cell} at {hold.max_percent} %")
             continue
-        values = ramp.increments(hold.max_percent, 100, ctx.policy.steps.drain_increments)
-        outcome = await increments.up(of_cell, values, back_to=hold.max_percent, escalate_to=None)
+        outcome = await increments.up(of_cell, ctx.data["starts"][hold.cell], 100, escalate_to=None)
         if not isinstance(outcome, Done):
             return outcome
     await let_go(ctx)
@@ -99,5 +105,6 @@ WAY_BACK = (
         return_traffic,
         increments.time_for_all,
         rehearse=lambda ctx: "Would give cells that are well their customers back",
+        prepare=remember_starts,
     ),
 )
