@@ -15,7 +15,7 @@ from recell.controllers.switchboard import PlacementSwitchboard
 from recell.domain import placement, shedding
 from recell.domain.health import Level
 from recell.domain.placement import Routing
-from recell.engine.errors import BadInput, Forbidden
+from recell.engine.errors import BadInput, Forbidden, Reverted
 from recell.engine.ports import Key
 from tests.unit.controllers.server import Server, Surroundings
 
@@ -504,5 +504,27 @@ async def test_what_the_data_plane_may_not_do_is_shown_and_the_rest_goes_on() ->
     assert 'grant verb "patch"' in scene.condition("Accepted").message
     assert scene.share("a") == 0.5
     scene.around.refused = None
+    await scene.settle()
+    assert scene.condition("Stalled").status == "False"
+
+
+@pytest.mark.parametrize("where", ["ensure", "tell"])
+async def test_who_keeps_changing_back_what_the_router_needs_is_named_until_that_ends(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene("a", "b", **GATEWAY)
+    await scene.settle()
+    told = "HTTPRoute fleet/shop was put back 2 times and changed again, last by argocd-controller: it is left as it is"
+
+    async def undone(*_: Any) -> None:
+        raise Reverted(told)
+
+    with monkeypatch.context() as meddling:
+        meddling.setattr(scene.around, where, undone)
+        await scene.settle()
+        stalled = scene.condition("Stalled")
+        assert (stalled.status, stalled.reason, stalled.message) == ("True", "Reverted", told)
+        assert (scene.condition("Accepted").reason, scene.condition("Accepted").message) == ("Reverted", told)
+        assert scene.condition("Reconciling").status == "False", "nothing goes on until that tool is told"
     await scene.settle()
     assert scene.condition("Stalled").status == "False"

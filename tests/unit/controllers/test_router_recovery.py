@@ -62,10 +62,11 @@ class Scene:
         self.server.add(RecoveryPolicy, "default", {"mode": mode})
         self.seen = Seen(self.server)
         self.side: PlacementMode | None = PlacementMode.PRIMARY
+        self.cut_off = False
         anything: Any = self.server
         seen: Any = self.seen
         self.observer = RouterObserver(
-            self.server.clock, anything, seen, seen, seen, cut_off=lambda: False, at=lambda _: self.side
+            self.server.clock, anything, seen, seen, seen, cut_off=lambda: self.cut_off, at=lambda _: self.side
         )
         records = RunRecords(anything, anything)
         board: Any = type("Board", (), {"current": lambda _, key: self.server.placement(key)})()
@@ -127,6 +128,15 @@ async def test_a_short_interruption_starts_nothing() -> None:
     told = await scene.pass_time(40)
     assert scene.runs == ()
     assert told.failure is None
+
+
+async def test_an_operator_that_reaches_nobody_starts_nothing() -> None:
+    """Rule 12: what it cannot reach may be well, whatever an API that it hardly reaches says of the pods."""
+    scene = Scene()
+    await scene.pass_time(15)
+    scene.seen.ready, scene.cut_off = 0, True
+    await scene.pass_time(60)
+    assert scene.runs == ()
 
 
 async def test_after_a_take_over_one_detection_period_passes_first() -> None:

@@ -17,7 +17,7 @@ from recell.engine.engine import Engine
 from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
 from tests.fakes.world import NAMESPACE, Crash, World
-from tests.unit.procedures.play import play
+from tests.unit.procedures.play import play, take_over
 
 POLICY = {"mode": "Automatic"}
 FALLING = [95, 90, 85, 80, 75, 70, 65, 60, 55, 50]
@@ -287,7 +287,10 @@ async def test_a_cell_that_heals_by_itself_is_not_restarted() -> None:
     run = world.runs[key]
     assert run.phase is RunPhase.SUCCEEDED
     assert world.workloads["b"][0].restarts == 0
-    assert next(c.reason for c in run.status.conditions if c.type == "Succeeded") == "SelfRecovered"
+    assert reason_of(world, key) == "SelfRecovered"
+    limits = limits_of(world)
+    assert limits[: len(FALLING)] == FALLING
+    assert limits[len(FALLING) :] == [55, 60, 65, 70, 75, 80, 85, 90, 95, 100, None], "not all at once"
 
 
 async def test_data_that_becomes_corrupted_before_the_restart_is_isolated_instead() -> None:
@@ -399,6 +402,63 @@ async def test_a_freeze_stops_every_step_and_undoes_nothing(step: str) -> None:
     world.freezes.clear()
     await play(world, key)
     assert world.runs[key].phase is RunPhase.SUCCEEDED
+
+
+def reason_of(world: World, key: Key) -> str | None:
+    return next(c.reason for c in world.runs[key].status.conditions if c.type == "Succeeded")
+
+
+async def test_a_drain_that_turns_away_more_customers_than_the_fault_is_not_made_and_both_numbers_are_said() -> None:
+    """Rule 14: with the data in the cells, whoever leaves b is served by nobody."""
+    world = World()
+    world.fleet("a", "b", "c", router={"customerData": "InCell"}, policy={"mode": "Automatic"})
+    world.traffic.rps = 300
+    world.tick(60)
+    world.traffic.cells["b"].error_rate = 0.1
+    world.tick(30)
+    before = world.placements[NAMESPACE, "shop"].spec
+    key = await run_restart(world)
+    run = world.runs[key]
+    assert run.phase is RunPhase.SUCCEEDED, run.status.to_dict()
+    told = next(s.message for s in run.status.steps if s.name == "drain-traffic")
+    assert told.startswith("Traffic left where it is: draining b to 50 % costs 16.6 % of the customers")
+    assert told.endswith("its fault costs 3.3 % now")
+    assert not [write for write in world.writes if write.kind == "placement"]
+    assert world.placements[NAMESPACE, "shop"].spec == before
+    assert world.workloads["b"][0].restarts == 1
+
+
+async def test_a_process_that_takes_over_watches_stability_from_the_start() -> None:
+    """Rule 30: nobody looked while no process lived, and the new one has not seen what the dead one saw."""
+    world = failing_fleet()
+    key = world.run("r1", "b", strategy="CellRestart")
+    await play(world, key, until="watch-stability")
+    await play_for(world, key, 600)
+    take_over(world)
+    world.tick(600)  # until another process leads
+    began = world.clock.monotonic()
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED
+    assert 900 <= world.clock.monotonic() - began < 930
+
+
+@pytest.mark.parametrize("silent_for", [0, 60])
+async def test_time_in_which_nothing_was_seen_is_no_time_of_stability(silent_for: float) -> None:
+    """Rule 30: of a cell that is not probed only the router tells, and it is silent for a while."""
+    world = failing_fleet()
+    cell = world.cells[NAMESPACE, "b"]
+    world.cells[cell.key] = cell.model_validate(
+        {"metadata": cell.metadata, "spec": {**cell.spec.to_dict(), "health": {}}}
+    )
+    key = world.run("r1", "b", strategy="CellRestart")
+    await play(world, key, until="watch-stability")
+    engine, began, took = Engine(world.ports(), PROCEDURES), world.clock.monotonic(), 0.0
+    while not world.runs[key].phase.ended:
+        world.tick(min(1.0, await engine.advance(key) or 1.0))
+        took = world.clock.monotonic() - began
+        world.traffic.silent = 100 <= took < 100 + silent_for
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.to_dict()
+    assert 895 + silent_for <= took < 920 + silent_for
 
 
 def limited_to(world: World, capacity: int) -> None:
