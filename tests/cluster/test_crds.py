@@ -227,6 +227,7 @@ DEFAULTS: dict[str, tuple[Object, Object]] = {
                 "customerKey": {"type": "Host", "whenAbsent": "Reject"},
                 "slots": 1024,
                 "replicas": 2,
+                "drainTimeout": "60s",
                 "service": {"type": "ClusterIP", "port": 80},
             },
         },
