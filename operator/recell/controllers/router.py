@@ -32,7 +32,7 @@ from recell.domain.capabilities import capabilities_with
 from recell.domain.health import HealthState, Level
 from recell.domain.placement import Candidate, Routing
 from recell.domain.reach import out_of_reach, unfit
-from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, Reverted
+from recell.engine.errors import PERMANENT, BadInput, Conflict, Forbidden, NotFound
 from recell.engine.ports import Clock, Key, Leadership
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.paths import CELLS, ROUTERS
@@ -146,7 +146,7 @@ async def _trouble(made: Awaitable[None]) -> tuple[str, str] | None:
     """Reason and message of what only a person can change; it is shown, and the rest goes on."""
     try:
         await made
-    except (BadInput, Forbidden, Reverted) as error:
+    except PERMANENT as error:
         return (error.reason, str(error))
     return None
 

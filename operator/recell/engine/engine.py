@@ -50,7 +50,7 @@ from recell.domain.placement import idle, members
 from recell.domain.wording import listed
 from recell.engine import admission, record
 from recell.engine.dwell import Dwell
-from recell.engine.errors import Conflict, Fenced, NotFound, RecellError, Retryable, Unreachable
+from recell.engine.errors import PERMANENT, Conflict, Fenced, NotFound, RecellError, Retryable, Unreachable
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Recovered, Repeat, Wait
 from recell.engine.ports import Key, Ports
 from recell.engine.procedure import LOOK_AGAIN, Procedure, Step, StepContext
@@ -108,7 +108,8 @@ class Engine:
         scene, awaiting = self._scene(run), run.status.awaiting
         target, policy = scene.target, self._policy(namespace, scene.target)
         router_key = _router_key(namespace, target)
-        router = scene.router
+        router, expires = scene.router, _expiry(policy.spec)
+        open_gate = awaiting if awaiting is not None and not record.lapsed(awaiting, now, expires) else None
         situation = admission.Situation(
             run=run,
             target=target,
@@ -119,7 +120,7 @@ class Engine:
             router_cells=frozenset(ports.store.cells_of(router_key)) if target else frozenset(),
             router_labels=router.metadata.labels if router else {},
             freezes=ports.store.freezes_in(namespace),
-            approved=awaiting is not None and record.approved(run, awaiting),
+            approved=open_gate is not None and record.approved(run, open_gate),
             now=now,
             mode=self._mode(router_key),
             unavailable=self._unavailable(target),
@@ -132,7 +133,7 @@ class Engine:
             await self._hold(run, answer)
             return LOOK_AT_PENDING
         if isinstance(answer, admission.AskToStart):
-            return await self._ask_to_start(run, answer, _expiry(policy.spec))
+            return await self._ask_to_start(run, answer, expires)
         if (
             isinstance(answer, admission.Start)
             and situation.approved
@@ -146,9 +147,7 @@ class Engine:
     async def _hold(self, run: RecoveryRun, answer: admission.Hold) -> None:
         now = self._ports.clock.now()
         status = run.status.model_copy(update={"phase": run.status.phase or RunPhase.PENDING})
-        status = record.progressing(status, run, now, answer.reason, answer.message)
-        if answer.stalled:
-            status = record.stalled(status, run, now, answer.reason, answer.message)
+        status = record.progressing(status, run, now, answer.reason, answer.message, stalled=answer.stalled)
         status = record.paused(status, run, now, (answer.reason, answer.message) if answer.paused else None)
         if await self._save(run, status) is not run:
             self._ports.announcer.announce(run, answer.reason, answer.message)
@@ -156,17 +155,18 @@ class Engine:
     async def _ask_to_start(self, run: RecoveryRun, answer: admission.AskToStart, expires: float) -> float:
         now, awaiting = self._ports.clock.now(), run.status.awaiting
         known = run.status.decision
-        fresh = (
+        if (
             awaiting is not None
             and known is not None
             and known.id == answer.decision.id
-            and (now - awaiting.since).total_seconds() < expires
-        )
-        if fresh:
+            and not record.lapsed(awaiting, now, expires)
+        ):  # what held it back meanwhile does not any more
+            status = record.progressing(run.status, run, now, "AwaitingApproval", awaiting.message)
+            await self._save(run, record.paused(status, run, now, None))
             return LOOK_AT_PENDING
         status = run.status.model_copy(update={"decision": answer.decision})
         status = record.await_gate(status, run, "start", answer.message, now, phase=RunPhase.AWAITING_APPROVAL)
-        await self._save(run, status)
+        await self._save(run, record.paused(status, run, now, None))
         self._ports.announcer.announce(
             run, "AwaitingApproval", f"{answer.message}. Approve with: recell approve {run.metadata.name}"
         )
@@ -227,13 +227,14 @@ class Engine:
                 told = f"Aborted. This operator does not have {wanted}, so nothing was undone. {self._left_behind(run)}"
                 await self._end(run, run.status, RunPhase.ABORTED, "AbortIncomplete", told)
                 return None
-            status = record.stalled(
+            status = record.progressing(
                 run.status,
                 run,
                 now,
                 "UnknownProcedure",
                 f"The run was begun with {wanted}, which this operator does not have. Nothing is done: run the"
                 " operator's former version to its end, or abort",
+                stalled=True,
             )
             await self._save(run, status)
             return None
@@ -346,7 +347,7 @@ class Engine:
         except Retryable as error:
             return Wait(error.after or LOOK_AGAIN, str(error), reason="Retrying", observed=False)
         except RecellError as error:
-            return Wait(BACKOFF[-1], str(error), reason=error.reason)
+            return Wait(BACKOFF[-1], str(error), reason=error.reason, stalled=isinstance(error, PERMANENT))
         except Exception as error:  # an unexpected fault: counted, retried until the deadline
             log.exception("unexpected fault", extra={"run": run.metadata.name, "step": step.name})
             pause = BACKOFF[min(step_record.attempts, len(BACKOFF) - 1)]
@@ -386,7 +387,8 @@ class Engine:
         if outcome.reason == "Fault":
             changes["attempts"] = step_record.attempts + 1
         if (outcome.reason or "Running") != shown:
-            status = record.progressing(status, run, now, outcome.reason or "Running", outcome.message)
+            why = outcome.reason or "Running"
+            status = record.progressing(status, run, now, why, outcome.message, stalled=outcome.stalled)
             changes["message"] = outcome.message
         if changes:
             status = record.change_step(status, step.name, **changes)
@@ -436,7 +438,7 @@ class Engine:
         if awaiting is None:
             return run
         ask = Ask(awaiting.gate, awaiting.message, (step_record.data or {}).get("asked", ""))
-        if (now - awaiting.since).total_seconds() >= expires:
+        if record.lapsed(awaiting, now, expires):
             return await self._ask_anew(run, step_record, ask)
         if not record.approved(run, awaiting):
             return run

@@ -57,3 +57,7 @@ class Fenced(RecellError):
 
 class Reverted(RecellError):
     pass
+
+
+PERMANENT = (BadInput, Forbidden, Reverted)
+"""What no time mends, only a person: whoever meets it is Stalled until then."""

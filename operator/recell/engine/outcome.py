@@ -27,6 +27,8 @@ class Wait:
     data: dict[str, Any] | None = None
     observed: bool = True
     """False: nothing could be seen; the time until the next look counts towards no deadline (rule 30)."""
+    stalled: bool = False
+    """Nothing goes on before a person changed something: the run shows Stalled, with the reason."""
 
 
 @dataclass(frozen=True)

@@ -183,6 +183,11 @@ def await_gate(
     return progressing(changed, run, now, "AwaitingApproval", message)
 
 
+def lapsed(awaiting: Awaiting, now: datetime, expires: float) -> bool:
+    """What was asked so many seconds ago is asked anew, approved or not (rule 21)."""
+    return (now - awaiting.since).total_seconds() >= expires
+
+
 def approved(run: RecoveryRun, awaiting: Awaiting) -> bool:
     control = run.spec.control
     return control is not None and any(
@@ -191,11 +196,15 @@ def approved(run: RecoveryRun, awaiting: Awaiting) -> bool:
 
 
 def progressing(
-    status: RecoveryRunStatus, run: RecoveryRun, now: datetime, reason: str, message: str
+    status: RecoveryRunStatus, run: RecoveryRun, now: datetime, reason: str, message: str, *, stalled: bool = False
 ) -> RecoveryRunStatus:
-    conditions = _conditions(
-        status, run, now, {"Reconciling": (True, reason, message), "Ready": (False, reason, message)}
-    )
+    """What the run does or waits for; `stalled`: it waits for a person to change something."""
+    states = {"Reconciling": (True, reason, message), "Ready": (False, reason, message)}
+    if stalled:
+        states["Stalled"] = (True, reason, message)
+    elif any(c.type == "Stalled" for c in status.conditions):
+        states["Stalled"] = (False, "Running", "")
+    conditions = _conditions(status, run, now, states)
     return status.model_copy(update={"conditions": conditions, "observed_generation": run.metadata.generation})
 
 
@@ -210,11 +219,6 @@ def paused(
     else:
         conditions = _conditions(status, run, now, {"Paused": (True, *pause)})
     return status.model_copy(update={"conditions": conditions})
-
-
-def stalled(status: RecoveryRunStatus, run: RecoveryRun, now: datetime, reason: str, message: str) -> RecoveryRunStatus:
-    conditions = _conditions(status, run, now, {"Stalled": (True, reason, message), "Ready": (False, reason, message)})
-    return status.model_copy(update={"conditions": conditions, "observed_generation": run.metadata.generation})
 
 
 def end(

@@ -14,7 +14,17 @@ from recell.domain import placement
 from recell.domain.health import Level
 from recell.domain.provisioning import Order, Progress, Provisioned, Purpose, name_of
 from recell.domain.wording import listed
-from recell.engine.errors import BadInput, Conflict, Fenced, Forbidden, NotFound, RecellError, Retryable, Unreachable
+from recell.engine.errors import (
+    PERMANENT,
+    BadInput,
+    Conflict,
+    Fenced,
+    Forbidden,
+    NotFound,
+    RecellError,
+    Retryable,
+    Unreachable,
+)
 from recell.engine.outcome import Done, Fail, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
 
@@ -87,7 +97,7 @@ async def make(ctx: StepContext, purpose: Purpose, number: int = 1) -> Outcome:
     except RecellError as error:
         if isinstance(error, BadInput) or spent >= limit:
             return _broken(order, str(error))
-        return Wait(LOOK_AGAIN, str(error), reason=error.reason)
+        return Wait(LOOK_AGAIN, str(error), reason=error.reason, stalled=isinstance(error, PERMANENT))
     if made.progress is Progress.FAILED:
         if spent >= limit or ctx.elapsed(f"failed-{order.name}") >= FAILED_FOR:
             return _broken(order, made.message)

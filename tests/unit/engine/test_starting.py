@@ -199,6 +199,104 @@ async def test_an_approval_is_for_the_decision_that_was_shown() -> None:
     assert world.effects() == []
 
 
+FREEZE = {"metadata": {"name": "sale"}, "spec": {"reason": "sale", "scope": "NewRuns"}}
+
+
+async def held_back_by(world: World, key: Key, what: str) -> None:
+    """A person approves while something else keeps the run from starting."""
+    if what == "Frozen":
+        world.freezes.append(RecoveryFreeze.model_validate(FREEZE))
+    elif what == "PausedByPerson":
+        world.control(key, paused=True)
+    else:
+        await play(world, world.run("first", "b", strategy="CellRestart"), until="drain-traffic")
+    approve(world, key)
+    assert condition(await look(world, key), "Reconciling").reason == what
+
+
+def let_go(world: World, key: Key) -> None:
+    world.freezes.clear()
+    if world.runs[key].spec.control is not None:
+        world.control(key, paused=False)
+    world.runs.pop((NAMESPACE, "first"), None)
+
+
+def approve(world: World, key: Key, **other: str) -> None:
+    awaiting = world.runs[key].status.awaiting
+    assert awaiting is not None
+    world.control(key, approvals=[{"gate": awaiting.gate, "decisionID": awaiting.decision_id, **other}])
+
+
+HOLDS = ["Frozen", "PausedByPerson", "TargetBusy"]
+
+
+@pytest.mark.parametrize("what", HOLDS)
+async def test_an_approval_of_a_start_lapses_after_an_hour_in_which_the_run_was_held_back(what: str) -> None:
+    world = failing_fleet(mode="Approve")
+    key = world.run("r", "b", trigger="Automatic")
+    first = (await look(world, key)).status.awaiting
+    assert first is not None
+    await held_back_by(world, key, what)
+    world.clock.advance(3600)
+    world.tick(60)
+    let_go(world, key)
+    run = await look(world, key)
+    assert run.status.started_at is None
+    second = run.status.awaiting
+    assert second is not None
+    assert second.decision_id != first.decision_id
+    approve(world, key)
+    assert (await look(world, key)).status.started_at is not None, "asked anew, and approved anew"
+
+
+@pytest.mark.parametrize("what", HOLDS)
+async def test_an_approval_that_has_not_lapsed_starts_the_run_once_nothing_holds_it_back(what: str) -> None:
+    world = failing_fleet(mode="Approve")
+    key = world.run("r", "b", trigger="Automatic")
+    await look(world, key)
+    await held_back_by(world, key, what)
+    world.clock.advance(3000)
+    world.tick(60)
+    let_go(world, key)
+    assert (await look(world, key)).status.started_at is not None
+
+
+async def test_the_right_decision_at_another_gate_approves_nothing() -> None:
+    world = failing_fleet(mode="Approve")
+    key = world.run("r", "b", trigger="Automatic")
+    await look(world, key)
+    approve(world, key, gate="unknown-integrity")
+    world.tick(10)
+    run = await look(world, key)
+    assert run.status.started_at is None
+    assert run.phase is RunPhase.AWAITING_APPROVAL
+    approve(world, key)
+    assert (await look(world, key)).status.started_at is not None
+
+
+async def test_a_run_that_waits_for_a_person_does_not_go_on_saying_what_held_it_back_before() -> None:
+    world = failing_fleet(mode="Approve")
+    key = world.run("r", "b", trigger="Automatic")
+    await look(world, key)
+    world.freezes.append(RecoveryFreeze.model_validate(FREEZE))
+    assert condition(await look(world, key), "Paused").status == "True"
+    world.freezes.clear()
+    run = await look(world, key)
+    assert condition(run, "Paused").status == "False"
+    assert condition(run, "Reconciling").reason == "AwaitingApproval"
+
+
+async def test_a_run_that_waited_for_its_target_is_not_stalled_once_it_is_there() -> None:
+    world = failing_fleet()
+    key, cell = (NAMESPACE, "b"), world.cells.pop((NAMESPACE, "b"))
+    run = world.run("r", "b", strategy="CellRestart")
+    assert condition(await look(world, run), "Stalled").status == "True"
+    world.cells[key] = cell
+    started = await look(world, run)
+    assert started.status.started_at is not None
+    assert condition(started, "Stalled").status == "False"
+
+
 async def test_a_person_may_start_a_run_in_mode_observe() -> None:
     world = failing_fleet(mode="Observe")
     assert (await look(world, world.run("r", "b", strategy="CellRestart"))).status.started_at is not None
