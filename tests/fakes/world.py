@@ -41,7 +41,7 @@ from recell.domain.observation import (
     WorkloadPhase,
     WorkloadState,
 )
-from recell.engine.errors import BadInput, Conflict, Fenced, NotFound, Unreachable
+from recell.engine.errors import BadInput, Conflict, Fenced, Forbidden, NotFound, Reverted, Unreachable
 from recell.engine.ports import Key, Ports
 from tests.fakes.cells import FakeAccess, FakeIsolation, FakeProvisioner
 from tests.fakes.data import FakeData
@@ -105,6 +105,10 @@ class FakeWorkload:
     """False: its pods never end, as those of a lost node."""
     stoppable: bool = True
     """False: a kind that cannot be scaled."""
+    reverted_by: str | None = None
+    """Who took back twice what was written."""
+    forbidden: bool = False
+    """The operator may not scale it."""
 
 
 @dataclass
@@ -666,6 +670,10 @@ class FakeWorkloads:
         workload = next(w for w in self.world.workloads[cell.metadata.name] if w.ref == ref)
         if not workload.stoppable:
             raise BadInput(f"{ref} cannot be scaled")
+        if workload.forbidden:
+            raise Forbidden(f"may not patch {ref}: grant it")
+        if workload.reverted_by:
+            raise Reverted(f"{ref}: scaling to zero was reverted twice, last by {workload.reverted_by}")
         if workload.stop_token != token:
             workload.stop_token, workload.stopped_at = token, self.world.clock.now()
             self.world.traffic.cells[cell.metadata.name].down = True
@@ -686,6 +694,8 @@ class FakeWorkloads:
             raise NotFound(f"{ref} does not exist")
         if workload.token == token:
             return
+        if workload.reverted_by:
+            raise Reverted(f"{ref}: the restart was reverted twice, last by {workload.reverted_by}")
         workload.token, workload.restarted_at = token, self.world.clock.now()
         workload.restarts += 1
         self.world.wrote("restart", str(ref))

@@ -61,6 +61,15 @@ def counted(replicas: int) -> Object:
     return {"replicas": replicas, "updatedReplicas": replicas, "readyReplicas": replicas, "availableReplicas": replicas}
 
 
+class LateClock(SystemClock):
+    """So many seconds later than it is."""
+
+    late = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.late
+
+
 class Scene:
     """One cell with what it names; `told` are the cells that looked different."""
 
@@ -71,7 +80,8 @@ class Scene:
         self.told: list[Key] = []
         store: Any = self
         watched = ("",) if namespace else ("fleet",)
-        self.workloads = KubeWorkloads(self.api, SystemClock(), store, watched, on_change=self.told.append)
+        self.clock = LateClock()
+        self.workloads = KubeWorkloads(self.api, self.clock, store, watched, on_change=self.told.append)
 
     def cells_naming_workload(self, kind: str, namespace: str, name: str) -> list[Key]:
         return [self.cell.key]
@@ -266,6 +276,19 @@ async def test_scaled_back_twice_is_given_up_and_says_by_whom(web: Scene) -> Non
         await web.hold()
     assert web.server.objects[WEB]["metadata"]["annotations"][ANNOTATION_REPLICAS] == "3", "not what keda wanted"
     await web.hold(LATER)
+
+
+async def test_what_was_reverted_twice_is_tried_again_after_five_minutes(web: Scene) -> None:
+    """Whoever told the autoscaler to leave it alone has nothing more to do."""
+    for _ in range(2):
+        await web.hold()
+        web.server.change(WEB, spec=web.server.objects[WEB]["spec"] | {"replicas": 1})
+    web.clock.late += 299
+    with pytest.raises(Reverted):
+        await web.hold()
+    web.clock.late += 2
+    await web.hold()
+    assert web.server.objects[WEB]["spec"]["replicas"] == 0
 
 
 def test_argo_cd_is_told_to_leave_the_hold_alone() -> None:

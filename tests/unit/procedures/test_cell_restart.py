@@ -239,6 +239,31 @@ async def test_workloads_that_do_not_come_up_escalate() -> None:
     assert limits_of(world)[-1] == 0, "what is drained stays drained for whoever takes over"
 
 
+async def test_a_restart_that_somebody_reverts_says_by_whom_and_goes_on_once_they_leave_it_alone() -> None:
+    world = failing_fleet()
+    world.workloads["b"][0].reverted_by = "argocd-controller"
+    key = world.run("r1", "b", strategy="CellRestart")
+    await play(world, key, until="restart-workloads")
+    await play_for(world, key, 60)
+    run = world.runs[key]
+    stalled = next(c for c in run.status.conditions if c.type == "Stalled")
+    assert (stalled.status, stalled.reason) == ("True", "Reverted")
+    assert "argocd-controller" in stalled.message
+    world.workloads["b"][0].reverted_by = None
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED
+    assert world.workloads["b"][0].restarts == 1
+
+
+async def test_a_restart_that_stays_reverted_ends_in_a_replacement_and_says_by_whom() -> None:
+    world = failing_fleet()
+    world.workloads["b"][0].reverted_by = "argocd-controller"
+    key = await run_restart(world)
+    run = world.runs[key]
+    assert run.phase is RunPhase.ESCALATED
+    assert "last by argocd-controller" in (run.status.summary or "")
+
+
 async def play_once(world: World, key: Key) -> None:
     from recell.engine.engine import Engine
     from recell.procedures import PROCEDURES

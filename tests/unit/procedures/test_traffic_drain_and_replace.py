@@ -531,6 +531,29 @@ async def test_one_workload_that_cannot_be_stopped_keeps_no_other_from_it() -> N
     assert world.runs[key].phase is RunPhase.SUCCEEDED
 
 
+@pytest.mark.parametrize("router", [{}, IN_CELL])
+async def test_a_source_that_somebody_scales_back_is_asked_about_and_named_and_stopped_once_they_leave_it(
+    router: dict[str, Any],
+) -> None:
+    world = fleet(**router)
+    world.workloads["b"][0].reverted_by = "keda"
+    key = replace(world)
+    run = await asked(world, key, "unfenced-source")
+    assert "scaling to zero was reverted twice, last by keda" in run.status.awaiting.message  # type: ignore[union-attr]
+    world.tick(3600)
+    world.workloads["b"][0].reverted_by = None
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.to_dict()
+    assert world.workloads["b"][0].stop_token
+
+
+async def test_a_source_that_may_not_be_stopped_is_asked_about_with_what_to_grant() -> None:
+    world = fleet(**IN_CELL)
+    world.workloads["b"][0].forbidden = True
+    run = await asked(world, replace(world), "unfenced-source")
+    assert "grant" in run.status.awaiting.message  # type: ignore[union-attr]
+
+
 async def test_pins_stay_where_a_pinned_customer_could_not_be_moved() -> None:
     key_of = {"customerKey": {"type": "Header", "name": "x-customer-id"}, "initialCells": ["a", "b", "c"]}
     world = fleet(

@@ -7,7 +7,8 @@ Promises
 - A workload that leaves the watch is looked for before it counts as missing: the label may merely
   have been taken away.
 - A restart rolls the pods once per token, and scaling to zero is done once per token, under the
-  resourceVersion that was looked at (rule 18); what was reverted twice is not tried a third time (rule 31).
+  resourceVersion that was looked at (rule 18); what was reverted twice is left alone for five minutes,
+  in which a person may end that (rule 31).
 - No claim goes with the pods of a StatefulSet that is scaled to zero (rule 6).
 - A namespace other than the Cell's own is touched with its consent only (`consent`).
 - Reading never waits.
@@ -42,6 +43,8 @@ LOOK_AGAIN = 10.0
 """Seconds. What is missing has no label yet, so no watch tells when it appears."""
 CONFLICTS = 5
 REVERTS = 2
+FORGIVEN_AFTER = 300.0
+"""Seconds after which what was reverted so often is tried again: a person may have told the other tool to leave it."""
 
 
 def _service_name(piece: Object) -> Iterable[Hashable]:
@@ -95,8 +98,8 @@ class KubeWorkloads:
         self._unwell_since: dict[WorkloadKey, datetime] = {}
         self._emptied: dict[WorkloadKey, int] = {}
         """Seen at zero: at which generation. Its pods need not be watched any longer."""
-        self._written: dict[WorkloadKey, tuple[str, int]] = {}
-        """The token that this process wrote last, and how often."""
+        self._written: dict[WorkloadKey, tuple[str, int, float]] = {}
+        """The token that this process wrote last, how often, and when (monotonic)."""
         for kind, collection in self._collections.items():
             collection.subscribe(self._workload_listener(kind))
         self._services.subscribe(self._service_changed)
@@ -369,11 +372,11 @@ class KubeWorkloads:
             self._written.pop(key, None)
 
     def _times_written(self, key: WorkloadKey, token: str) -> int:
-        written, times = self._written.get(key, ("", 0))
-        return times if written == token else 0
+        written, times, at = self._written.get(key, ("", 0, 0.0))
+        return times if written == token and self._clock.monotonic() - at < FORGIVEN_AFTER else 0
 
     def _count(self, key: WorkloadKey, token: str) -> None:
-        self._written[key] = (token, self._times_written(key, token) + 1)
+        self._written[key] = (token, self._times_written(key, token) + 1, self._clock.monotonic())
 
     async def _change(
         self,
