@@ -264,9 +264,10 @@ async def return_traffic(ctx: StepContext) -> Outcome:
         await increments.let_go(ctx)
         return Done("Nothing to undo: no traffic was taken away")
     if not _healthy_again(ctx):
+        stays = await increments.put_back(ctx, ctx.data["start"])
         await increments.let_go(ctx, keep_hold=True)
         return Done(
-            f"Cell {name} is not healthy and stays at {hold.max_percent} % of its customers."
+            f"Cell {name} is not healthy and stays at {stays} % of its customers."
             f" Give it its traffic back with: recell return {name}"
         )
     return await increments.up(ctx, ctx.data["start"], ctx.data["base"], escalate_to=None)

@@ -220,6 +220,15 @@ def remember_way_back(ctx: StepContext) -> dict[str, Any]:
     return {"start": hold.max_percent if hold else base, "base": base}
 
 
+async def put_back(ctx: StepContext, start: int) -> int:
+    """A cell that is not well keeps no more than it had before it was raised. Returns its limit then."""
+    hold = ctx.own_hold
+    if hold is None or hold.max_percent <= start:
+        return hold.max_percent if hold else start
+    await ensure_limit(ctx, start, "put back: it is not healthy any more")
+    return start
+
+
 async def up(ctx: StepContext, start: int, base: int, *, escalate_to: Strategy | None) -> Outcome:
     """Raise the cell's limit from where it started to `base` in the policy's increments, each as long as the policy
     says and guarded by the checks, and let go.

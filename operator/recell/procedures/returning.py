@@ -43,8 +43,9 @@ async def return_traffic(ctx: StepContext) -> Outcome:
         await increments.let_go(ctx)
         return Done("Nothing to undo: no traffic was taken away")
     if not provisioning.healthy_again(ctx) or customers.known_corrupted(ctx):
+        stays = await increments.put_back(ctx, ctx.data["start"])
         await increments.let_go(ctx, keep_hold=True)
-        told = f"Cell {name} is not healthy and stays at {hold.max_percent} %; return it with: recell return {name}"
+        told = f"Cell {name} is not healthy and stays at {stays} %; return it with: recell return {name}"
         return Done(told, data={"remains": told})
     return await increments.up(ctx, ctx.data["start"], ctx.data["base"], escalate_to=None)
 

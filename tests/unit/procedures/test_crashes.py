@@ -4,10 +4,13 @@ Whatever happens, the effects are those of an undisturbed run, each once: counte
 received them, not by the run's own record.
 """
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import pytest
 
 from recell.api.recovery_run import RunPhase
-from recell.domain import placement, ramp
+from recell.domain import placement
 from recell.engine.engine import Engine
 from recell.engine.errors import Conflict, Fenced, Retryable
 from recell.engine.ports import Key
@@ -107,22 +110,70 @@ async def test_aborted_in_each_step_an_unhealthy_cell_gets_no_traffic_back(step:
     assert world.placements[NAMESPACE, "shop"].spec.reservations == []
 
 
-@pytest.mark.parametrize("step", ["drain-traffic", "restore-traffic", "watch-stability"])
-async def test_aborted_while_the_cell_is_healthy_its_traffic_returns_in_increments(step: str) -> None:
+@pytest.mark.parametrize(
+    ("step", "drained_to", "back"),
+    [
+        ("drain-traffic", 83, [89, 94, 100]),
+        ("drain-traffic", 50, [67, 83, 100]),
+        ("restart-workloads", 50, [67, 83, 100]),
+        ("restore-traffic", 67, [78, 89, 100]),
+        ("watch-stability", 100, []),
+    ],
+)
+async def test_aborted_while_the_cell_is_healthy_its_traffic_returns_in_increments(
+    step: str, drained_to: int, back: list[int]
+) -> None:
     world = quick_fleet()
     key = world.run("r1", "b", strategy="CellRestart")
     await play(world, key, until=step)
+    engine = Engine(world.ports(), PROCEDURES)
+    for _ in range(50):
+        if limit_of_b(world) == drained_to:
+            break
+        world.tick(await engine.advance(key) or 1.0)
     world.traffic.cells["b"].error_rate = 0.0
     world.tick(60)
-    before, written, began = placement.limit(spec_of(world), "b"), len(world.writes), world.clock.monotonic()
     world.control(key, abort=True)
-    await play(world, key)
+    raised, at = await raises_of_b(world, key)
     assert world.runs[key].phase is RunPhase.ABORTED
-    assert spec_of(world).holds == []
-    moves = [write.what.split(",")[0] for write in world.writes[written:] if write.kind == "placement"]
-    wanted = ramp.increments(before, 100, 3)
-    assert moves[:-1] == [f"b {value} %" for value in wanted]
-    assert world.clock.monotonic() - began >= 4 * len(wanted), "each as long as the policy says"
+    assert raised == back
+    assert all(later - earlier >= 4 for earlier, later in pairwise(at)), "each is watched for one interval"
+    assert world.placements[NAMESPACE, "shop"].spec.holds == []
+
+
+async def test_aborted_an_increment_that_the_cell_does_not_bear_is_taken_back_to_where_it_was() -> None:
+    world = quick_fleet()
+    key = world.run("r1", "b", strategy="CellRestart")
+    await play(world, key, until="restart-workloads")
+    world.traffic.cells["b"].error_rate = 0.0
+    world.tick(60)
+    world.control(key, abort=True)
+    limits, _ = await raises_of_b(world, key, then=lambda limit: limit == 83)
+    assert (limits[:2], limits[-1]) == ([67, 83], 50)
+    assert "50 %" in (world.runs[key].status.summary or "")
+
+
+def limit_of_b(world: World) -> int:
+    return placement.limit(world.placements[NAMESPACE, "shop"].spec, "b")
+
+
+async def raises_of_b(
+    world: World, key: Key, *, then: Callable[[int], bool] = lambda _: False
+) -> tuple[list[int], list[float]]:
+    """Each limit that the cell had until the run ended, and when it got it; from `then` on it fails."""
+    engine, limits, at = Engine(world.ports(), PROCEDURES), [limit_of_b(world)], []
+    for _ in range(200):
+        if world.runs[key].phase.ended:
+            break
+        again = await engine.advance(key)
+        if limit_of_b(world) != limits[-1]:
+            limits.append(limit_of_b(world))
+            at.append(world.clock.monotonic())
+            if then(limits[-1]):
+                world.workloads["b"][0].heals = False
+                world.traffic.cells["b"].error_rate = 0.4
+        world.tick(again or 1.0)
+    return limits[1:], at
 
 
 async def test_an_aborted_run_keeps_saying_so_and_does_not_go_on() -> None:

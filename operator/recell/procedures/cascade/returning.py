@@ -49,10 +49,11 @@ async def return_traffic(ctx: StepContext) -> Outcome:
         if cell is None:
             continue
         of_cell = on_cell(ctx, cell)
+        start = ctx.data["starts"][hold.cell]
         if not healthy_again(of_cell):
-            stays.append(f"{hold.cell} at {hold.max_percent} %")
+            stays.append(f"{hold.cell} at {await increments.put_back(of_cell, start)} %")
             continue
-        outcome = await increments.up(of_cell, ctx.data["starts"][hold.cell], 100, escalate_to=None)
+        outcome = await increments.up(of_cell, start, 100, escalate_to=None)
         if not isinstance(outcome, Done):
             return outcome
     await let_go(ctx)
