@@ -136,6 +136,8 @@ class World:
     left: "list[World] | None" = None
     epoch: int = 1
     fenced: bool = False
+    refusals: int = 0
+    """How often a write was refused since it is not the leader's any more."""
     obstacle: str | None = None
     unreachable: set[str] = field(default_factory=set)
     unprobed: set[str] = field(default_factory=set)
@@ -358,6 +360,7 @@ class World:
 
     def guard(self) -> None:
         if self.fenced:
+            self.refusals += 1
             raise Fenced("not the leader any more")
 
     def version(self) -> str:
@@ -456,11 +459,11 @@ class FakeRecords:
         return await self.save(run, status)
 
     async def claim(self, run: RecoveryRun) -> RecoveryRun:
-        current = self._fresh(run)
         self._remember(run)
+        if FINALIZER in run.metadata.finalizers:
+            return run
+        current = self._fresh(run)
         meta = current.metadata
-        if FINALIZER in meta.finalizers:
-            return current
         changed = meta.model_copy(
             update={
                 "annotations": {**meta.annotations, ANNOTATION_STARTED_UID: meta.uid},
@@ -472,7 +475,6 @@ class FakeRecords:
         return saved
 
     def _remember(self, run: RecoveryRun) -> None:
-        self.world.guard()
         kept: dict[Key, Any] = self.world.cells if run.spec.target_ref.kind is TargetKind.CELL else self.world.routers
         target = kept.get((run.metadata.namespace, run.spec.target_ref.name))
         if target is None:
@@ -480,6 +482,7 @@ class FakeRecords:
         history = runs.remembered(target, run)
         if history == target.metadata.annotations.get(ANNOTATION_RUN_HISTORY):
             return
+        self.world.guard()
         annotations = {**target.metadata.annotations, ANNOTATION_RUN_HISTORY: history}
         kept[target.key] = target.model_copy(
             update={"metadata": target.metadata.model_copy(update={"annotations": annotations})}

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from recell.api.recovery_run import RunPhase
 from recell.engine.engine import Engine
-from recell.engine.errors import Conflict, Retryable
+from recell.engine.errors import Conflict, Fenced, Retryable
 from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
 from tests.fakes.world import Crash, World
@@ -59,6 +59,30 @@ def take_over(world: World) -> None:
     """Another process leads, once the Lease of the killed one has expired."""
     world.epoch += 1
     world.tick(15.0)
+
+
+async def play_fenced(world: World, *keys: Key, looks: int = 60) -> int:
+    """Another process leads, and this one does not know it yet: it goes on with its runs. Returns how often it was
+    refused; that nothing changes, and that each refusal ends what it was about, is asserted here."""
+    writes, placements = len(world.writes), dict(world.placements)
+    world.fenced, world.refusals = True, 0
+    engine = Engine(world.ports(), PROCEDURES)
+    for _ in range(looks):
+        for key in keys:
+            before = world.refusals
+            try:
+                await engine.advance(key)
+            except Fenced:
+                assert world.refusals == before + 1, "it stops, and tries nothing more"
+            except (Conflict, Retryable):
+                assert world.refusals == before
+            else:
+                assert world.refusals == before, "a refusal was taken for something else"
+        world.tick(2.0)
+    assert [str(write) for write in world.writes[writes:]] == []
+    assert world.placements == placements
+    world.fenced = False
+    return world.refusals
 
 
 async def play_until_written(world: World, key: Key, step: str, *, limit: float = LIMIT) -> None:

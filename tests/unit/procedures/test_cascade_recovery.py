@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from recell.api import RecoveryRun, Router
+from recell.api import RecoveryFreeze, RecoveryRun, Router
 from recell.api.placement import REJECT, decode_table
 from recell.api.recovery_run import RunPhase, StepState
 from recell.domain import placement
 from recell.engine.errors import Retryable
+from recell.procedures import PROCEDURES
 from tests.fakes.world import NAMESPACE, World
 from tests.unit.procedures.fleet_play import cascade, change, fail, play, play_until_written, storm
-from tests.unit.procedures.play import take_over
+from tests.unit.procedures.play import play_fenced, take_over
 
 SMALL: dict[str, Any] = {
     "cascade": {"stabilityBetween": "10s", "liftIncrements": 2, "maxEmergencyCells": 1},
@@ -519,6 +520,63 @@ async def test_a_cell_that_fails_again_while_it_gets_its_customers_back_loses_th
     world.traffic.cells["cell-a"].down = True
     await play(world, until=lambda w: placement.limit(spec_of(w), "cell-a") == 0, limit=120)
     assert limits_of(world, "cell-a", since) == [0]
+
+
+# --- fenced, frozen ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", STEPS)
+async def test_a_fenced_leader_changes_nothing_more_and_neither_do_the_children(where: str) -> None:
+    world = storm("cell-a", "cell-b", cells=5, rps=330, policy=SMALL)
+    cascade(world)
+    await play_until_written(world, "storm", where)
+    if where == "recover-cells":
+        await play(world, until=lambda w: bool(children(w)))
+    known = set(world.cells), set(world.runs)
+    assert await play_fenced(world, *world.runs)
+    assert (set(world.cells), set(world.runs)) == known
+    world.epoch += 1
+    await play(world)
+    assert run_of(world).phase is RunPhase.SUCCEEDED, "the new leader goes on from there"
+
+
+async def frozen_for(world: World, seconds: float) -> None:
+    """Nothing begins and nothing is undone while the freeze is in force; each run says so."""
+    placed, before = spec_of(world), world.effects()
+    world.freezes.append(RecoveryFreeze.model_validate({"metadata": {"name": "stop"}, "spec": {"reason": "sale"}}))
+    until = world.clock.monotonic() + seconds
+    await play(world, until=lambda w: w.clock.monotonic() > until)
+    assert world.effects() == before
+    assert spec_of(world) == placed
+    for run in world.runs.values():
+        paused = next((c for c in run.status.conditions if c.type == "Paused"), None)
+        assert run.phase.ended or (paused is not None and (paused.status, paused.reason) == ("True", "Frozen"))
+    world.freezes.clear()
+
+
+@pytest.mark.parametrize("where", STEPS)
+async def test_a_freeze_in_each_step_begins_nothing_and_undoes_nothing_and_it_goes_on_afterwards(where: str) -> None:
+    world = storm("cell-a", "cell-b", cells=5, rps=330, policy=SMALL)
+    cascade(world)
+    await play_until_written(world, "storm", where)
+    await frozen_for(world, 200)
+    await play(world)
+    assert run_of(world).phase is RunPhase.SUCCEEDED, run_of(world).status.summary
+    assert (spec_of(world).shedding, spec_of(world).open_circuits) == ([], [])
+    assert placement.served_share(spec_of(world)) == 1.0
+
+
+@pytest.mark.parametrize("where", [s.name for s in PROCEDURES["TrafficDrainAndReplace"].steps])
+async def test_a_freeze_in_each_step_of_a_child_stops_it_and_the_cascade(where: str) -> None:
+    world = storm("cell-a", "cell-b", cells=5, rps=330, policy=SMALL)
+    cascade(world)
+    await play(world, until=lambda w: bool(children(w)))
+    (child,) = children(world)
+    await play_until_written(world, child.metadata.name, where)
+    await frozen_for(world, 200)
+    await play(world)
+    assert run_of(world).phase is RunPhase.SUCCEEDED, run_of(world).status.summary
+    assert set(_done(world).values()) == {1}
 
 
 # --- killed ------------------------------------------------------------------------------------------

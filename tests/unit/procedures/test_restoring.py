@@ -1,5 +1,6 @@
 """IsolateAndRestoreFromBackup and PointInTimeRecovery in virtual time: nothing is promoted before it is proven."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
 from recell.providers.kube.leadership import MAX_SKEW
 from tests.fakes.world import NAMESPACE, World
-from tests.unit.procedures.play import killed_after_each_write, play, play_until_written
+from tests.unit.procedures.play import killed_after_each_write, play, play_fenced, play_until_written
 from tests.unit.procedures.test_traffic_drain_and_replace import (
     CUSTOMERS,
     IN_CELL,
@@ -269,7 +270,38 @@ async def test_killed_after_every_single_write_it_does_everything_once(strategy:
     assert kills > 20
 
 
+async def test_killed_after_every_single_write_each_backup_is_tried_once_and_in_a_cell_of_its_own() -> None:
+    """The newest one proves corrupted, so that the next older one is tried."""
+    before = fleet()
+    before.data.backups[1] = replace(before.data.backups[1], corrupted=True)
+    corrupt(before, down=True)
+    key, kills = start(before, ISOLATE), 0
+    async for world, killed_at in killed_after_each_write(before, key):
+        kills += 1
+        assert world.runs[key].phase is RunPhase.SUCCEEDED, killed_at
+        assert world.effects() == before.effects(), killed_at
+        assert restored(world) == ["newer", "older"], killed_at
+        cells = list(dict.fromkeys(write.what.split()[0] for write in world.writes if write.kind == "provision"))
+        assert (len(cells), made(world)) == (2, cells[1]), killed_at
+        assert world.data.cells[made(world)].corrupted_at is None, killed_at
+    assert kills > 30
+
+
 EACH = [(strategy, step.name) for strategy in (ISOLATE, PITR) for step in PROCEDURES[strategy].steps]
+
+
+@pytest.mark.parametrize(("strategy", "step"), EACH)
+async def test_a_fenced_leader_changes_nothing_more(strategy: str, step: str) -> None:
+    world = fleet(replacement={"promotionApproval": "NotRequired"})
+    corrupt(world, down=strategy == ISOLATE)
+    key = start(world, strategy)
+    await play_until_written(world, key, step)
+    known, isolated = set(world.cells), set(world.isolation.isolated)
+    assert await play_fenced(world, key)
+    assert (set(world.cells), set(world.isolation.isolated)) == (known, isolated)
+    world.epoch += 1
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, "the new leader goes on from there"
 
 
 @pytest.mark.parametrize(("strategy", "step"), EACH)

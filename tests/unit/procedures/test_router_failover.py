@@ -5,18 +5,17 @@ from typing import Any
 
 import pytest
 
-from recell.api import RecoveryRun
+from recell.api import RecoveryFreeze, RecoveryRun
 from recell.api.fallback import Fallback, SwitchType
 from recell.api.placement import Hold, Holder, HoldState, PlacementMode
 from recell.api.recovery_run import RunPhase
 from recell.domain import fallback, placement
 from recell.engine.engine import Engine
-from recell.engine.errors import Conflict, Fenced, Retryable
 from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
 from tests.fakes.routers import FakeSwitch
 from tests.fakes.world import NAMESPACE, START, World
-from tests.unit.procedures.play import killed_after_each_write, play
+from tests.unit.procedures.play import killed_after_each_write, play, play_fenced, play_until_written
 
 STEPS = (
     "assess-router",
@@ -463,16 +462,30 @@ async def test_a_fenced_leader_changes_nothing_more(step: str) -> None:
     world = failed() if step != "activate-fallback" else hanging()
     key = make(world)
     await play(world, key, until=step)
-    before = len(world.writes)
-    world.fenced = True
+    assert await play_fenced(world, key)
+
+
+@pytest.mark.parametrize("step", STEPS[1:])
+async def test_a_freeze_in_each_step_begins_nothing_and_undoes_nothing_and_it_goes_on_afterwards(step: str) -> None:
+    world = failed() if step != "activate-fallback" else hanging()
+    if step == "provision-new-primary":
+        world.router_side.heals_on_restart = False
+    key = make(world)
+    await play_until_written(world, key, step)
+    before, side, placed = world.effects(), world.router_side.switch.side, world.placements[KEY].spec
+    world.freezes.append(RecoveryFreeze.model_validate({"metadata": {"name": "stop"}, "spec": {"reason": "sale"}}))
     engine = Engine(world.ports(), PROCEDURES)
-    for _ in range(40):
-        try:
-            again = await engine.advance(key)
-        except (Fenced, Conflict, Retryable):
-            again = 2.0
-        world.tick(again or 2.0)
-    assert len(world.writes) == before
+    for _ in range(100):
+        await engine.advance(key)
+        world.tick(2.0)
+    assert world.effects() == before
+    assert (world.router_side.switch.side, world.placements[KEY].spec) == (side, placed)
+    paused = next(c for c in world.runs[key].status.conditions if c.type == "Paused")
+    assert (paused.status, paused.reason) == ("True", "Frozen")
+    world.freezes.clear()
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED
+    assert (mode(world), world.router_side.switch.side) == (PRIMARY, PRIMARY)
 
 
 async def test_a_rehearsal_says_everything_and_does_nothing() -> None:

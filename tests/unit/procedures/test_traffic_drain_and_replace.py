@@ -12,7 +12,7 @@ from recell.engine.errors import Forbidden
 from recell.engine.ports import Key
 from recell.procedures import PROCEDURES
 from tests.fakes.world import NAMESPACE, FakeWorkload, World
-from tests.unit.procedures.play import killed_after_each_write, play, play_until_written
+from tests.unit.procedures.play import killed_after_each_write, play, play_fenced, play_until_written
 
 STEPS = [step.name for step in PROCEDURES["TrafficDrainAndReplace"].steps]
 QUICK = {
@@ -435,6 +435,20 @@ async def test_killed_after_every_single_write_it_does_everything_once() -> None
         assert world.runs[key].phase is RunPhase.SUCCEEDED, killed_at
         assert world.effects() == whole.effects(), killed_at
     assert kills > 20
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("router", [{}, IN_CELL])
+async def test_a_fenced_leader_changes_nothing_more(step: str, router: dict[str, Any]) -> None:
+    world = fleet(**router)
+    key = replace(world)
+    await play_until_written(world, key, step)
+    known = set(world.cells)
+    assert await play_fenced(world, key)
+    assert set(world.cells) == known
+    world.epoch += 1
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, "the new leader goes on from there"
 
 
 @pytest.mark.parametrize("step", STEPS)
