@@ -66,6 +66,7 @@ async def play_fenced(world: World, *keys: Key, looks: int = 60) -> int:
     refused; that nothing changes, and that each refusal ends what it was about, is asserted here."""
     writes, placements = len(world.writes), dict(world.placements)
     world.fenced, world.refusals = True, 0
+    world.epoch = max(world.runs[key].status.epoch or 0 for key in keys)  # it is the one that has led until now
     engine = Engine(world.ports(), PROCEDURES)
     for _ in range(looks):
         for key in keys:
