@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recell.api import RecoveryRun, Router
-from recell.api.cell import Failure
+from recell.api.cell import Blocked, Failure
 from recell.api.failure import Strategy
 from recell.api.recovery_run import DecisionInputs, TargetKind
 from recell.api.router import RouterRecovery
@@ -60,7 +60,7 @@ class RouterRecoveries:
         failure = self._observer.failure(router.key)
         own = self._store.runs_of(TargetKind.ROUTER, router.key)
         itself = [run for run in own if not about_cells(run)]  # what is done for its cells holds nothing back
-        allowance = self._allowance(router, state, failure, itself)
+        allowance = self._allowance(router, state, failure, itself, own)
         await self._start_run(router, state, failure, allowance, own)
         waits = [again, LOOK_AT_FAILING if failure is not None else None]
         if allowance.next_allowed_at is not None:
@@ -75,14 +75,20 @@ class RouterRecoveries:
         self._observer.forget(router)
 
     def _allowance(
-        self, router: Router, state: HealthState, failure: Failure | None, own: Sequence[RecoveryRun]
+        self,
+        router: Router,
+        state: HealthState | None,
+        failure: Failure | None,
+        about: Sequence[RecoveryRun],
+        own: Sequence[RecoveryRun],
     ) -> limits.Allowance:
         policy, placed = self._store.router_policy(router.key), self._switchboard.current(router.key)
         return limits.router_blocked(
             router,
             policy.spec,
             self._clock.now(),
-            runs=own,
+            runs=about,
+            every=own,
             freezes=self._store.freezes_in(router.metadata.namespace),
             state=state,
             failure=failure,
@@ -107,6 +113,12 @@ class RouterRecoveries:
         made = await self._records.create(automatic(router, name, failure))
         log.info("a run starts by itself", extra={"run": made.metadata.name, "router": router.metadata.name})
 
+    def _aborted_for_cells(self, router: Router, own: Sequence[RecoveryRun]) -> Blocked | None:
+        """It keeps the next run for several cells from starting, and a person can lift it only where it is shown."""
+        cells = [run for run in own if about_cells(run)]
+        found = self._allowance(router, None, None, cells, own).blocked
+        return found if found is not None and found.reason == "AbortedByPerson" else None
+
     def _recovery(
         self,
         router: Router,
@@ -122,4 +134,5 @@ class RouterRecoveries:
             return matrix.decide(inputs, self._store.router_policy(router.key).spec, unavailable=without)
 
         blocked = shown_block(state, failure, known.blocked, lifted_by_person=LIFTED_BY_PERSON, decide=decide)
+        blocked = blocked or self._aborted_for_cells(router, own)
         return recovery(RouterRecovery, known, blocked, *active_and_last(own))

@@ -6,7 +6,7 @@ critically (rule 10).
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from recell.api import Cell, RecoveryRun, Router
 from recell.api.cell import Failure
@@ -45,8 +45,9 @@ class Storms:
         found = self._failure(router, cells)
         if found is None or self._choice(router, found).strategy is not Strategy.EMERGENCY_SCALING:
             return
-        own = [run for run in self._store.runs_of(TargetKind.ROUTER, router.key) if admission.about_cells(run)]
-        if any(not run.phase.ended for run in own) or self._blocked(router, found, own):
+        every = self._store.runs_of(TargetKind.ROUTER, router.key)
+        own = [run for run in every if admission.about_cells(run)]
+        if any(not run.phase.ended for run in own) or self._blocked(router, found, own, every):
             return
         taken = {run.metadata.name for run in own}
         name = runs.next_automatic_run_name(f"{router.metadata.name}-cascade", found.since, taken)
@@ -79,13 +80,16 @@ class Storms:
         inputs = DecisionInputs(type=kind, impact=found.impact, data_integrity=found.data_integrity)
         return matrix.decide(inputs, self._store.router_policy(router.key).spec)
 
-    def _blocked(self, router: Router, found: Failure, own: list[RecoveryRun]) -> bool:
+    def _blocked(
+        self, router: Router, found: Failure, own: Sequence[RecoveryRun], every: Sequence[RecoveryRun]
+    ) -> bool:
         policy, placed = self._store.router_policy(router.key), self._switchboard.current(router.key)
         allowance = limits.router_blocked(
             router,
             policy.spec,
             self._clock.now(),
             runs=own,
+            every=every,
             freezes=self._store.freezes_in(router.metadata.namespace),
             failure=found,
             spec=placed.spec if placed else None,

@@ -98,14 +98,16 @@ def router_blocked(
     now: datetime,
     *,
     runs: Iterable[RecoveryRun] = (),
+    every: Sequence[RecoveryRun] = (),
     freezes: Iterable[RecoveryFreeze] = (),
     state: HealthState | None = None,
     failure: Failure | None = None,
     spec: PlacementSpec | None = None,
     policy_name: str = "default",
 ) -> Allowance:
-    """The first reason why no automatic run may start for the router itself; `runs` are all of this target.
+    """The first reason why no automatic run may start for the router itself, or for several of its cells.
 
+    `runs` are those about the same, `every` all of the Router: who acknowledged the last of them has seen the others.
     Runs of its cells hold nothing back: a router that fails is everybody's failure.
     """
     counted = [run for run in runs if not run.spec.dry_run and run.phase != RunPhase.SKIPPED]
@@ -113,8 +115,8 @@ def router_blocked(
     checks = (
         _frozen(router, freezes, now, None),
         _mode(router, policy, policy_name),
-        _aborted(router, counted, state, now),
-        _left_to_people(router, counted, state, failure),
+        _aborted(router, counted, state, now, every),
+        _left_to_people(router, counted, state, failure, every),
         _flapping(router, state, policy, now),
         _at_work(router, counted),
         _in_fallback(router, spec),
@@ -218,9 +220,15 @@ def _out_of_service(cell: Cell, spec: PlacementSpec | None) -> Check:
     )
 
 
-def _aborted(target: Target, runs: Sequence[RecoveryRun], state: HealthState | None, now: datetime) -> Check:
+def _aborted(
+    target: Target,
+    runs: Sequence[RecoveryRun],
+    state: HealthState | None,
+    now: datetime,
+    every: Sequence[RecoveryRun] = (),
+) -> Check:
     last = _last(runs)
-    if last is None or last.phase != RunPhase.ABORTED or _acknowledged(target, last):
+    if last is None or last.phase != RunPhase.ABORTED or _acknowledged(target, last, every):
         return None
     name = last.metadata.name
     ended = min(_ended_at(last), now)
@@ -239,11 +247,15 @@ def _aborted(target: Target, runs: Sequence[RecoveryRun], state: HealthState | N
 
 
 def _left_to_people(
-    target: Target, runs: Sequence[RecoveryRun], state: HealthState | None, failure: Failure | None
+    target: Target,
+    runs: Sequence[RecoveryRun],
+    state: HealthState | None,
+    failure: Failure | None,
+    every: Sequence[RecoveryRun] = (),
 ) -> Check:
     """The same failure would end in the same way again, and again."""
     last = _last(runs)
-    if last is None or last.phase != RunPhase.MANUAL_INTERVENTION_REQUIRED or _acknowledged(target, last):
+    if last is None or last.phase != RunPhase.MANUAL_INTERVENTION_REQUIRED or _acknowledged(target, last, every):
         return None
     if state is None or state.level == Level.HEALTHY:
         return None
@@ -259,8 +271,12 @@ def _left_to_people(
     )
 
 
-def _acknowledged(target: Target, run: RecoveryRun) -> bool:
-    return target.metadata.annotations.get(ANNOTATION_ACKNOWLEDGE) == run.metadata.name
+def _acknowledged(target: Target, run: RecoveryRun, every: Sequence[RecoveryRun]) -> bool:
+    """It was, or one that ended after it."""
+    named = target.metadata.annotations.get(ANNOTATION_ACKNOWLEDGE)
+    if named == run.metadata.name:
+        return True
+    return any(r.metadata.name == named and r.phase.ended and _ended_at(r) >= _ended_at(run) for r in every)
 
 
 def _systemic(failure: Failure | None) -> Check:

@@ -8,7 +8,7 @@ import pytest
 from recell.api import Cell, CellTemplate, Placement, RecoveryPolicy, RecoveryRun, Router
 from recell.api.cell import Failure
 from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact, Vantage, Verdict
-from recell.api.meta import ANNOTATION_TARGET_UID, FINALIZER, LABEL_ORIGIN
+from recell.api.meta import ANNOTATION_ACKNOWLEDGE, ANNOTATION_TARGET_UID, FINALIZER, LABEL_ORIGIN
 from recell.api.placement import Hold, Holder, HoldState
 from recell.controllers.cell import CellController
 from recell.controllers.programming import Programming
@@ -282,6 +282,25 @@ async def test_runs_of_a_replacement_in_between_count_too_and_not_against_the_fi
     assert replacement.status.recovery.blocked.reason == "AttemptsExhausted"
     await scene.look_at_it()
     assert [run.spec.target_ref.name for run in scene.runs if run.metadata.name != "c-1"] == ["b"]
+
+
+async def test_after_a_person_aborted_no_run_starts_by_itself_until_they_acknowledge_that() -> None:
+    scene = Scene(cooldown="15m")
+    scene.fail()
+    await scene.look_at_it()
+    name = scene.runs[0].metadata.name
+    ended = {"phase": "Aborted", "startedAt": scene.since.isoformat(), "finishedAt": scene.since.isoformat()}
+    scene.server.change(RecoveryRun, name, {"status": ended})
+    for _ in range(3):
+        scene.server.clock.advance(8 * 3600)
+        status = await scene.look_at_it(times=3)
+    assert len(scene.runs) == 1
+    assert status.recovery.blocked.reason == "AbortedByPerson"
+    assert status.recovery.last_run == name
+    assert "kubectl recell acknowledge b" in status.recovery.blocked.message
+    scene.server.change(Cell, "b", {"metadata": {"annotations": {ANNOTATION_ACKNOWLEDGE: name}}})
+    await scene.look_at_it(times=3)
+    assert len(scene.runs) == 2
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,68 @@ async def test_what_was_left_to_people_is_not_tried_again_until_somebody_says_so
     assert told.recovery.attempts == 1
 
 
+async def test_after_a_person_aborted_no_run_starts_by_itself_until_they_acknowledge_that() -> None:
+    scene, _ = await failed()
+    run = await end(scene, "Aborted")
+    scene.server.clock.advance(24 * 3600)
+    told = await scene.pass_time(15)
+    assert len(scene.runs) == 1
+    assert blocked_by(told) == "AbortedByPerson"
+    scene.server.change(Router, "shop", {"metadata": {"annotations": {ANNOTATION_ACKNOWLEDGE: run.metadata.name}}})
+    await scene.pass_time(15)
+    assert len(scene.runs) == 2
+
+
+def blocked_by(told: Told) -> str:
+    return told.recovery.blocked.reason if told.recovery is not None and told.recovery.blocked is not None else ""
+
+
+def aborted_cascade(scene: Scene, name: str) -> None:
+    at = timestamp(scene.server.clock.now())
+    spec = {"targetRef": {"kind": "Router", "name": "shop"}, "strategy": "EmergencyScaling"}
+    scene.server.add(RecoveryRun, name, spec)
+    status = {"phase": "Aborted", "startedAt": at, "finishedAt": at}
+    scene.server.change(RecoveryRun, name, {"status": status})
+
+
+async def test_an_aborted_run_for_the_cells_is_shown_on_a_router_that_is_well_and_can_be_acknowledged() -> None:
+    scene = Scene()
+    await scene.pass_time(15)
+    aborted_cascade(scene, "storm")
+    told = await scene.pass_time(2)
+    assert blocked_by(told) == "AbortedByPerson"
+    assert told.recovery is not None
+    assert told.recovery.last_run == "storm", "that is what is acknowledged"
+    scene.seen.ready = 0
+    await scene.pass_time(12)
+    assert len(scene.runs) == 2, "it holds nothing back of what is done for the router itself"
+    await end_named(scene, "Succeeded")
+    scene.server.change(Router, "shop", {"metadata": {"annotations": {ANNOTATION_ACKNOWLEDGE: "storm"}}})
+    scene.seen.ready = 2
+    assert blocked_by(await scene.pass_time(60)) == ""
+
+
+async def end_named(scene: Scene, phase: str) -> None:
+    """Of the router itself."""
+    run = next(run for run in scene.runs if run.metadata.name != "storm")
+    at = timestamp(scene.server.clock.now())
+    scene.server.change(RecoveryRun, run.metadata.name, {"status": {"phase": phase, "startedAt": at, "finishedAt": at}})
+
+
+async def test_who_acknowledges_the_last_run_has_seen_those_before_it() -> None:
+    """The command line acknowledges the run that ended last, be it about the router or about its cells."""
+    scene, _ = await failed()
+    await end(scene, "Aborted")
+    scene.server.clock.advance(60)
+    aborted_cascade(scene, "storm")
+    scene.server.clock.advance(3600)
+    told = await scene.pass_time(15)
+    assert (blocked_by(told), told.recovery and told.recovery.last_run) == ("AbortedByPerson", "storm")
+    scene.server.change(Router, "shop", {"metadata": {"annotations": {ANNOTATION_ACKNOWLEDGE: "storm"}}})
+    await scene.pass_time(15)
+    assert len(scene.runs) == 3
+
+
 async def test_the_active_run_is_shown() -> None:
     scene, _ = await failed()
     (run,) = scene.runs

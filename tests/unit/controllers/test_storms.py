@@ -8,6 +8,7 @@ import pytest
 from recell.api import Cell, RecoveryPolicy, RecoveryRun, Router
 from recell.api.cell import Failure
 from recell.api.failure import DataIntegrity, FailureType, Impact, Strategy
+from recell.api.meta import ANNOTATION_ACKNOWLEDGE
 from recell.api.recovery_run import RunPhase, Trigger
 from recell.controllers.records import RunRecords
 from recell.controllers.storms import Storms
@@ -106,6 +107,18 @@ async def test_a_shared_cause_is_asked_about_as_such(failed: str, shared: tuple[
     (run,) = await scene.runs(**dict.fromkeys(failed, 0.0))
     assert run.spec.failure is not None
     assert run.spec.failure.type is FailureType.SYSTEMIC
+
+
+async def test_after_a_person_aborted_no_run_starts_by_itself_until_they_acknowledge_that() -> None:
+    scene = Scene()
+    (run,) = await scene.runs(a=-30, b=0)
+    status = {"phase": RunPhase.ABORTED, "finishedAt": scene.now.isoformat()}
+    scene.server.change(RecoveryRun, run.metadata.name, {"status": status})
+    scene.server.clock.advance(24 * 3600)
+    assert len(await scene.runs(a=86000, b=86000)) == 1
+    annotations = {ANNOTATION_ACKNOWLEDGE: run.metadata.name}
+    scene.server.change(Router, "shop", {"metadata": {"annotations": annotations}})
+    assert len(await scene.runs(a=86000, b=86000)) == 2
 
 
 async def test_one_storm_has_one_run_however_it_grows_and_none_soon_after_it_ended() -> None:
