@@ -220,6 +220,8 @@ def _automatic(fleet: Fleet, target: Cell | Router, policy: RecoveryPolicy) -> O
     """The operator's own word where it gave one (it knows more), else its rules on what is known here."""
     recovery = target.status.recovery
     said = recovery.blocked if recovery else None
+    if isinstance(target, Router) and said is not None and said.reason == "AbortedByPerson":
+        said = None  # it may be about its cells alone; the runs are all here
     if said is None:
         known = _limits(fleet, target, policy) if isinstance(target, Cell) else _router_limits(fleet, target, policy)
         said = known.blocked
@@ -235,11 +237,13 @@ def _automatic(fleet: Fleet, target: Cell | Router, policy: RecoveryPolicy) -> O
 
 def _router_limits(fleet: Fleet, router: Router, policy: RecoveryPolicy) -> limits.Allowance:
     placement = fleet.placement(router.key)
+    every = [run for run in fleet.runs if target_router(run) == router.key]
     return limits.router_blocked(
         router,
         policy.spec,
         fleet.now,
-        runs=[run for run in fleet.runs if target_router(run) == router.key and not admission.about_cells(run)],
+        runs=[run for run in every if not admission.about_cells(run)],
+        every=every,
         freezes=[f for f in fleet.freezes if f.metadata.namespace == router.metadata.namespace],
         state=_health(router, fleet.now),
         failure=router.status.failure,

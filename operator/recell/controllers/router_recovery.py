@@ -17,6 +17,7 @@ from recell.controllers.automatic import active_and_last, automatic, recovery, s
 from recell.controllers.router_observer import RouterObserver
 from recell.domain import fallback, limits, matrix, runs
 from recell.domain.health import HealthState, Level
+from recell.domain.wording import clipped
 from recell.engine.admission import about_cells
 from recell.engine.ports import Clock, Key, Records, Switchboard
 from recell.providers.kube.store import KubeStore
@@ -117,7 +118,14 @@ class RouterRecoveries:
         """It keeps the next run for several cells from starting, and a person can lift it only where it is shown."""
         cells = [run for run in own if about_cells(run)]
         found = self._allowance(router, None, None, cells, own).blocked
-        return found if found is not None and found.reason == "AbortedByPerson" else None
+        if found is None or found.reason != "AbortedByPerson":
+            return None
+        _, last = active_and_last(cells)
+        told = (
+            f"run {last.metadata.name if last else ''} for several of its cells was aborted, so no such run starts by"
+            f" itself until somebody says go on: kubectl recell acknowledge router/{router.metadata.name}"
+        )
+        return Blocked(reason=found.reason, message=clipped(told))
 
     def _recovery(
         self,

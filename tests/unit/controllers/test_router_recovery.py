@@ -228,6 +228,7 @@ async def test_an_aborted_run_for_the_cells_is_shown_on_a_router_that_is_well_an
     assert blocked_by(told) == "AbortedByPerson"
     assert told.recovery is not None
     assert told.recovery.last_run == "storm", "that is what is acknowledged"
+    assert "run storm for several of its cells was aborted" in told.recovery.blocked.message  # type: ignore[union-attr]
     scene.seen.ready = 0
     await scene.pass_time(12)
     assert len(scene.runs) == 2, "it holds nothing back of what is done for the router itself"

@@ -582,3 +582,23 @@ async def test_pins_stay_where_a_pinned_customer_could_not_be_moved() -> None:
     assert world.runs[key].phase is RunPhase.PARTIALLY_SUCCEEDED
     (pin,) = spec_of(world).pins
     assert pin.home == placement.index_of(spec_of(world), "b"), "the new cell does not have globex's data"
+
+
+async def test_aborted_while_the_source_is_well_its_traffic_returns_in_increments() -> None:
+    world = fleet()
+    key = replace(world)
+    await play_until_written(world, key, "provision-replacement")
+    drained = placement.limit(spec_of(world), "b")
+    world.traffic.cells["b"].down = False
+    world.tick(60)
+    world.control(key, abort=True)
+    engine, limits = Engine(world.ports(), PROCEDURES), [drained]
+    for _ in range(200):
+        if world.runs[key].phase.ended:
+            break
+        again = await engine.advance(key)
+        if placement.limit(spec_of(world), "b") != limits[-1]:
+            limits.append(placement.limit(spec_of(world), "b"))
+        world.tick(again or 1.0)
+    assert world.runs[key].phase is RunPhase.ABORTED
+    assert limits == [0, 50, 100], "in as many increments as the policy says"
