@@ -41,7 +41,7 @@ from recell.domain.observation import (
     WorkloadPhase,
     WorkloadState,
 )
-from recell.engine.errors import BadInput, Conflict, Fenced, Forbidden, NotFound, Reverted, Unreachable
+from recell.engine.errors import BadInput, Conflict, Fenced, NotFound, Reverted, Unreachable
 from recell.engine.ports import Key, Ports
 from tests.fakes.cells import FakeAccess, FakeIsolation, FakeProvisioner
 from tests.fakes.data import FakeData
@@ -107,8 +107,6 @@ class FakeWorkload:
     """False: a kind that cannot be scaled."""
     reverted_by: str | None = None
     """Who took back twice what was written."""
-    forbidden: bool = False
-    """The operator may not scale it."""
 
 
 @dataclass
@@ -673,8 +671,6 @@ class FakeWorkloads:
         workload = next(w for w in self.world.workloads[cell.metadata.name] if w.ref == ref)
         if not workload.stoppable:
             raise BadInput(f"{ref} cannot be scaled")
-        if workload.forbidden:
-            raise Forbidden(f"may not patch {ref}: grant it")
         if workload.reverted_by:
             raise Reverted(f"{ref}: scaling to zero was reverted twice, last by {workload.reverted_by}")
         if workload.stop_token != token:

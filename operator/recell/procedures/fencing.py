@@ -9,7 +9,7 @@ from recell.domain import placement
 from recell.domain.observation import WorkloadPhase
 from recell.domain.runs import effect_token
 from recell.domain.wording import listed
-from recell.engine.errors import PERMANENT, NotFound, Unreachable
+from recell.engine.errors import BadInput, NotFound, Reverted, Unreachable
 from recell.engine.outcome import Ask, Done, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, StepContext
 
@@ -31,7 +31,7 @@ async def fence(ctx: StepContext) -> Outcome | None:
             continue  # what does not exist cannot write
         except Unreachable:
             continue  # its state says so: not at zero, and its pods are not known
-        except PERMANENT as error:
+        except (BadInput, Reverted) as error:
             unstoppable[str(ref)] = str(error)
     if not ctx.cell.spec.workloads:
         unstoppable["What runs"] = "spec.workloads names nothing"

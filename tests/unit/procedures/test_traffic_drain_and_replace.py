@@ -561,13 +561,6 @@ async def test_a_source_that_somebody_scales_back_is_asked_about_and_named_and_s
     assert world.workloads["b"][0].stop_token
 
 
-async def test_a_source_that_may_not_be_stopped_is_asked_about_with_what_to_grant() -> None:
-    world = fleet(**IN_CELL)
-    world.workloads["b"][0].forbidden = True
-    run = await asked(world, replace(world), "unfenced-source")
-    assert "grant" in run.status.awaiting.message  # type: ignore[union-attr]
-
-
 async def test_pins_stay_where_a_pinned_customer_could_not_be_moved() -> None:
     key_of = {"customerKey": {"type": "Header", "name": "x-customer-id"}, "initialCells": ["a", "b", "c"]}
     world = fleet(
