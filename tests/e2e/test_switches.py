@@ -27,6 +27,7 @@ from tests.dns.test_external_dns import NAME, rfc2136
 from tests.e2e.rights import role
 from tests.e2e.test_cell_restart import ended, step_of
 from tests.e2e.test_router_failover import STEPS, by_hash, condition, outage, selected, the_run
+from tests.fakes.eventually import eventually as until
 from tests.gateway.cluster import GatewayCluster, Traefik
 from tests.gateway.conftest import program
 from tests.router.rig import Load
@@ -95,7 +96,13 @@ async def test_a_gateways_route_leads_to_the_fallback_and_back(shop: Stage) -> N
     async with gateway(stage) as traefik:
         switch = {"type": "Gateway", "gateway": {"parentRefs": [{"name": "one", "namespace": INGRESS}]}}
         await asyncio.to_thread(switched_by, stage, switch)
-        await eventually("the route leads to the router", lambda: leads_to(stage) == "shop", 30)
+        await eventually("the route leads to the router", lambda: leads_to(stage) == "shop", 60)
+
+        async def served() -> bool:
+            asked = await ask(traefik.port, ("x-customer-id", b"alice"), path="/probe", address=traefik.address)
+            return asked.status == 200
+
+        await until(served, "Traefik has taken the route up", deadline=30)
         async with Load(
             (traefik.port,), address=traefik.address, clients=6, path="/probe", within=300, limit=60_000, pause=0.05
         ) as load:
