@@ -24,7 +24,7 @@ from recell.providers.kube.paths import GATEWAYS, SERVICES
 from recell.providers.kube.services import Address, address
 from recell.providers.routing.dns.publication import Outcome
 from recell.providers.routing.dns.records import canonical
-from recell.providers.routing.dns.traffic import Names
+from recell.providers.routing.dns.traffic import Names, ask_all
 from recell.providers.routing.gateway import entry
 
 TIMEOUT = 2.0
@@ -107,9 +107,7 @@ class RouterAccess:
 
     async def _targets(self, block: DNS) -> frozenset[str]:
         """All that any name server answers. Raises Retryable, naming each server and what it said instead."""
-        servers = await self._names.servers(block)
-        asked = (self._names.ask(server, block.hostname, str(block.record_type)) for server in servers)
-        replies = await asyncio.gather(*asked)
+        replies = await ask_all(self._names, block, block.hostname, str(block.record_type))
         targets = frozenset[str]().union(*(r.targets for r in replies if r.outcome is Outcome.ANSWERED))
         if not targets:
             told = listed(f"{reply.server}: {reply.said}" for reply in replies)

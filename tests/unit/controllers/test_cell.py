@@ -1,6 +1,6 @@
 """The Cell controller: shows what it sees, writes only what changed, and starts a run only where it may."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -120,11 +120,13 @@ class Scene(Surroundings):
 
     def ended_run(self, name: str, target: str, *, hours: float) -> None:
         """An automatic one, so long ago."""
-        at = (self.server.clock.now() - timedelta(hours=hours)).isoformat()
         spec = {"targetRef": {"kind": "Cell", "name": target}, "trigger": "Automatic"}
         self.server.add(RecoveryRun, name, spec)
-        ended = {"phase": "Succeeded", "startedAt": at, "finishedAt": at}
-        self.server.change(RecoveryRun, name, {"status": ended})
+        self.end(name, "Succeeded", self.server.clock.now() - timedelta(hours=hours))
+
+    def end(self, run: str, phase: str, at: datetime) -> None:
+        ended = {"phase": phase, "startedAt": at.isoformat(), "finishedAt": at.isoformat()}
+        self.server.change(RecoveryRun, run, {"status": ended})
 
     async def look_at_it(self, times: int = 1) -> Any:
         for _ in range(times):
@@ -242,8 +244,7 @@ async def test_the_cooldown_holds_the_next_run_back_and_says_until_when() -> Non
     scene.fail()
     await scene.look_at_it()
     name = scene.runs[0].metadata.name
-    ended = {"phase": "Succeeded", "startedAt": scene.since.isoformat(), "finishedAt": scene.since.isoformat()}
-    scene.server.change(RecoveryRun, name, {"status": ended})
+    scene.end(name, "Succeeded", scene.since)
     status = await scene.look_at_it(times=2)
     assert len(scene.runs) == 1
     assert status.recovery.blocked.reason == "Cooldown"
@@ -289,8 +290,7 @@ async def test_after_a_person_aborted_no_run_starts_by_itself_until_they_acknowl
     scene.fail()
     await scene.look_at_it()
     name = scene.runs[0].metadata.name
-    ended = {"phase": "Aborted", "startedAt": scene.since.isoformat(), "finishedAt": scene.since.isoformat()}
-    scene.server.change(RecoveryRun, name, {"status": ended})
+    scene.end(name, "Aborted", scene.since)
     for _ in range(3):
         scene.server.clock.advance(8 * 3600)
         status = await scene.look_at_it(times=3)

@@ -62,6 +62,13 @@ def hanging() -> World:
     return world
 
 
+def failed_so_that_it_comes_to(step: str) -> World:
+    world = failed() if step != "activate-fallback" else hanging()
+    if step == "provision-new-primary":
+        world.router_side.heals_on_restart = False
+    return world
+
+
 def make(world: World, **spec: Any) -> Key:
     return world.run("r1", "shop", kind="Router", **spec)
 
@@ -430,9 +437,7 @@ async def test_killed_after_every_single_write_it_does_everything_once(restart_h
 
 @pytest.mark.parametrize("step", STEPS[1:])
 async def test_aborted_in_each_step_customers_are_left_where_they_are_served(step: str) -> None:
-    world = failed() if step != "activate-fallback" else hanging()
-    if step == "provision-new-primary":
-        world.router_side.heals_on_restart = False
+    world = failed_so_that_it_comes_to(step)
     key = make(world)
     await play(world, key, until=step)
     well = step == "switch-back"
@@ -459,7 +464,7 @@ async def test_aborted_in_each_step_customers_are_left_where_they_are_served(ste
 
 @pytest.mark.parametrize("step", STEPS[1:4])
 async def test_a_fenced_leader_changes_nothing_more(step: str) -> None:
-    world = failed() if step != "activate-fallback" else hanging()
+    world = failed_so_that_it_comes_to(step)
     key = make(world)
     await play(world, key, until=step)
     assert await play_fenced(world, key)
@@ -467,9 +472,7 @@ async def test_a_fenced_leader_changes_nothing_more(step: str) -> None:
 
 @pytest.mark.parametrize("step", STEPS[1:])
 async def test_a_freeze_in_each_step_begins_nothing_and_undoes_nothing_and_it_goes_on_afterwards(step: str) -> None:
-    world = failed() if step != "activate-fallback" else hanging()
-    if step == "provision-new-primary":
-        world.router_side.heals_on_restart = False
+    world = failed_so_that_it_comes_to(step)
     key = make(world)
     await play_until_written(world, key, step)
     before, side, placed = world.effects(), world.router_side.switch.side, world.placements[KEY].spec

@@ -8,7 +8,6 @@ nothing here can shorten. DNSEndpoints are watched from the first Router on that
 Must not: decide who serves, or take a written DNSEndpoint for a published one.
 """
 
-import asyncio
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -32,7 +31,7 @@ from recell.providers.routing.asking import land, way_in
 from recell.providers.routing.dns.data_plane import READ_WITHIN, explained
 from recell.providers.routing.dns.publication import Outcome, Reply
 from recell.providers.routing.dns.records import canonical
-from recell.providers.routing.dns.traffic import Names
+from recell.providers.routing.dns.traffic import Names, ask_all
 from recell.providers.routing.haproxy.fallback import fallback_name
 
 ANNOTATION_PRIMARY = f"{GROUP}/router-targets"
@@ -126,11 +125,10 @@ class DNSSwitch:
         zone = DNS(hostname=block.hostname, nameservers=block.nameservers)
         try:
             wanted = frozenset(map(canonical, self._targets(router, side)))
-            servers = await self._names.servers(zone)
+            replies = await ask_all(self._names, zone, block.hostname, block.record_type)
         except (BadInput, Retryable) as error:
             return str(error)
-        asked = (self._names.ask(server, block.hostname, block.record_type) for server in servers)
-        return listed(told for reply in await asyncio.gather(*asked) if (told := _differs(reply, block, wanted)))
+        return listed(told for reply in replies if (told := _differs(reply, block, wanted)))
 
     async def land(self, router: Router, customers: Sequence[str]) -> Sequence[Landed]:
         """At the first of the addresses that the record names: what name servers answer, `pending` tells."""

@@ -47,6 +47,12 @@ class Names(Protocol):
     async def ask(self, server: Server, name: str, record_type: str) -> Reply: ...
 
 
+async def ask_all(names: Names, block: DNS, name: str, record_type: str, *, times: int = 1) -> list[Reply]:
+    """Every name server of the block, all at once, each so many times. Raises Retryable where they cannot be found."""
+    questions = [server for server in await names.servers(block) for _ in range(times)]
+    return list(await asyncio.gather(*(names.ask(server, name, record_type) for server in questions)))
+
+
 @dataclass
 class _Router:
     block: DNS
@@ -172,13 +178,11 @@ class DNSTraffic:
 
     async def _look(self, known: _Router) -> list[Reply]:
         block, wanted = known.block, known.publication.wanted
+        times = QUESTIONS if block.weighted and wanted.targets else 1
         try:
-            servers = await self._names.servers(block)
+            return await ask_all(self._names, block, wanted.name, wanted.record_type, times=times)
         except Retryable as error:
             return [Reply(f"The zone of {block.hostname}", Outcome.SILENT, said=str(error))]
-        times = QUESTIONS if block.weighted and wanted.targets else 1
-        questions = [server for server in servers for _ in range(times)]
-        return list(await asyncio.gather(*(self._names.ask(s, wanted.name, wanted.record_type) for s in questions)))
 
     def _judge(self, router: Key, known: _Router, replies: Sequence[Reply]) -> None:
         before, heard, complained = known.publication, known.heard, known.complained
