@@ -27,10 +27,10 @@ from recell.providers.routing.version import Version
 from tests.dns import bind
 from tests.dns.bind import ZONE, Bind
 from tests.fakes.eventually import eventually
+from tests.fakes.ports import free_port
 from tests.fakes.traffic import FakeTraffic
 from tests.router.rig import Cells, Load, PlacementApi, RouterPod, placement
 from tests.router.rig.placements import NAME, NAMESPACE
-from tests.router.rig.pod import free_port
 from tests.unit.routing.played_gateway import PlayedGateway, RouteApi, router_spec
 
 ROUTER: Key = (NAMESPACE, NAME)

@@ -16,7 +16,7 @@ import dns.rcode
 import dns.update
 import pytest
 
-from tests.router.rig.pod import free_port
+from tests.fakes.ports import free_port
 
 ZONE = "example.test"
 UP_WITHIN = 20.0

@@ -12,7 +12,7 @@ from hack.localnode.progress import Progress
 from tests.cluster.conftest import Kubectl, api, crds, image, kubectl, namespace  # noqa: F401 - fixtures
 from tests.dns import bind
 from tests.dns.endpoints_api import EndpointsApi
-from tests.router.rig.pod import free_port
+from tests.fakes.ports import free_port
 from tests.unit.delivery.programs import program
 
 ExternalDNS = Callable[..., contextlib.AbstractContextManager[None]]

@@ -14,7 +14,7 @@ import yaml
 from aiohttp import web
 
 from recell.providers.kube.paths import DNS_ENDPOINTS
-from tests.router.rig.pod import free_port
+from tests.fakes.ports import free_port
 
 Object = dict[str, Any]
 

@@ -20,7 +20,7 @@ from tests.dns.conftest import ExternalDNS
 from tests.dns.customers import Customers
 from tests.dns.test_external_dns import NAME, nameservers, rfc2136
 from tests.fakes.eventually import eventually
-from tests.router.rig.pod import free_port
+from tests.fakes.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("crds", "dns_endpoints")
 

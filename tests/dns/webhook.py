@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from tests.fakes.name_server import NameServer
-from tests.router.rig.pod import free_port
+from tests.fakes.ports import free_port
 
 MEDIA = "application/external.dns.webhook+json;version=1"
 WEIGHT = "webhook/weight"

@@ -28,11 +28,11 @@ from tests.e2e.rights import role
 from tests.e2e.test_cell_restart import ended, step_of
 from tests.e2e.test_router_failover import STEPS, by_hash, condition, outage, selected, the_run
 from tests.fakes.eventually import eventually as until
+from tests.fakes.ports import free_port
 from tests.gateway.cluster import GatewayCluster, Traefik
 from tests.gateway.conftest import program
 from tests.router.rig import Load
 from tests.router.rig.load import ask
-from tests.router.rig.pod import free_port
 
 __all__ = ["external_dns"]
 

@@ -13,7 +13,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from tests.router.rig.pod import free_port
+from tests.fakes.ports import free_port
 
 UDP_LIMIT = 512
 

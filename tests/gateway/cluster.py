@@ -25,9 +25,10 @@ from recell.providers.kube.paths import (
     Resource,
 )
 from recell.providers.routing.gateway.turn_away import service_name
+from tests.fakes.ports import free_port
 from tests.gateway.process import LoggedProcess
 from tests.router.rig.cells import HttpCell
-from tests.router.rig.pod import eventually, free_port
+from tests.router.rig.pod import eventually
 from tests.router.rig.turn_away import TurnAwayPod
 
 Object = dict[str, Any]

@@ -12,9 +12,9 @@ from hack.localnode import gotools, versions
 from hack.localnode.progress import Progress
 from tests.cluster.conftest import Kubectl, api, crds, kubectl
 from tests.conftest import ROOT
+from tests.fakes.ports import free_port
 from tests.gateway.cluster import GatewayCluster, Traefik
 from tests.gateway.envoy import Envoy, EnvoyGateway
-from tests.router.rig.pod import free_port
 
 __all__ = ["api", "crds", "kubectl"]
 

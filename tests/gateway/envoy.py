@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 
 from recell.providers.kube.paths import Resource
+from tests.fakes.ports import free_port
 from tests.gateway.cluster import CLASSES, GatewayCluster
 from tests.gateway.process import LoggedProcess
-from tests.router.rig.pod import eventually, free_port
+from tests.router.rig.pod import eventually
 
 PROXIES = Resource("gateway.envoyproxy.io", "v1alpha1", "envoyproxies", "EnvoyProxy")
 LIBRARIES = ("libm.so.6", "librt.so.1", "libdl.so.2", "libpthread.so.0", "libc.so.6")

@@ -9,12 +9,12 @@ import pytest
 from hack.localnode import versions
 from tests.contract.conftest import CHECKS, CLASSES, FREEZING, IN_FLIGHT, REJECTING, Plane
 from tests.contract.test_traffic import *  # noqa: F403 - the very tests, on another data plane
+from tests.fakes.ports import free_port
 from tests.gateway.cluster import GatewayCluster, Traefik
 from tests.gateway.conftest import program
 from tests.gateway.envoy import Envoy, EnvoyGateway
 from tests.gateway.plane import GatewayPlane
 from tests.router.rig import Load
-from tests.router.rig.pod import free_port
 
 
 @contextlib.asynccontextmanager

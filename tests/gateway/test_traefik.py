@@ -13,11 +13,11 @@ from recell.providers.kube.paths import NAMESPACES, SERVICES
 from recell.providers.routing.dns.resolving import NameServers
 from recell.runtime.clock import SystemClock
 from tests.contract.conftest import IN_FLIGHT
+from tests.fakes.ports import free_port
 from tests.gateway.cluster import GRANTS, GatewayCluster, Traefik
 from tests.gateway.plane import GatewayPlane
 from tests.router.rig import Load
 from tests.router.rig.load import ask
-from tests.router.rig.pod import free_port
 
 EVEN = [slot % 2 for slot in range(1024)]
 QUARTER = [0 if slot % 4 == 0 else 1 for slot in range(1024)]

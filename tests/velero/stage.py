@@ -7,7 +7,6 @@ of this machine while `server` lasts; the CRDs are its authors' own, out of the 
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import yaml
 
 from hack.localnode import versions
 from hack.stage import IMAGES, ROOT, Stage
+from tests.fakes.ports import free_port
 
 VELERO = "velero"
 """Namespace of the server."""
@@ -111,11 +111,11 @@ class VeleroStage:
         plugins = folder / "plugins"
         plugins.mkdir(exist_ok=True)
         shutil.copy(plugin, plugins)
-        port = _free_port()
+        port = free_port()
         serve = [str(store), "-backend", "memory", "-initialbucket", BUCKET, "-host", f"127.0.0.1:{port}"]
         command = [str(velero), "server", "--kubeconfig", str(self.kubeconfig), "--namespace", VELERO]
         command += ["--plugin-dir", str(plugins), "--features", "EnableCSI", "--item-operation-sync-frequency", "1s"]
-        command += ["--metrics-address", f"127.0.0.1:{_free_port()}", "--profiler-address", f"127.0.0.1:{_free_port()}"]
+        command += ["--metrics-address", f"127.0.0.1:{free_port()}", "--profiler-address", f"127.0.0.1:{free_port()}"]
         environment = {**os.environ, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test-only"}
         with _running(serve, folder / "store.log"):
             self.locate(port)
@@ -161,10 +161,3 @@ def _running(command: list[str], log: Path, environment: dict[str, str] | None =
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port

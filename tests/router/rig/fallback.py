@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from recell.domain.fallback import Table
-from tests.router.rig.pod import HEADER_KEY, ROUTER, eventually, free_port
+from tests.fakes.ports import free_port
+from tests.router.rig.pod import HEADER_KEY, ROUTER, eventually
 
 
 class FallbackPod:

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,16 +13,11 @@ from typing import Any
 
 import aiohttp
 
+from tests.fakes.ports import free_port
 from tests.router.rig.placements import NAME, NAMESPACE, PlacementApi
 
 ROUTER = Path(__file__).parents[3] / "router"
 HEADER_KEY = {"CUSTOMER_KEY_TYPE": "Header", "CUSTOMER_KEY_NAME": "x-customer-id"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def eventually(condition: Callable[[], Any], within: float = 20.0, what: str = "") -> Any:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from recell.providers.routing.gateway.turn_away import TARGET_PORTS, TurnedAway
 from recell.providers.routing.haproxy.objects import ADMIN_PORT
-from tests.router.rig.pod import ROUTER, eventually, free_port
+from tests.fakes.ports import free_port
+from tests.router.rig.pod import ROUTER, eventually
 
 
 class TurnAwayPod:

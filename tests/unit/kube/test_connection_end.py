@@ -9,7 +9,7 @@ import aiohttp
 
 from recell.providers.kube.connection import Connector
 from tests.fakes.certificates import self_signed
-from tests.router.rig.pod import free_port
+from tests.fakes.ports import free_port
 
 
 async def test_requests_that_are_cancelled_while_they_connect_leave_nothing_open(tmp_path: Path) -> None:

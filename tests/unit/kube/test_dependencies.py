@@ -10,7 +10,8 @@ from aiohttp import web
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.providers import dependencies
 from recell.runtime.clock import SystemClock
-from tests.router.rig.pod import eventually, free_port
+from tests.fakes.ports import free_port
+from tests.router.rig.pod import eventually
 
 KEY = ("fleet", "shop")
 

@@ -19,6 +19,7 @@ from recell.providers.kube.consent import Consent
 from recell.providers.kube.isolation import KubeIsolation, policy, policy_name
 from recell.providers.kube.paths import NETWORK_POLICIES, PODS, WORKLOADS
 from recell.runtime.clock import SystemClock
+from tests.fakes.ports import free_port
 from tests.unit.kube.fake_server import FakeApi, FakeServer
 
 KINDS = {"web": "Deployment", "db": "StatefulSet"}
@@ -83,13 +84,6 @@ async def port() -> AsyncIterator[int]:
     async with server:
         number: int = server.sockets[0].getsockname()[1]
         yield number
-
-
-def closed_port() -> int:
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        number: int = made.getsockname()[1]
-    return number
 
 
 def test_a_policy_denies_all_but_data_jobs_the_workloads_own_pods_and_dns() -> None:
@@ -178,7 +172,7 @@ async def test_a_namespace_that_does_not_consent_is_left_alone(scene: Scene) -> 
 
 
 async def test_what_can_be_reached_is_not_isolated(scene: Scene, port: int) -> None:
-    scene.pod("web-1", "web", closed_port())
+    scene.pod("web-1", "web", free_port())
     scene.pod("db-0", "db", port)
     await scene.isolation.isolate(scene.cell)
     seen = await scene.isolation.tried(scene.cell)
@@ -193,7 +187,7 @@ async def test_a_pod_in_the_nodes_network_is_told_apart(scene: Scene, port: int)
 
 
 async def test_what_cannot_be_reached_is_isolated(scene: Scene) -> None:
-    scene.pod("web-1", "web", number := closed_port())
+    scene.pod("web-1", "web", number := free_port())
     await scene.isolation.isolate(scene.cell)
     seen = await scene.isolation.tried(scene.cell)
     assert seen.verdict is Verdict.PASSED
@@ -221,7 +215,7 @@ async def test_an_operator_that_can_open_no_connection_has_not_tried(
     async def no_more(host: str, port: int) -> None:
         raise OSError(errno.EMFILE, "too many open files")
 
-    scene.pod("web-1", "web", closed_port())
+    scene.pod("web-1", "web", free_port())
     await scene.isolation.isolate(scene.cell)
     monkeypatch.setattr(asyncio, "open_connection", no_more)
     with pytest.raises(Retryable, match="too many open files"):
@@ -238,14 +232,14 @@ async def test_nothing_to_try_proves_nothing(scene: Scene, port: int, running: b
 
 
 async def test_an_operator_that_is_cut_off_proves_nothing(scene: Scene) -> None:
-    scene.pod("web-1", "web", closed_port())
+    scene.pod("web-1", "web", free_port())
     await scene.isolation.isolate(scene.cell)
     scene.doubt = "the operator reaches no cell at all"
     assert (await scene.isolation.tried(scene.cell)).verdict is Verdict.INCONCLUSIVE
 
 
 async def test_without_its_policies_nothing_is_isolated(scene: Scene) -> None:
-    scene.pod("web-1", "web", closed_port())
+    scene.pod("web-1", "web", free_port())
     await scene.isolation.isolate(scene.cell)
     scene.server.remove(NETWORK_POLICIES.path("fleet", name := policy_name(scene.cell, ref("db"))))
     seen = await scene.isolation.tried(scene.cell)
@@ -280,7 +274,7 @@ ANYONE: Object = {"from": [{"namespaceSelector": {}}]}
 )
 async def test_what_others_policies_open_is_not_isolated(scene: Scene, theirs: Object, opens: bool) -> None:
     """Policies add up: none takes away what another allows, and the operator is not who may come in by theirs."""
-    scene.pod("web-1", "web", closed_port())
+    scene.pod("web-1", "web", free_port())
     scene.others_policy(**theirs)
     await scene.isolation.isolate(scene.cell)
     seen = await scene.isolation.tried(scene.cell)

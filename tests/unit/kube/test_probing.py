@@ -1,7 +1,6 @@
 """Probes and integrity checks against real HTTP servers."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -15,6 +14,7 @@ from recell.engine.ports import Key
 from recell.providers.probing import Prober
 from recell.runtime.clock import SystemClock
 from tests.fakes.eventually import eventually
+from tests.fakes.ports import free_port
 
 A, B = ("shop", "a"), ("shop", "b")
 
@@ -46,13 +46,6 @@ async def backend() -> AsyncIterator[Backend]:
         yield made
     finally:
         await runner.cleanup()
-
-
-def closed_port() -> int:
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        port: int = made.getsockname()[1]
-    return port
 
 
 def cell(key: Key, *, probe: bool = True, integrity: bool = False, timeout: str = "300ms") -> Cell:
@@ -138,7 +131,7 @@ async def test_integrity(prober: Prober, status: int, intact: bool | None) -> No
 
 
 async def test_an_integrity_check_without_an_answer_is_inconclusive(prober: Prober) -> None:
-    prober.set_target(cell(A, probe=False, integrity=True), ("127.0.0.1", closed_port()))
+    prober.set_target(cell(A, probe=False, integrity=True), ("127.0.0.1", free_port()))
     result = await eventually(lambda: prober.integrity(A), "a verdict")
     assert result.intact is None
 
@@ -170,12 +163,12 @@ async def test_when_data_was_last_intact_outlives_corruption_and_silence(prober:
 
 async def test_when_every_cell_refuses_it_is_more_likely_the_operator(prober: Prober, changes: list[Key]) -> None:
     async with backend() as web_b:
-        prober.set_target(cell(A), ("127.0.0.1", closed_port()))
+        prober.set_target(cell(A), ("127.0.0.1", free_port()))
         prober.set_target(cell(B), ("127.0.0.1", web_b.port))
         await eventually(lambda: (r := prober.probe(A)) is not None and not r.ok, "a fails")
         await eventually(lambda: (r := prober.probe(B)) is not None and r.ok, "b passes")
         assert not prober.operator_cut_off
-        prober.set_target(cell(B), ("127.0.0.1", closed_port()))
+        prober.set_target(cell(B), ("127.0.0.1", free_port()))
         changes.clear()
         await eventually(lambda: prober.operator_cut_off, "both refuse")
         for key in (A, B):
@@ -197,8 +190,8 @@ async def test_errors_that_a_cell_gives_itself_are_its_own(prober: Prober) -> No
 
 
 async def test_cells_that_should_not_answer_prove_nothing(prober: Prober) -> None:
-    prober.set_target(cell(A), ("127.0.0.1", closed_port()))
-    prober.set_target(cell(("shop", "empty")), ("127.0.0.1", closed_port()))
+    prober.set_target(cell(A), ("127.0.0.1", free_port()))
+    prober.set_target(cell(("shop", "empty")), ("127.0.0.1", free_port()))
     await eventually(lambda: prober.probe(A) and prober.probe(("shop", "empty")), "both fail")
     assert not prober.operator_cut_off, "only one of them has endpoints"
 

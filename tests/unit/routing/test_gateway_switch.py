@@ -13,7 +13,7 @@ from recell.engine.errors import BadInput, Forbidden, NotFound, Retryable, Rever
 from recell.providers.kube.paths import GATEWAYS
 from tests.fakes.certificates import self_signed
 from tests.fakes.eventually import eventually
-from tests.router.rig.pod import free_port
+from tests.fakes.ports import free_port
 from tests.unit.routing.builders import router
 from tests.unit.routing.switched import KEY, GatewayRig, by_gateway
 

@@ -10,7 +10,8 @@ from aiohttp import web
 
 from recell.providers.routing.haproxy.report import parse
 from recell.providers.routing.haproxy.streams import HAProxyTraffic
-from tests.router.rig.pod import eventually, free_port
+from tests.fakes.ports import free_port
+from tests.router.rig.pod import eventually
 from tests.unit.routing.builders import START, ManualClock, cell, line, placed
 
 KEY = ("fleet", "shop")

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.fakes.ports import free_port
 from tests.unit.shop.processes import BINARIES, SHOP, Web, wait_until
 
 POSTGRES = SHOP / "postgres"
@@ -144,8 +145,7 @@ class Cells:
 
     def _start_archive(self) -> str:
         folder = self._make("archive")
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            port = listening.getsockname()[1]
+        port = free_port()
         config = self.folder / "nginx.conf"
         text = (SHOP / "archive" / "nginx.conf").read_text()
         assert "listen 8080;" in text

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
 
+from tests.fakes.ports import free_port
 from tests.unit.shop.processes import SHOP, Web
 
 
@@ -68,7 +68,5 @@ def test_refusals_are_told(web: Web) -> None:
     refused = chaos(web, "err", "--percent", "500")
     assert (refused.returncode, "percent" in refused.stderr) == (1, True)
     assert chaos(web, "explode").returncode == 2
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        closed = listening.getsockname()[1]
-    unreachable = chaos(web, "--admin", f"http://127.0.0.1:{closed}", "list")
+    unreachable = chaos(web, "--admin", f"http://127.0.0.1:{free_port()}", "list")
     assert (unreachable.returncode, "cannot be asked" in unreachable.stderr) == (1, True)

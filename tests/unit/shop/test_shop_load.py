@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.ports import free_port
 from tests.unit.shop.conftest import StartWeb
 from tests.unit.shop.processes import SHOP, Postgres, Web, run_load, wait_until
 from tests.unit.shop.router import SlotRouter
@@ -164,9 +164,7 @@ def test_why_there_was_no_answer_is_told_apart(web: Web) -> None:
     assert records(hung.stdout)[-1]["errors"] == {"timeout": 10}
     assert hung.returncode == 3
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        closed_port = listening.getsockname()[1]
-    refused = run_load("--target", f"http://127.0.0.1:{closed_port}", *arguments)
+    refused = run_load("--target", f"http://127.0.0.1:{free_port()}", *arguments)
     assert records(refused.stdout)[-1]["errors"] == {"refused": 10}
 
     unknown = run_load("--target", "http://no-such-shop.invalid", *arguments)

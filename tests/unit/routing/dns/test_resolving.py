@@ -11,7 +11,7 @@ from recell.providers.routing.dns import resolving
 from recell.providers.routing.dns.publication import Outcome
 from recell.providers.routing.dns.resolving import NameServers, Server
 from tests.fakes.name_server import NameServer
-from tests.router.rig.pod import free_port
+from tests.fakes.ports import free_port
 from tests.unit.routing.builders import ManualClock
 from tests.unit.routing.dns.builders import NAME, block
 
