@@ -5,12 +5,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = "recell-test"
 UP_SECONDS = 20 * 60
 """A first start compiles Kubernetes."""
 
+# No property test depends on how fast the machine is.
+settings.register_profile("recell", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("recell")
 
 LONG = ("tests/unit/shop/", "tests/unit/procedures/", "tests/router/", "tests/contract/", "tests/cluster/")
 """Where a file takes long: such files begin first, or the last of them would keep one process busy and no other."""

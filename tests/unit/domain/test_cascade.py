@@ -153,7 +153,7 @@ def test_without_figures_nothing_is_shed_and_the_policy_says_whether_to_drain() 
     assert relief(None, require_capacity=True).keep == 100
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rates=st.lists(st.floats(1, 200), min_size=6, max_size=6),
     capacity=st.integers(20, 400),
@@ -272,7 +272,7 @@ def test_a_cell_that_took_nothing_over_is_no_receiver() -> None:
     assert cascade.poison(spec, {"a": NOW, "b": later(5)}, timedelta(minutes=10)).slots == frozenset()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     poisonous=st.sets(st.integers(0, 1023), min_size=1, max_size=3),
     kills_after=st.lists(st.integers(1, 3600), min_size=1, max_size=12),

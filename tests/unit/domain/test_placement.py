@@ -739,4 +739,4 @@ def _retired(spec: PlacementSpec) -> set[str]:
 
 
 TestChanges = Changes.TestCase
-TestChanges.settings = settings(max_examples=40, stateful_step_count=15, deadline=None)
+TestChanges.settings = settings(max_examples=40, stateful_step_count=15)

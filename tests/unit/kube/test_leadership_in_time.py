@@ -226,7 +226,7 @@ fault = st.tuples(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(fault, min_size=1, max_size=15))
 def test_there_are_never_two_and_epochs_only_rise(faults: list[tuple[float, int, str]]) -> None:
     """Three processes; calls break, take long, processes die and begin anew, in any order."""

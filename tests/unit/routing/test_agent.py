@@ -51,7 +51,6 @@ def test_only_what_rises_is_newer(current: Identity | None, new: Identity, expec
         assert check_newer(current, new) is expected
 
 
-@settings(deadline=None)
 @given(st.lists(st.builds(at, st.sampled_from("ab"), st.integers(0, 3), st.integers(0, 5)), max_size=30))
 def test_whatever_is_offered_epochs_never_fall_and_generations_rise_within_one(offered: list[Identity]) -> None:
     current: Identity | None = None
@@ -77,7 +76,7 @@ JUNK = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.sampled_from(["epoch", "slots", "cells", "serving", "pins", "holds"]), JUNK)
 def test_any_broken_field_is_refused_by_name_and_nothing_else_is_raised(name: str, junk: Any) -> None:
     obj = some()
@@ -90,7 +89,6 @@ def test_any_broken_field_is_refused_by_name_and_nothing_else_is_raised(name: st
     assert not refused or name in refused or "spec.serving" in refused
 
 
-@settings(deadline=None)
 @given(JUNK)
 def test_anything_at_all_is_refused_politely(junk: Any) -> None:
     with pytest.raises(Refused):
@@ -123,7 +121,7 @@ def test_what_is_no_entry_of_ours_is_passed_over() -> None:
     assert table.held(lines) == table.Held()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.sets(st.integers(0, 40), min_size=1, max_size=15), min_size=1, max_size=12))
 def test_cells_keep_their_backends_and_never_share_one(fleets: list[set[int]]) -> None:
     held, last = table.Held(), -1

@@ -189,7 +189,7 @@ def test_overtaken_plans_do_not_pile_up() -> None:
     play(scene())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.sampled_from("abcd"), st.sampled_from(["now", "later", "retry"]), st.integers(0, 20)), max_size=40
