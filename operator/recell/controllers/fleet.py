@@ -200,6 +200,7 @@ class Fleet:
             ),
             PROCEDURES,
         )
+        storms = Storms(platform.clock, platform.store, self._observer, self._data_plane, self._switchboard, records)
         self._controllers: dict[type[Resource], Controller] = {
             Router: RouterController(
                 platform.clock,
@@ -212,7 +213,7 @@ class Fleet:
                 self._switchboard,
                 platform.leadership,
                 platform.recorder,
-                RouterRecoveries(platform.clock, platform.store, self._routers, self._switchboard, records),
+                RouterRecoveries(platform.clock, platform.store, self._routers, self._switchboard, records, storms),
                 Fallbacks(
                     platform.clock,
                     platform.store,
@@ -224,7 +225,7 @@ class Fleet:
                     programming,
                 ),
                 TurningAway(haproxy, programming),
-                Storms(platform.clock, platform.store, self._observer, self._data_plane, self._switchboard, records),
+                storms,
                 self._dependencies,
             ),
             Cell: CellController(

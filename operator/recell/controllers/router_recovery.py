@@ -6,18 +6,18 @@ failure, so that making one twice makes one. The Router controller shows the res
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recell.api import RecoveryRun, Router
-from recell.api.cell import Blocked, Failure
+from recell.api.cell import Failure
 from recell.api.failure import Strategy
 from recell.api.recovery_run import DecisionInputs, TargetKind
 from recell.api.router import RouterRecovery
 from recell.controllers.automatic import active_and_last, automatic, recovery, shown_block, stable
 from recell.controllers.router_observer import RouterObserver
+from recell.controllers.storms import Storms
 from recell.domain import fallback, limits, matrix, runs
 from recell.domain.health import HealthState, Level
-from recell.domain.wording import clipped
 from recell.engine.admission import about_cells
 from recell.engine.ports import Clock, Key, Records, Switchboard
 from recell.providers.kube.store import KubeStore
@@ -48,12 +48,14 @@ class RouterRecoveries:
         observer: RouterObserver,
         switchboard: Switchboard,
         records: Records,
+        storms: Storms,
     ) -> None:
         self._clock = clock
         self._store = store
         self._observer = observer
         self._switchboard = switchboard
         self._records = records
+        self._storms = storms
 
     async def look(self, router: Router) -> Told:
         """Look, and start a run where the policy says so."""
@@ -63,12 +65,14 @@ class RouterRecoveries:
         itself = [run for run in own if not about_cells(run)]  # what is done for its cells holds nothing back
         allowance = self._allowance(router, state, failure, itself, own)
         await self._start_run(router, state, failure, allowance, own)
+        for_cells = self._held_for_cells(router, own)
         waits = [again, LOOK_AT_FAILING if failure is not None else None]
-        if allowance.next_allowed_at is not None:
-            waits.append(max(0.1, (allowance.next_allowed_at - self._clock.now()).total_seconds()))
+        for lifted_at in (allowance.next_allowed_at, for_cells.next_allowed_at if for_cells else None):
+            if lifted_at is not None:
+                waits.append(max(0.1, (lifted_at - self._clock.now()).total_seconds()))
         return Told(
             failure=stable(router.status.failure, failure, state),
-            recovery=self._recovery(router, state, failure, allowance, own),
+            recovery=self._recovery(router, state, failure, allowance, for_cells, own),
             again=min((wait for wait in waits if wait is not None), default=None),
         )
 
@@ -114,18 +118,13 @@ class RouterRecoveries:
         made = await self._records.create(automatic(router, name, failure))
         log.info("a run starts by itself", extra={"run": made.metadata.name, "router": router.metadata.name})
 
-    def _aborted_for_cells(self, router: Router, own: Sequence[RecoveryRun]) -> Blocked | None:
-        """It keeps the next run for several cells from starting, and a person can lift it only where it is shown."""
-        cells = [run for run in own if about_cells(run)]
-        found = self._allowance(router, None, None, cells, own).blocked
-        if found is None or found.reason != "AbortedByPerson":
+    def _held_for_cells(self, router: Router, own: Sequence[RecoveryRun]) -> limits.Allowance | None:
+        """What keeps the next run for several cells from starting, if a person can lift it: that needs to be shown."""
+        if not any(about_cells(run) for run in own):
             return None
-        _, last = active_and_last(cells)
-        told = (
-            f"run {last.metadata.name if last else ''} for several of its cells was aborted, so no such run starts by"
-            f" itself until somebody says go on: kubectl recell acknowledge router/{router.metadata.name}"
-        )
-        return Blocked(reason=found.reason, message=clipped(told))
+        found = self._storms.allowance(router, self._store.cells_of(router.key))
+        lifted_by_person = found.blocked is not None and found.blocked.reason in limits.ACKNOWLEDGEABLE
+        return found if lifted_by_person else None
 
     def _recovery(
         self,
@@ -133,6 +132,7 @@ class RouterRecoveries:
         state: HealthState,
         failure: Failure | None,
         known: limits.Allowance,
+        for_cells: limits.Allowance | None,
         own: Sequence[RecoveryRun],
     ) -> RouterRecovery | None:
         def decide(failure: Failure) -> matrix.Choice:
@@ -142,5 +142,6 @@ class RouterRecoveries:
             return matrix.decide(inputs, self._store.router_policy(router.key).spec, unavailable=without)
 
         blocked = shown_block(state, failure, known.blocked, lifted_by_person=LIFTED_BY_PERSON, decide=decide)
-        blocked = blocked or self._aborted_for_cells(router, own)
+        if blocked is None and for_cells is not None:
+            blocked, known = for_cells.blocked, replace(known, next_allowed_at=for_cells.next_allowed_at)
         return recovery(RouterRecovery, known, blocked, *active_and_last(own))

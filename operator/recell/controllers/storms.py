@@ -6,7 +6,7 @@ critically (rule 10).
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from recell.api import Cell, RecoveryRun, Router
 from recell.api.cell import Failure
@@ -16,6 +16,7 @@ from recell.controllers.automatic import automatic
 from recell.controllers.observer import CellObserver
 from recell.domain import failure as failures
 from recell.domain import limits, matrix, runs
+from recell.domain.health import HealthState
 from recell.engine import admission
 from recell.engine.ports import Clock, Records, Switchboard, Traffic
 from recell.providers.kube.store import KubeStore
@@ -45,9 +46,8 @@ class Storms:
         found = self._failure(router, cells)
         if found is None or self._choice(router, found).strategy is not Strategy.EMERGENCY_SCALING:
             return
-        every = self._store.runs_of(TargetKind.ROUTER, router.key)
-        own = [run for run in every if admission.about_cells(run)]
-        if any(not run.phase.ended for run in own) or self._blocked(router, found, own, every):
+        own = self._runs(router)
+        if any(not run.phase.ended for run in own) or self.allowance(router, cells).blocked is not None:
             return
         taken = {run.metadata.name for run in own}
         name = runs.next_automatic_run_name(f"{router.metadata.name}-cascade", found.since, taken)
@@ -57,10 +57,29 @@ class Storms:
         made = await self._records.create(run.model_copy(update={"spec": spec}))
         log.warning("several cells failed at once", extra={"run": made.metadata.name, "router": router.metadata.name})
 
+    def allowance(self, router: Router, cells: Mapping[str, Cell]) -> limits.Allowance:
+        """Whether a run for several cells may start by itself now."""
+        policy, placed = self._store.router_policy(router.key), self._switchboard.current(router.key)
+        now, spec = self._clock.now(), placed.spec if placed else None
+        return limits.cells_blocked(
+            router,
+            policy.spec,
+            now,
+            state=failures.together(cells, self._states(cells), spec, now),
+            runs=self._runs(router),
+            every=self._store.runs_of(TargetKind.ROUTER, router.key),
+            freezes=self._store.freezes_in(router.metadata.namespace),
+            spec=spec,
+            policy_name=policy.metadata.name or "(built in)",
+        )
+
+    def _states(self, cells: Mapping[str, Cell]) -> dict[str, HealthState]:
+        return {name: state for name, cell in cells.items() if (state := self._observer.health(cell.key))}
+
     def _failure(self, router: Router, cells: Mapping[str, Cell]) -> Failure | None:
         placed = self._switchboard.current(router.key)
         known = {name: self._observer.failure(cell.key) for name, cell in cells.items()}
-        states = {name: state for name, cell in cells.items() if (state := self._observer.health(cell.key))}
+        states = self._states(cells)
         failed = failures.failed_cells(states, placed.spec if placed else None)
         if not all(self._observer.settled(cells[name]) for name in failed):
             return None
@@ -80,19 +99,5 @@ class Storms:
         inputs = DecisionInputs(type=kind, impact=found.impact, data_integrity=found.data_integrity)
         return matrix.decide(inputs, self._store.router_policy(router.key).spec)
 
-    def _blocked(
-        self, router: Router, found: Failure, own: Sequence[RecoveryRun], every: Sequence[RecoveryRun]
-    ) -> bool:
-        policy, placed = self._store.router_policy(router.key), self._switchboard.current(router.key)
-        allowance = limits.router_blocked(
-            router,
-            policy.spec,
-            self._clock.now(),
-            runs=own,
-            every=every,
-            freezes=self._store.freezes_in(router.metadata.namespace),
-            failure=found,
-            spec=placed.spec if placed else None,
-            policy_name=policy.metadata.name or "(built in)",
-        )
-        return allowance.blocked is not None
+    def _runs(self, router: Router) -> list[RecoveryRun]:
+        return [run for run in self._store.runs_of(TargetKind.ROUTER, router.key) if admission.about_cells(run)]

@@ -8,8 +8,8 @@ Must not: call data intact that nobody has checked, or several failures at once 
 ones.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 from recell.api.cell import Cell, Failure
 from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact, Verdict
@@ -17,7 +17,7 @@ from recell.api.meta import ConditionStatus, find_condition, seconds
 from recell.api.placement import HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import placement
-from recell.domain.health import DATA_INTACT, ENDPOINTS, INTEGRITY, ROUTER_CHECK, HealthState, Level
+from recell.domain.health import DATA_INTACT, ENDPOINTS, INTEGRITY, ROUTER_CHECK, STEADY, HealthState, Level
 from recell.domain.observation import IntegrityResult, RouterTraffic
 from recell.domain.wording import listed
 
@@ -183,6 +183,47 @@ def failed_cells(states: Mapping[str, HealthState], spec: PlacementSpec | None) 
     return tuple(
         sorted(n for n, state in states.items() if state.level == Level.FAILED and not _out_of_service(spec, n))
     )
+
+
+def together(
+    cells: Mapping[str, Cell], states: Mapping[str, HealthState], spec: PlacementSpec | None, now: datetime
+) -> HealthState:
+    """The health of a router's cells as one: Healthy since the last of them is, else that of the one that is worst.
+
+    Those that are nobody's loss or were taken out by decision do not count. `failing_since` is the onset of the first
+    of those that have failed; `steady` the last time for which all were Healthy together for an hour, over or not.
+    """
+    members = placement.members(cells, spec) if spec is not None else cells
+    unseen = HealthState(level=Level.UNKNOWN, since=now)
+    counted = {name: states.get(name, unseen) for name in members if not _out_of_service(spec, name)}
+    levels = {state.level for state in counted.values()} or {Level.UNKNOWN}
+    level = next(level for level in (Level.FAILED, Level.DEGRADED, Level.UNKNOWN, Level.HEALTHY) if level in levels)
+    onsets = [_onset(cells[name], state) for name, state in counted.items() if state.level is Level.FAILED]
+    return HealthState(
+        level=level,
+        since=max((state.since for state in counted.values() if state.level is level), default=now),
+        failing_since=min(onsets, default=None),
+        steady=_steady_together(counted.values(), now) if counted else None,
+        known=level,
+    )
+
+
+def _onset(cell: Cell, state: HealthState) -> datetime:
+    since, recorded = state.failing_since or state.since, cell.status.failure
+    return min(since, recorded.since) if recorded else since  # what is recorded outlives a take-over
+
+
+def _steady_together(states: Iterable[HealthState], now: datetime) -> tuple[datetime, datetime] | None:
+    """Of each cell the last hour or more of health is remembered, and the present spell."""
+    shared = [(datetime.min.replace(tzinfo=UTC), now)]
+    for state in states:
+        spells = [
+            *([state.steady] if state.steady else []),
+            *([(state.since, now)] if state.level is Level.HEALTHY else []),
+        ]
+        met = [(max(begin, since), min(end, until)) for begin, end in shared for since, until in spells]
+        shared = [(begin, end) for begin, end in met if end - begin >= STEADY]
+    return max(shared, default=None)
 
 
 def systemic(states: Mapping[str, HealthState], spec: PlacementSpec | None, broken: Sequence[str] = ()) -> str:

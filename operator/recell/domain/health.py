@@ -61,7 +61,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class HealthState:
-    """The health of a cell or a router, and what has to be remembered to judge the next evidence."""
+    """The health of a cell, a router or several cells as one, and what is remembered to judge the next evidence."""
 
     level: Level
     since: datetime

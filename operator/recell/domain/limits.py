@@ -1,4 +1,4 @@
-"""Why no automatic run is started for a cell or a router: everything that holds the automation back.
+"""Why no automatic run is started for a cell, a router or several cells of one: what holds the automation back.
 
 Promises: pure; the first reason that applies, in the order in which a person would want to know,
 with what has to change and who can change it, and when the next run is allowed where time alone
@@ -80,7 +80,7 @@ def blocked(
         _mode(cell, policy, policy_name),
         _out_of_service(cell, spec),
         _aborted(cell, runs, state, now),
-        _left_to_people(cell, runs, state, failure),
+        _left_to_people(cell, runs, _onset(cell, state, failure)),
         _systemic(failure),
         _flapping(cell, state, policy, now),
         _in_cascade(cascade),
@@ -105,10 +105,10 @@ def router_blocked(
     spec: PlacementSpec | None = None,
     policy_name: str = "default",
 ) -> Allowance:
-    """The first reason why no automatic run may start for the router itself, or for several of its cells.
+    """The first reason why no automatic run may start for the router itself.
 
-    `runs` are those about the same, `every` all of the Router: who acknowledged the last of them has seen the others.
-    Runs of its cells hold nothing back: a router that fails is everybody's failure.
+    `runs` are those about the router itself, `every` all of the Router: who acknowledged the last of them has seen the
+    others. Runs of its cells hold nothing back: a router that fails is everybody's failure.
     """
     counted = [run for run in runs if not run.spec.dry_run and run.phase != RunPhase.SKIPPED]
     attempts = _attempts(counted, policy, now)
@@ -116,8 +116,40 @@ def router_blocked(
         _frozen(router, freezes, now, None),
         _mode(router, policy, policy_name),
         _aborted(router, counted, state, now, every),
-        _left_to_people(router, counted, state, failure, every),
+        _left_to_people(router, counted, _onset(router, state, failure), every),
         _flapping(router, state, policy, now),
+        _at_work(router, counted),
+        _in_fallback(router, spec),
+        _exhausted(router, attempts, policy, policy_name),
+        _cooldown(router, counted, policy, now),
+    )
+    return _allowance(checks, len(attempts))
+
+
+def cells_blocked(
+    router: Router,
+    policy: RecoveryPolicySpec,
+    now: datetime,
+    *,
+    state: HealthState,
+    runs: Iterable[RecoveryRun] = (),
+    every: Sequence[RecoveryRun] = (),
+    freezes: Iterable[RecoveryFreeze] = (),
+    spec: PlacementSpec | None = None,
+    policy_name: str = "default",
+) -> Allowance:
+    """The first reason why no automatic run may start for several cells of the router.
+
+    `state` is the cells' (`failure.together`), `runs` are those about several of them, `every` all of the Router. What
+    is done for the router itself holds nothing back.
+    """
+    counted = [run for run in runs if not run.spec.dry_run and run.phase != RunPhase.SKIPPED]
+    attempts = _attempts(counted, policy, now)
+    checks = (
+        _frozen(router, freezes, now, None),
+        _mode(router, policy, policy_name),
+        _aborted(router, counted, state, now, every, several=True),
+        _left_to_people(router, counted, state.failing_since, every, several=True),
         _at_work(router, counted),
         _in_fallback(router, spec),
         _exhausted(router, attempts, policy, policy_name),
@@ -226,11 +258,12 @@ def _aborted(
     state: HealthState | None,
     now: datetime,
     every: Sequence[RecoveryRun] = (),
+    *,
+    several: bool = False,
 ) -> Check:
     last = _last(runs)
     if last is None or last.phase != RunPhase.ABORTED or _acknowledged(target, last, every):
         return None
-    name = last.metadata.name
     ended = min(_ended_at(last), now)
     well_since = None
     if state is not None:
@@ -238,10 +271,11 @@ def _aborted(
         over = state.steady is not None and state.steady[1] - max(state.steady[0], ended) >= STEADY
         if over or (well_since is not None and now - well_since >= STEADY):
             return None
+    well = "all cells of the router were Healthy together" if several else f"the {_kind(target)} was Healthy"
     return (
         "AbortedByPerson",
-        f"run {name} was aborted, so no run starts by itself until the {_kind(target)} was Healthy for an hour or"
-        f" somebody says go on: kubectl recell acknowledge {_typed(target)}",
+        f"run {last.metadata.name}{_for_cells(several)} was aborted, so no {'such ' if several else ''}run starts by"
+        f" itself until {well} for an hour or somebody says go on: kubectl recell acknowledge {_typed(target)}",
         well_since + STEADY if well_since else None,
     )
 
@@ -249,26 +283,38 @@ def _aborted(
 def _left_to_people(
     target: Target,
     runs: Sequence[RecoveryRun],
-    state: HealthState | None,
-    failure: Failure | None,
+    onset: datetime | None,
     every: Sequence[RecoveryRun] = (),
+    *,
+    several: bool = False,
 ) -> Check:
-    """The same failure would end in the same way again, and again."""
+    """The same failure would end in the same way again, and again. `onset` is that of the failure that there is."""
     last = _last(runs)
     if last is None or last.phase != RunPhase.MANUAL_INTERVENTION_REQUIRED or _acknowledged(target, last, every):
         return None
+    if onset is None or onset > _ended_at(last):
+        return None
+    well = "the cells that failed were Healthy" if several else f"the {_kind(target)} was Healthy"
+    return (
+        "ManualIntervention",
+        f"run {last.metadata.name}{_for_cells(several)} left this failure to a person; read its summary."
+        f" No {'such ' if several else ''}run starts by itself until {well} again, or somebody says go on:"
+        f" kubectl recell acknowledge {_typed(target)}",
+        None,
+    )
+
+
+def _onset(target: Target, state: HealthState | None, failure: Failure | None) -> datetime | None:
+    """Since when the target fails; None while it is Healthy or nothing is known of it."""
     if state is None or state.level == Level.HEALTHY:
         return None
     recorded = target.status.failure  # it outlives a take-over, which the onset in memory does not
     onsets = [state.failing_since, failure.since if failure else None, recorded.since if recorded else None]
-    if min((onset for onset in onsets if onset is not None), default=state.since) > _ended_at(last):
-        return None
-    return (
-        "ManualIntervention",
-        f"run {last.metadata.name} left this failure to a person; read its summary. No run starts by itself until the"
-        f" {_kind(target)} was Healthy again, or somebody says go on: kubectl recell acknowledge {_typed(target)}",
-        None,
-    )
+    return min((onset for onset in onsets if onset is not None), default=state.since)
+
+
+def _for_cells(several: bool) -> str:
+    return " for several of its cells" if several else ""
 
 
 def _acknowledged(target: Target, run: RecoveryRun, every: Sequence[RecoveryRun]) -> bool:

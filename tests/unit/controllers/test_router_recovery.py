@@ -3,12 +3,14 @@
 from datetime import timedelta
 from typing import Any
 
-from recell.api import RecoveryPolicy, RecoveryRun, Router
+from recell.api import Cell, RecoveryPolicy, RecoveryRun, Router
 from recell.api.meta import ANNOTATION_ACKNOWLEDGE, FINALIZER, timestamp
 from recell.api.placement import PlacementMode
 from recell.controllers.records import RunRecords
 from recell.controllers.router_observer import RouterObserver
 from recell.controllers.router_recovery import RouterRecoveries, Told
+from recell.controllers.storms import Storms
+from recell.domain.health import HealthState, Level
 from recell.domain.observation import Asked, FallbackState, Pods, Processes, RouterTraffic
 from recell.providers.routing.asking import WayIn
 from tests.unit.controllers.server import Server
@@ -70,7 +72,19 @@ class Scene:
         )
         records = RunRecords(anything, anything)
         board: Any = type("Board", (), {"current": lambda _, key: self.server.placement(key)})()
-        self.recoveries = RouterRecoveries(self.server.clock, anything, self.observer, board, records)
+        self.cells: dict[str, HealthState] = {}
+        looks: Any = type("Looks", (), {"health": lambda _, key: self.cells.get(key[1])})()
+        storms = Storms(self.server.clock, anything, looks, seen, board, records)
+        self.recoveries = RouterRecoveries(self.server.clock, anything, self.observer, board, records, storms)
+
+    def add_cells(self, **levels: Level) -> None:
+        for name, level in levels.items():
+            backend = {"type": "Service", "service": {"name": name, "port": 80}}
+            self.server.add(Cell, name, {"routerRef": {"name": "shop"}, "backend": backend})
+            self.turn(name, level)
+
+    def turn(self, name: str, level: Level) -> None:
+        self.cells[name] = HealthState(level=level, since=self.server.clock.now())
 
     async def pass_time(self, seconds: int) -> Told:
         for _ in range(seconds):
@@ -213,10 +227,14 @@ def blocked_by(told: Told) -> str:
 
 
 def aborted_cascade(scene: Scene, name: str) -> None:
+    ended_cascade(scene, name, "Aborted")
+
+
+def ended_cascade(scene: Scene, name: str, phase: str) -> None:
     at = timestamp(scene.server.clock.now())
     spec = {"targetRef": {"kind": "Router", "name": "shop"}, "strategy": "EmergencyScaling"}
     scene.server.add(RecoveryRun, name, spec)
-    status = {"phase": "Aborted", "startedAt": at, "finishedAt": at}
+    status = {"phase": phase, "startedAt": at, "finishedAt": at}
     scene.server.change(RecoveryRun, name, {"status": status})
 
 
@@ -235,6 +253,62 @@ async def test_an_aborted_run_for_the_cells_is_shown_on_a_router_that_is_well_an
     await end_named(scene, "Succeeded")
     scene.server.change(Router, "shop", {"metadata": {"annotations": {ANNOTATION_ACKNOWLEDGE: "storm"}}})
     scene.seen.ready = 2
+    assert blocked_by(await scene.pass_time(60)) == ""
+
+
+async def test_an_abort_for_the_cells_is_shown_until_they_were_well_together_for_an_hour() -> None:
+    scene = Scene()
+    scene.add_cells(a=Level.HEALTHY, b=Level.FAILED)
+    await scene.pass_time(15)
+    aborted_cascade(scene, "storm")
+    told = await scene.look()
+    assert told.recovery is not None
+    assert (blocked_by(told), told.recovery.next_allowed_at) == ("AbortedByPerson", None), "b has to be well first"
+    assert "all cells of the router were Healthy together for an hour" in told.recovery.blocked.message  # type: ignore[union-attr]
+    scene.server.clock.advance(600)
+    scene.turn("b", Level.HEALTHY)
+    over = scene.server.clock.now() + timedelta(hours=1)
+    scene.server.clock.advance(3000)
+    await scene.pass_time(15)  # the router itself is not seen meanwhile
+    told = await scene.look()
+    assert told.recovery is not None
+    assert (blocked_by(told), told.recovery.next_allowed_at) == ("AbortedByPerson", over)
+    assert told.again is not None
+    assert told.again <= (over - scene.server.clock.now()).total_seconds()
+    scene.server.clock.advance(told.again)
+    while scene.server.clock.now() < over:  # nothing wakes it but the time that it asked for
+        told = await scene.look()
+        assert blocked_by(told) == "AbortedByPerson"
+        assert told.again is not None
+        scene.server.clock.advance(told.again)
+    told = await scene.look()
+    assert scene.server.clock.now() == over
+    assert blocked_by(told) == ""
+    assert told.recovery is not None
+    assert told.recovery.next_allowed_at is None
+
+
+async def test_what_a_run_for_the_cells_left_to_people_is_shown_while_it_goes_on_and_can_be_acknowledged() -> None:
+    scene = Scene()
+    scene.add_cells(a=Level.HEALTHY, b=Level.FAILED)
+    await scene.pass_time(15)
+    ended_cascade(scene, "storm", "ManualInterventionRequired")
+    told = await scene.pass_time(2)
+    assert blocked_by(told) == "ManualIntervention"
+    assert told.recovery is not None
+    assert (told.recovery.last_run, told.recovery.next_allowed_at) == ("storm", None)
+    assert "acknowledge router/shop" in told.recovery.blocked.message  # type: ignore[union-attr]
+    scene.turn("b", Level.HEALTHY)
+    assert blocked_by(await scene.pass_time(2)) == ""
+    scene.turn("b", Level.FAILED)
+    assert blocked_by(await scene.pass_time(2)) == "", "another failure"
+    ended_cascade(scene, "storm-2", "ManualInterventionRequired")
+    assert blocked_by(await scene.pass_time(2)) == "ManualIntervention"
+    scene.seen.ready = 0
+    await scene.pass_time(12)
+    assert len(scene.runs) == 3, "it holds nothing back of what is done for the router itself"
+    scene.seen.ready = 2
+    scene.server.change(Router, "shop", {"metadata": {"annotations": {ANNOTATION_ACKNOWLEDGE: "storm-2"}}})
     assert blocked_by(await scene.pass_time(60)) == ""
 
 

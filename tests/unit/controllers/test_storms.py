@@ -1,6 +1,6 @@
 """Several failures of one router become one run for them all; a shared cause becomes a question."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -31,6 +31,8 @@ class Scene:
             self.server.add(Cell, name, {"routerRef": {"name": "shop"}, "backend": backend})
         self.now = self.server.clock.now()
         self.failed: dict[str, float] = {}
+        self.steady: tuple[datetime, datetime] | None = None
+        """Of the failed cells."""
         self.integrity = DataIntegrity.INTACT
         self.shared: tuple[str, ...] = ()
         self.is_settled = True
@@ -43,7 +45,8 @@ class Scene:
     def health(self, cell: tuple[str, str]) -> HealthState:
         if cell[1] not in self.failed:
             return HealthState(level=Level.HEALTHY, since=self.now)
-        return HealthState(level=Level.FAILED, since=self.now + timedelta(seconds=self.failed[cell[1]]))
+        since = self.now + timedelta(seconds=self.failed[cell[1]])
+        return HealthState(level=Level.FAILED, since=since, steady=self.steady)
 
     def failure(self, cell: tuple[str, str]) -> Failure | None:
         if cell[1] not in self.failed:
@@ -119,6 +122,58 @@ async def test_after_a_person_aborted_no_run_starts_by_itself_until_they_acknowl
     annotations = {ANNOTATION_ACKNOWLEDGE: run.metadata.name}
     scene.server.change(Router, "shop", {"metadata": {"annotations": annotations}})
     assert len(await scene.runs(a=86000, b=86000)) == 2
+
+
+@pytest.mark.parametrize(("well", "runs"), [(3599, 1), (3600, 2)])
+async def test_an_abort_no_longer_counts_once_all_cells_were_well_together_for_an_hour(well: int, runs: int) -> None:
+    """Also when the next storm begins right then."""
+    scene = Scene()
+    (run,) = await scene.runs(a=-30, b=0)
+    ended(scene, run, RunPhase.ABORTED)
+    scene.server.clock.advance(well + 60)
+    scene.steady = (scene.now - timedelta(hours=9), scene.now + timedelta(seconds=well))
+    assert len(await scene.runs(c=well, d=well)) == runs
+
+
+def ended(scene: Scene, run: RecoveryRun, phase: RunPhase) -> None:
+    status = {"phase": phase, "finishedAt": scene.server.clock.now().isoformat()}
+    scene.server.change(RecoveryRun, run.metadata.name, {"status": status})
+
+
+async def test_what_was_left_to_people_is_not_tried_again_until_they_acknowledge_that() -> None:
+    scene = Scene()
+    (run,) = await scene.runs(a=-30, b=0)
+    scene.server.clock.advance(600)
+    ended(scene, run, RunPhase.MANUAL_INTERVENTION_REQUIRED)
+    scene.server.clock.advance(24 * 3600)
+    assert len(await scene.runs(a=-30, b=0)) == 1
+    assert len(await scene.runs(a=-30, c=80000, d=80000)) == 1, "the first of them never was well again"
+    annotations = {ANNOTATION_ACKNOWLEDGE: run.metadata.name}
+    scene.server.change(Router, "shop", {"metadata": {"annotations": annotations}})
+    assert len(await scene.runs(a=-30, b=0)) == 2
+
+
+async def test_a_take_over_makes_no_new_failure_of_an_old_one() -> None:
+    scene = Scene()
+    (run,) = await scene.runs(a=-30, b=0)
+    scene.server.clock.advance(600)
+    ended(scene, run, RunPhase.MANUAL_INTERVENTION_REQUIRED)
+    shown = scene.failure(("fleet", "b"))
+    assert shown is not None
+    scene.server.change(Cell, "b", {"status": {"failure": shown.to_dict()}})
+    scene.server.clock.advance(24 * 3600)
+    assert len(await scene.runs(a=86000, b=86000)) == 1
+    scene.server.change(Cell, "b", {"status": {"failure": None}})
+    assert len(await scene.runs(a=86000, b=86000)) == 2, "all were well in between"
+
+
+async def test_what_happened_to_the_router_itself_holds_nothing_back_for_its_cells() -> None:
+    scene = Scene()
+    spec = {"targetRef": {"kind": "Router", "name": "shop"}, "strategy": "ActivateFallbackRouting"}
+    scene.server.add(RecoveryRun, "shop-1", spec)
+    for phase in (RunPhase.ABORTED, RunPhase.MANUAL_INTERVENTION_REQUIRED):
+        scene.server.change(RecoveryRun, "shop-1", {"status": {"phase": phase, "finishedAt": scene.now.isoformat()}})
+        assert len(await scene.runs(a=-30, b=0)) == 2
 
 
 async def test_one_storm_has_one_run_however_it_grows_and_none_soon_after_it_ended() -> None:

@@ -1,4 +1,5 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from recell.api.placement import HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.recovery_run import DecisionInputs
 from recell.domain import placement
-from recell.domain.failure import data_integrity, derive, impact, not_served
-from recell.domain.health import HealthState, Level
+from recell.domain.failure import data_integrity, derive, impact, not_served, together
+from recell.domain.health import STEADY, HealthState, Level
 from recell.domain.matrix import decide
 from recell.domain.observation import IntegrityResult, RouterTraffic
 from tests.unit.domain.builders import (
@@ -326,3 +327,134 @@ def test_any_fleet_has_an_answer(
     assert (found is None) == (levels[0] in "HU")
     if found is not None and levels.count("F") * 2 > len(levels) >= 2 and levels[0] == "F":
         assert found.type == FailureType.SYSTEMIC
+
+
+# --- several cells as one
+
+
+def cells(names: Mapping[str, HealthState]) -> dict[str, Cell]:
+    return {name: cell(name) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("levels", "level"),
+    [("HH", Level.HEALTHY), ("HU", Level.UNKNOWN), ("HDU", Level.DEGRADED), ("HDF", Level.FAILED), ("", Level.UNKNOWN)],
+)
+def test_together_they_are_as_the_worst_of_them(levels: str, level: Level) -> None:
+    states = fleet(levels)
+    assert together(cells(states), states, None, AT).level is level
+
+
+def test_together_they_are_well_since_the_last_of_them_is() -> None:
+    states = fleet("HHH", since={"cell-b": 20})
+    found = together(cells(states), states, table(states), AT)
+    assert (found.level, found.since, found.steady) == (Level.HEALTHY, later(20), None)
+
+
+def test_a_cell_that_nobody_has_looked_at_is_not_well() -> None:
+    states = fleet("HH")
+    seen = {"cell-a": states["cell-a"]}
+    assert together(cells(states), seen, table(states), AT).level is Level.UNKNOWN
+
+
+@pytest.mark.parametrize("state", [HoldState.RETIRED, HoldState.ISOLATED])
+def test_of_the_cells_together_those_that_are_nobodys_loss_do_not_count(state: HoldState) -> None:
+    states = fleet("HHF")
+    assert together(cells(states), states, table(states), AT).level is Level.FAILED
+    out = placement.hold(table(states), routing(), held("cell-c", 0, state))
+    assert together(cells(states), states, out, AT).level is Level.HEALTHY
+    unlisted = table(fleet("HH"))
+    assert together(cells(states), states, unlisted, AT).level is Level.HEALTHY
+    made = cells(states) | {"cell-c": cell("cell-c", metadata={"labels": {"recell.dev/made-by": "recell"}})}
+    assert together(made, states, table(states, cell_c=0), AT).level is Level.HEALTHY, "an emergency cell, not used yet"
+
+
+def test_the_onset_is_that_of_the_first_of_the_failed_cells_as_it_was_recorded() -> None:
+    states = fleet("DFFH", since={"cell-a": -900, "cell-b": -60, "cell-c": -90, "cell-d": -9000})
+    known = cells(states)
+    assert together(known, states, None, AT).failing_since == later(-90)
+    shown = Failure(type=FailureType.SINGLE_CELL, impact=Impact.LOW, data_integrity=DataIntegrity.INTACT, since=NOW)
+    for name, at in {"cell-a": -990, "cell-b": -500}.items():
+        known[name].status.failure = shown.model_copy(update={"since": later(at)})
+    assert together(known, states, None, AT).failing_since == later(-500), "it outlives a take-over"
+    assert together(known, fleet("HHHH"), None, AT).failing_since is None
+
+
+HOUR = 3600.0
+
+
+@pytest.mark.parametrize(
+    ("spells", "expected"),
+    [
+        # each cell: since when it is Healthy now, and the last hour or more in which it was and no longer is
+        ([(-HOUR, None), (-2 * HOUR, None)], (-HOUR, 0)),
+        ([(-HOUR + 1, None), (-2 * HOUR, None)], None),
+        ([(None, (-3 * HOUR, -60)), (-2 * HOUR, None)], (-2 * HOUR, -60)),
+        ([(None, (-3 * HOUR, -60)), (None, (-2 * HOUR, -90))], (-2 * HOUR, -90)),
+        ([(None, (-3 * HOUR, -2 * HOUR)), (None, (-2 * HOUR, -90))], None),
+        ([(None, None), (-2 * HOUR, None)], None),
+        # the first of two is well again
+        ([(-10, (-3 * HOUR, -60)), (None, (-2 * HOUR, -90)), (-9 * HOUR, None)], (-2 * HOUR, -90)),
+    ],
+)
+def test_steady_together(spells: Sequence[Any], expected: tuple[float, float] | None) -> None:
+    states = {
+        f"cell-{n}": health(
+            Level.FAILED if since is None else Level.HEALTHY,
+            later(-30 if since is None else since),
+            steady=over and (later(over[0]), later(over[1])),
+        )
+        for n, (since, over) in enumerate(spells)
+    }
+    found = together(cells(states), states, None, NOW).steady
+    assert found == (expected and (later(expected[0]), later(expected[1])))
+
+
+LIVES = st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=8), min_size=1, max_size=4)
+"""Of each cell the minutes of its spells, oldest first, of which every second one is of health."""
+
+
+def remembered(life: Sequence[int]) -> HealthState:
+    """As `health.advance` remembers it now."""
+    at, steady = NOW - timedelta(minutes=sum(life)), None
+    for number, minutes in enumerate(life[:-1]):
+        end = at + timedelta(minutes=minutes)
+        steady = (at, end) if number % 2 and end - at >= STEADY else steady
+        at = end
+    return health(Level.FAILED if len(life) % 2 else Level.HEALTHY, at, steady=steady)
+
+
+def well_at(life: Sequence[int], minutes_ago: float) -> bool:
+    left = sum(life) - minutes_ago
+    for number, minutes in enumerate(life):
+        if 0 <= left < minutes:
+            return number % 2 == 1
+        left -= minutes
+    return False
+
+
+@given(LIVES)
+def test_an_hour_that_cells_were_well_together_is_one_that_there_was(lives: list[list[int]]) -> None:
+    states = {f"cell-{n}": remembered(life) for n, life in enumerate(lives)}
+    found = together(cells(states), states, None, NOW)
+    if found.steady is not None:
+        begin, end = ((NOW - moment).total_seconds() / 60 for moment in found.steady)
+        assert begin - end >= 60
+        for life in lives:
+            assert all(well_at(life, minute - 0.5) for minute in range(int(end) + 1, int(begin) + 1))
+    wells = [minute for minute in range(1, 2401) if all(well_at(life, minute - 0.5) for life in lives)]
+    if wells[:60] == list(range(1, 61)):
+        assert found.steady is not None, "the hour that ends now"
+
+
+@given(LIVES, st.integers(60, 300), st.integers(1, 59))
+def test_a_storm_does_not_make_the_hour_before_it_forgotten(lives: list[list[int]], well: int, storm: int) -> None:
+    """Whatever was before: all are well for an hour, then some fail, one after another."""
+    states = {}
+    for n, life in enumerate(lives):
+        before = life if len(life) % 2 else life[:-1] or [1]
+        fails = [well, storm] if n % 2 else [well + storm]
+        states[f"cell-{n}"] = remembered([*before, *fails])
+    found = together(cells(states), states, None, NOW)
+    assert found.steady is not None
+    assert found.steady[1] >= NOW - timedelta(minutes=storm)

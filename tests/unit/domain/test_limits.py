@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from recell.api import Cell, RecoveryRun
+from recell.api import Cell, RecoveryRun, Router
 from recell.api.cell import Failure
 from recell.api.failure import DataIntegrity, FailureType, Impact
 from recell.api.meta import timestamp
@@ -13,7 +13,15 @@ from recell.api.placement import HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.domain import placement
 from recell.domain.health import Level
-from recell.domain.limits import ACKNOWLEDGEABLE, Allowance, blocked, frozen, frozen_message
+from recell.domain.limits import (
+    ACKNOWLEDGEABLE,
+    Allowance,
+    blocked,
+    cells_blocked,
+    frozen,
+    frozen_message,
+    router_blocked,
+)
 from tests.unit.domain.builders import (
     ANNA,
     NOW,
@@ -188,6 +196,92 @@ def test_a_take_over_makes_no_new_failure_of_an_old_one() -> None:
     shown = cell(status={"failure": failure(FailureType.SINGLE_CELL).to_dict()})
     anew = health(Level.FAILED, later(90))
     assert why(ask(shown, lineage=[LEFT], policy=RESTLESS, state=anew, now=later(100))) == ("ManualIntervention", None)
+
+
+# --- several cells of a router
+
+
+def router(**annotations: str) -> Router:
+    haproxy = {"customerKey": {"type": "Header", "name": "x"}}
+    return Router.model_validate(
+        {
+            "metadata": {"name": "shop", "namespace": "fleet", "annotations": annotations},
+            "spec": {"type": "HAProxy", "customerData": "Shared", "haproxy": haproxy},
+        }
+    )
+
+
+def cascade(phase: str, at: datetime = NOW, name: str = "storm-1", **more: Any) -> RecoveryRun:
+    return ended(name, phase, at, targetRef={"kind": "Router", "name": "shop"}, strategy="EmergencyScaling", **more)
+
+
+def ask_for_cells(of: Router | None = None, now: datetime = NOW, **more: Any) -> Allowance:
+    return cells_blocked(of or router(), RESTLESS, now, **({"state": FAILED} | more))
+
+
+def test_an_abort_for_several_cells_says_both_ways_on() -> None:
+    found = ask_for_cells(runs=[cascade("Aborted")], now=later(86400))
+    assert why(found) == ("AbortedByPerson", None)
+    assert "run storm-1 for several of its cells was aborted, so no such run starts by itself" in message(found)
+    assert "until all cells of the router were Healthy together for an hour" in message(found)
+    assert "kubectl recell acknowledge router/shop" in message(found)
+    told = router(**{"recell.dev/acknowledge": "storm-1"})
+    assert ask_for_cells(told, runs=[cascade("Aborted")], now=later(86400)).blocked is None
+
+
+@pytest.mark.parametrize(
+    ("state", "until"),
+    [
+        (health(Level.HEALTHY, later(-9999)), 3600),
+        (health(Level.HEALTHY, later(600)), 4200),
+        (health(Level.FAILED, later(3700), steady=(later(-9999), later(3600))), 0),
+        (health(Level.FAILED, later(3700), steady=(later(-9999), later(3599))), None),
+        (health(Level.UNKNOWN, later(600)), None),
+    ],
+)
+def test_an_abort_for_several_cells_lasts_until_they_were_well_together_for_an_hour(
+    state: Any, until: float | None
+) -> None:
+    def asked(at: float) -> Allowance:
+        return ask_for_cells(runs=[cascade("Aborted")], state=state, now=later(at))
+
+    if until is None:
+        assert why(asked(86400)) == ("AbortedByPerson", None)
+        return
+    assert asked(max(until, 3800)).blocked is None
+    if until:
+        assert why(asked(until - 1)) == ("AbortedByPerson", later(until))
+        assert asked(until).blocked is None
+
+
+def test_what_a_run_for_several_cells_left_to_a_person_is_not_tried_again() -> None:
+    left = cascade("ManualInterventionRequired", later(60))
+    found = ask_for_cells(runs=[left], now=later(86400))
+    assert why(found) == ("ManualIntervention", None)
+    assert "run storm-1 for several of its cells left this failure to a person" in message(found)
+    assert "until the cells that failed were Healthy again" in message(found)
+    assert "kubectl recell acknowledge router/shop" in message(found)
+    told = router(**{"recell.dev/acknowledge": "storm-1"})
+    assert ask_for_cells(told, runs=[left], now=later(86400)).blocked is None
+    after = cascade("Succeeded", later(90), "storm-2")
+    assert ask_for_cells(runs=[left, after], now=later(86400)).blocked is None
+
+
+@pytest.mark.parametrize("level", [Level.HEALTHY, Level.DEGRADED, Level.UNKNOWN, Level.FAILED])
+def test_another_failure_of_several_cells_is_another_matter(level: Level) -> None:
+    """And while none has failed nothing needs to be lifted."""
+    left = cascade("ManualInterventionRequired", later(60))
+    state = health(level, later(90), failing_since=later(61) if level is Level.FAILED else None)
+    assert ask_for_cells(runs=[left], state=state, now=later(100)).blocked is None
+
+
+def test_the_routers_own_failure_is_not_that_of_its_cells() -> None:
+    left = cascade("ManualInterventionRequired", later(60))
+    failing = router()
+    failing.status.failure = failure(FailureType.ROUTER)
+    anew = health(Level.FAILED, later(90))
+    assert ask_for_cells(failing, runs=[left], state=anew, now=later(100)).blocked is None
+    assert why(router_blocked(failing, RESTLESS, later(100), runs=[left], state=anew)) == ("ManualIntervention", None)
 
 
 # --- what is going on
