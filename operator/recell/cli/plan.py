@@ -20,6 +20,7 @@ from recell.cli import foresight
 from recell.cli.fleet import Fleet, Key, router_key, target_cell, target_router
 from recell.cli.foresight import Asked, Foreseen
 from recell.cli.report import Obstacle
+from recell.domain import failure as failures
 from recell.domain import fallback, limits, pace, provisioning, router_health
 from recell.domain.health import HealthState, Level
 from recell.engine import admission, record
@@ -122,7 +123,7 @@ def plan(fleet: Fleet, target: Cell | Router, spec: RecoveryRunSpec) -> PlanRepo
         evidence=decision.evidence,
         outcome=outcome,
         why=why,
-        automatic=_automatic(fleet, target, policy)
+        automatic=_automatic(fleet, target, run, policy)
         or (why if outcome == RunPhase.MANUAL_INTERVENTION_REQUIRED else None),
         recovery_target=spec.recovery_target,
         foreseen=foresight.failures(fleet, cell, decision.strategy, policy) if cell else [],
@@ -216,15 +217,20 @@ def _outcome(answer: admission.Answer) -> tuple[str, Obstacle | None]:
             return phase, Obstacle(reason=reason, message=message)
 
 
-def _automatic(fleet: Fleet, target: Cell | Router, policy: RecoveryPolicy) -> Obstacle | None:
+def _automatic(fleet: Fleet, target: Cell | Router, run: RecoveryRun, policy: RecoveryPolicy) -> Obstacle | None:
     """The operator's own word where it gave one (it knows more), else its rules on what is known here."""
     recovery = target.status.recovery
     said = recovery.blocked if recovery else None
-    if isinstance(target, Router) and said is not None and said.reason == "AbortedByPerson":
-        said = None  # it may be about its cells alone; the runs are all here
+    if isinstance(target, Router) and said is not None:
+        # it is about the router itself, unless a person lifts it: then it may be about its cells alone
+        said = None if admission.about_cells(run) or said.reason in limits.ACKNOWLEDGEABLE else said
     if said is None:
-        known = _limits(fleet, target, policy) if isinstance(target, Cell) else _router_limits(fleet, target, policy)
-        said = known.blocked
+        if isinstance(target, Cell):
+            said = _limits(fleet, target, policy).blocked
+        else:
+            said = _router_limits(fleet, target, run, policy).blocked
+        if said is not None and said.reason == "AbortedByPerson" and _lifted(fleet, target):
+            said = None
     if said is not None:
         return Obstacle(reason=said.reason, message=said.message)
     if policy.spec.mode is not Mode.AUTOMATIC:
@@ -235,20 +241,48 @@ def _automatic(fleet: Fleet, target: Cell | Router, policy: RecoveryPolicy) -> O
     return None
 
 
-def _router_limits(fleet: Fleet, router: Router, policy: RecoveryPolicy) -> limits.Allowance:
+def _lifted(fleet: Fleet, target: Cell | Router) -> bool:
+    """The operator has seen how the last run ended, and shows no block: it knows of an hour of health, which is history
+    and not seen from here."""
+    recovery = target.status.recovery
+    about = target_cell if isinstance(target, Cell) else target_router
+    ends = {run.metadata.name: run.status.finished_at for run in fleet.runs if about(run) == target.key}
+    last = max(((end, name) for name, end in ends.items() if end is not None), default=None)
+    return recovery is not None and recovery.blocked is None and last is not None and recovery.last_run == last[1]
+
+
+def _router_limits(fleet: Fleet, router: Router, run: RecoveryRun, policy: RecoveryPolicy) -> limits.Allowance:
     placement = fleet.placement(router.key)
-    every = [run for run in fleet.runs if target_router(run) == router.key]
+    spec = placement.spec if placement else None
+    every = [other for other in fleet.runs if target_router(other) == router.key]
+    runs = [other for other in every if admission.about_cells(other) == admission.about_cells(run)]
+    freezes = [f for f in fleet.freezes if f.metadata.namespace == router.metadata.namespace]
+    policy_name = policy.metadata.name or "(built in)"
+    if admission.about_cells(run):
+        cells = {cell.metadata.name: cell for cell in fleet.cells_of(router.key)}
+        states = {name: _health(cell, fleet.now) for name, cell in cells.items()}
+        return limits.cells_blocked(
+            router,
+            policy.spec,
+            fleet.now,
+            state=failures.together(cells, states, spec, fleet.now),
+            runs=runs,
+            every=every,
+            freezes=freezes,
+            spec=spec,
+            policy_name=policy_name,
+        )
     return limits.router_blocked(
         router,
         policy.spec,
         fleet.now,
-        runs=[run for run in every if not admission.about_cells(run)],
+        runs=runs,
         every=every,
-        freezes=[f for f in fleet.freezes if f.metadata.namespace == router.metadata.namespace],
+        freezes=freezes,
         state=_health(router, fleet.now),
         failure=router.status.failure,
-        spec=placement.spec if placement else None,
-        policy_name=policy.metadata.name or "(built in)",
+        spec=spec,
+        policy_name=policy_name,
     )
 
 

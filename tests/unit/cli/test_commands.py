@@ -207,6 +207,21 @@ def test_plan_counts_the_attempts_of_the_whole_line_as_the_operator_does(shell: 
     assert told["automatic"]["reason"] == "AttemptsExhausted"
 
 
+def test_plan_takes_an_abort_for_over_of_which_the_operator_shows_no_block(shell: Make) -> None:
+    """How long the cell was Healthy the operator alone remembers."""
+    aborted = objects.run("cell-b-1", "Aborted", "cell-b", startedAt=objects.ago(9000), finishedAt=objects.ago(8000))
+
+    def automatic(**recovery: object) -> str | None:
+        items = [*failed(), aborted]
+        (broken,) = (item for item in items if item["kind"] == "Cell" and item["metadata"]["name"] == "cell-b")
+        broken["status"]["recovery"] = {"attempts": 0, **recovery}
+        told = json.loads(shell(items)("plan", "cell-b", "-o", "json").out)
+        return told["automatic"]["reason"] if "automatic" in told else None
+
+    assert automatic(lastRun="cell-b-1") is None
+    assert automatic(lastRun="cell-b-0") == "AbortedByPerson", "the operator does not know of its end yet"
+
+
 def test_plan_says_that_a_run_of_the_router_recovers_its_cells(shell: Make) -> None:
     told = json.loads(shell(cascades.working())("plan", "cell-b", "-o", "json").out)
     assert told["automatic"]["reason"] == "CascadeActive"

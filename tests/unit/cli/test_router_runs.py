@@ -85,6 +85,58 @@ def test_plan_counts_no_recovery_of_its_cells_against_the_router(shell: Make) ->
     assert (automatic("EmergencyScaling"), automatic("ActivateFallbackRouting")) == (None, "AttemptsExhausted")
 
 
+def stormy(phase: str, *, onset: float, ended: float = 600, **recovery: object) -> list[Object]:
+    """Two cells have failed; a run for several cells ended before."""
+    target = {"targetRef": {"kind": "Router", "name": "shop"}, "strategy": "EmergencyScaling", "trigger": "Automatic"}
+    times = {"startedAt": ago(ended + 60), "finishedAt": ago(ended)}
+    failure = objects.failure("High", kind="MultipleCell") | {"since": ago(onset)}
+    router = objects.router()
+    router["status"] |= {"recovery": recovery} if recovery else {}
+    return [
+        router,
+        objects.placement(),
+        objects.policy(limits={"cooldown": "1m"}),
+        *(objects.cell(f"cell-{letter}", "Failed", failure=failure) for letter in "ab"),
+        objects.cell("cell-c"),
+        objects.item("RecoveryRun", "shop-cascade-1", target, {"phase": phase, **times}),
+    ]
+
+
+def planned_for_cells(shell: Make, items: list[Object]) -> dict[str, str]:
+    told = json.loads(
+        shell(items)("plan", "router/shop", "--strategy", "EmergencyScaling", "--always", "-o", "json").out
+    )
+    return told.get("automatic", {})  # type: ignore[no-any-return]
+
+
+def test_plan_for_several_cells_says_what_holds_back_a_run_for_several_cells(shell: Make) -> None:
+    aborted = planned_for_cells(shell, stormy("Aborted", onset=60))
+    assert aborted["reason"] == "AbortedByPerson"
+    assert "all cells of the router were Healthy together for an hour" in aborted["message"]
+    left = planned_for_cells(shell, stormy("ManualInterventionRequired", onset=700))
+    assert left["reason"] == "ManualIntervention"
+    assert "recell acknowledge router/shop" in left["message"]
+    assert planned_for_cells(shell, stormy("ManualInterventionRequired", onset=500)) == {}, "another failure"
+    shown = {"reason": "Cooldown", "message": "run shop-1 ended just now"}
+    others = stormy("ManualInterventionRequired", onset=700, blocked=shown)
+    assert planned_for_cells(shell, others)["reason"] == "ManualIntervention", "the router itself is another matter"
+
+
+def test_plan_of_the_router_itself_counts_no_block_of_its_cells(shell: Make) -> None:
+    shown = {"reason": "ManualIntervention", "message": "run shop-cascade-1 for several of its cells left this failure"}
+    items = stormy("ManualInterventionRequired", onset=700, blocked=shown, lastRun="shop-cascade-1")
+    told = json.loads(shell(items)("plan", "router/shop", "-o", "json").out)
+    assert "automatic" not in told
+
+
+def test_plan_takes_an_abort_for_over_of_which_the_operator_shows_no_block(shell: Make) -> None:
+    """How long all cells were Healthy together the operator alone knows."""
+    seen = stormy("Aborted", onset=60, ended=9000, lastRun="shop-cascade-1", attempts=1)
+    assert planned_for_cells(shell, seen) == {}
+    unseen = stormy("Aborted", onset=60, ended=9000, lastRun="shop-cascade-0", attempts=1)
+    assert planned_for_cells(shell, unseen)["reason"] == "AbortedByPerson"
+
+
 def test_plan_of_a_router_that_is_well_or_not_there(shell: Make) -> None:
     told = json.loads(
         shell(objects.well())("plan", "router/shop", "--strategy", "activatefallbackrouting", "-o", "json").out
