@@ -259,13 +259,11 @@ def _router_limits(fleet: Fleet, router: Router, run: RecoveryRun, policy: Recov
     freezes = [f for f in fleet.freezes if f.metadata.namespace == router.metadata.namespace]
     policy_name = policy.metadata.name or "(built in)"
     if admission.about_cells(run):
-        cells = {cell.metadata.name: cell for cell in fleet.cells_of(router.key)}
-        states = {name: _health(cell, fleet.now) for name, cell in cells.items()}
         return limits.cells_blocked(
             router,
             policy.spec,
             fleet.now,
-            state=failures.together(cells, states, spec, fleet.now),
+            state=_together(fleet, router),
             runs=runs,
             every=every,
             freezes=freezes,
@@ -284,6 +282,19 @@ def _router_limits(fleet: Fleet, router: Router, run: RecoveryRun, policy: Recov
         spec=spec,
         policy_name=policy_name,
     )
+
+
+def _together(fleet: Fleet, router: Router) -> HealthState:
+    placement, cells = fleet.placement(router.key), {cell.metadata.name: cell for cell in fleet.cells_of(router.key)}
+    states = {name: _health(cell, fleet.now) for name, cell in cells.items()}
+    return failures.together(cells, states, placement.spec if placement else None, fleet.now)
+
+
+def _aborted_for_cells(fleet: Fleet, router: Router) -> RecoveryRun | None:
+    every = [run for run in fleet.runs if target_router(run) == router.key]
+    about = [run for run in every if admission.about_cells(run)]
+    aborted = limits.aborted_for_cells(router, fleet.now, state=_together(fleet, router), runs=about, every=every)
+    return None if aborted is not None and _lifted(fleet, router) else aborted
 
 
 def _limits(fleet: Fleet, cell: Cell, policy: RecoveryPolicy) -> limits.Allowance:
@@ -306,5 +317,6 @@ def _limits(fleet: Fleet, cell: Cell, policy: RecoveryPolicy) -> limits.Allowanc
         policy_name=policy.metadata.name or "(built in)",
         router_labels=router.metadata.labels if router else None,
         cascade=admission.cascade_of(cell, runs),
+        aborted=_aborted_for_cells(fleet, router) if router else None,
         max_concurrent_runs=router_policy.spec.limits.max_concurrent_runs,
     )

@@ -22,6 +22,7 @@ from recell.controllers.finalizers import drop_finalizer
 from recell.controllers.observer import CellObserver, router_of
 from recell.controllers.programming import MOMENT, Programming
 from recell.controllers.retirement import Retirements, news
+from recell.controllers.storms import Storms
 from recell.domain import limits, matrix, placement, provisioning, runs
 from recell.domain.health import HealthState, Level
 from recell.domain.observation import Reach
@@ -80,6 +81,7 @@ class CellController:
         switchboard: Switchboard,
         records: Records,
         retirements: Retirements,
+        storms: Storms,
         events: Events,
     ) -> None:
         self._clock = clock
@@ -92,6 +94,7 @@ class CellController:
         self._switchboard = switchboard
         self._records = records
         self._retirements = retirements
+        self._storms = storms
         self._events = events
         self._judged: dict[Key, tuple[tuple[str, int, str, int], str | None]] = {}
         """Why no cell like it can be made, and of which cell and template that was said."""
@@ -268,6 +271,7 @@ class CellController:
             policy_name=policy.metadata.name or "(built in)",
             router_labels=router.metadata.labels if router else None,
             cascade=cascade_of(cell, self._store.runs_of(TargetKind.ROUTER, router_key)),
+            aborted=self._storms.aborted(router, self._store.cells_of(router_key)) if router else None,
             max_concurrent_runs=self._store.router_policy(router_key).spec.limits.max_concurrent_runs,
             about_to_fail=self._about_to_fail(cell),
         )

@@ -249,6 +249,7 @@ class Fleet:
                     platform.leadership,
                     platform.recorder,
                 ),
+                storms,
                 platform.recorder,
             ),
             RecoveryRun: RecoveryRunController(platform.clock, platform.api, platform.store, engine),

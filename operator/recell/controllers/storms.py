@@ -73,6 +73,16 @@ class Storms:
             policy_name=policy.metadata.name or "(built in)",
         )
 
+    def aborted(self, router: Router, cells: Mapping[str, Cell]) -> RecoveryRun | None:
+        """The run for several cells that a person aborted, as long as that holds."""
+        runs = self._runs(router)
+        if not runs:
+            return None
+        placed, now = self._switchboard.current(router.key), self._clock.now()
+        state = failures.together(cells, self._states(cells), placed.spec if placed else None, now)
+        every = self._store.runs_of(TargetKind.ROUTER, router.key)
+        return limits.aborted_for_cells(router, now, state=state, runs=runs, every=every)
+
     def _states(self, cells: Mapping[str, Cell]) -> dict[str, HealthState]:
         return {name: state for name, cell in cells.items() if (state := self._observer.health(cell.key))}
 

@@ -60,6 +60,7 @@ def blocked(
     router_labels: Mapping[str, str] | None = None,
     max_concurrent_runs: int | None = None,
     cascade: RecoveryRun | None = None,
+    aborted: RecoveryRun | None = None,
     about_to_fail: Sequence[str] = (),
 ) -> Allowance:
     """The first reason why no automatic run may start for the cell.
@@ -67,7 +68,8 @@ def blocked(
     `lineage` are the runs for the cell and those that it descends from (rule 26), `active` the runs of
     the router that have not ended, `state` and `failure` the cell's, `spec` its router's Placement;
     `max_concurrent_runs` is the Router's policy's where that is another one, `cascade` the Router's run that recovers
-    its cells, if there is one at work; `about_to_fail` are the Router's other cells that look like failing.
+    its cells, if there is one at work, `aborted` the one that `aborted_for_cells` names; `about_to_fail` are the
+    Router's other cells that look like failing.
     """
     runs = [run for run in lineage if not run.spec.dry_run and run.phase != RunPhase.SKIPPED]
     attempts = _attempts(runs, policy, now)
@@ -80,6 +82,7 @@ def blocked(
         _mode(cell, policy, policy_name),
         _out_of_service(cell, spec),
         _aborted(cell, runs, state, now),
+        _aborted_with_others(cell, aborted, _onset(cell, state, failure)),
         _left_to_people(cell, runs, _onset(cell, state, failure)),
         _systemic(failure),
         _flapping(cell, state, policy, now),
@@ -156,6 +159,22 @@ def cells_blocked(
         _cooldown(router, counted, policy, now),
     )
     return _allowance(checks, len(attempts))
+
+
+def aborted_for_cells(
+    router: Router,
+    now: datetime,
+    *,
+    state: HealthState,
+    runs: Iterable[RecoveryRun] = (),
+    every: Sequence[RecoveryRun] = (),
+) -> RecoveryRun | None:
+    """The last run for several cells, if a person aborted it and that still holds automation back.
+
+    `state`, `runs` and `every` are as for `cells_blocked`.
+    """
+    counted = [run for run in runs if not run.spec.dry_run and run.phase != RunPhase.SKIPPED]
+    return _last(counted) if _aborted(router, counted, state, now, every, several=True) else None
 
 
 def frozen(
@@ -277,6 +296,20 @@ def _aborted(
         f"run {last.metadata.name}{_for_cells(several)} was aborted, so no {'such ' if several else ''}run starts by"
         f" itself until {well} for an hour or somebody says go on: kubectl recell acknowledge {_typed(target)}",
         well_since + STEADY if well_since else None,
+    )
+
+
+def _aborted_with_others(cell: Cell, run: RecoveryRun | None, onset: datetime | None) -> Check:
+    """It was to be recovered by that run, in its turn: to start one of its own would go on with what was aborted."""
+    if run is None or onset is None or onset > _ended_at(run):
+        return None
+    router = cell.spec.router_ref.name
+    return (
+        "CascadeAborted",
+        f"run {run.metadata.name} for several cells of the router was aborted, and this one had failed by then: no run"
+        " starts by itself until all cells of the router were Healthy together for an hour or somebody says go on:"
+        f" kubectl recell acknowledge router/{router}",
+        None,
     )
 
 

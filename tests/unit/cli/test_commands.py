@@ -222,6 +222,17 @@ def test_plan_takes_an_abort_for_over_of_which_the_operator_shows_no_block(shell
     assert automatic(lastRun="cell-b-0") == "AbortedByPerson", "the operator does not know of its end yet"
 
 
+def test_plan_says_that_the_run_that_was_to_recover_the_cell_was_aborted(shell: Make) -> None:
+    over = objects.run(
+        "storm",
+        "Aborted",
+        spec={"targetRef": {"kind": "Router", "name": "shop"}, "strategy": "EmergencyScaling"},
+        finishedAt=objects.ago(1),
+    )
+    told = json.loads(shell([*failed(), over])("plan", "cell-b", "-o", "json").out)
+    assert told["automatic"]["reason"] == "CascadeAborted"
+
+
 def test_plan_says_that_a_run_of_the_router_recovers_its_cells(shell: Make) -> None:
     told = json.loads(shell(cascades.working())("plan", "cell-b", "-o", "json").out)
     assert told["automatic"]["reason"] == "CascadeActive"

@@ -15,6 +15,7 @@ from recell.controllers.programming import Programming
 from recell.controllers.protection import Protection
 from recell.controllers.records import RunRecords
 from recell.controllers.retirement import Retirements
+from recell.controllers.storms import Storms
 from recell.domain import placement
 from recell.domain.health import HealthState, Level
 from recell.domain.observation import Reach
@@ -59,9 +60,10 @@ class Scene(Surroundings):
         retirements = Retirements(
             store.clock, store, store, anything, anything, Protection(anything), anything, anything, anything
         )
+        storms = Storms(store.clock, store, anything, anything, anything, RunRecords(store, store))
         self.controller = CellController(
             store.clock, store, store, anything, anything, anything, Programming(store.clock, anything, anything),
-            anything, RunRecords(store, store), retirements, anything,
+            anything, RunRecords(store, store), retirements, storms, anything,
         )  # fmt: skip
 
     # Observer
@@ -299,6 +301,23 @@ async def test_after_a_person_aborted_no_run_starts_by_itself_until_they_acknowl
     assert status.recovery.last_run == name
     assert "kubectl recell acknowledge b" in status.recovery.blocked.message
     scene.server.change(Cell, "b", {"metadata": {"annotations": {ANNOTATION_ACKNOWLEDGE: name}}})
+    await scene.look_at_it(times=3)
+    assert len(scene.runs) == 2
+
+
+async def test_a_cell_whose_turn_had_not_come_when_a_person_aborted_the_cascade_is_left_alone_too() -> None:
+    scene = Scene()
+    scene.fail()
+    cascade = {"targetRef": {"kind": "Router", "name": "shop"}, "strategy": "EmergencyScaling", "trigger": "Automatic"}
+    scene.server.add(RecoveryRun, "storm", cascade)
+    scene.end("storm", "Aborted", scene.since)
+    for _ in range(3):
+        scene.server.clock.advance(8 * 3600)
+        status = await scene.look_at_it(times=3)
+    assert [run.metadata.name for run in scene.runs] == ["storm"]
+    assert status.recovery.blocked.reason == "CascadeAborted"
+    assert "kubectl recell acknowledge router/shop" in status.recovery.blocked.message
+    scene.server.change(Router, "shop", {"metadata": {"annotations": {ANNOTATION_ACKNOWLEDGE: "storm"}}})
     await scene.look_at_it(times=3)
     assert len(scene.runs) == 2
 

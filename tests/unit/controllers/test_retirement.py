@@ -19,6 +19,7 @@ from recell.controllers.programming import Programming
 from recell.controllers.protection import Protection
 from recell.controllers.records import RunRecords
 from recell.controllers.retirement import Retirements
+from recell.controllers.storms import Storms
 from recell.domain import data, placement
 from recell.domain.data import Answer, Backup, Operation, Progress
 from recell.domain.decommission import Retirement, retirement_of
@@ -240,9 +241,10 @@ class Scene(Surroundings):
             server.clock, server, server, anything, anything, Protection(self.provider), lambda cell: remains,
             anything, anything,
         )  # fmt: skip
+        storms = Storms(server.clock, server, anything, anything, anything, RunRecords(server, server))
         self.controller = CellController(
             server.clock, server, server, anything, anything, anything, Programming(server.clock, anything, anything),
-            anything, RunRecords(server, server), retirements, anything,
+            anything, RunRecords(server, server), retirements, storms, anything,
         )  # fmt: skip
 
     def obstacle(self) -> str | None:

@@ -55,11 +55,11 @@ class Scene(Surroundings):
         retirements = Retirements(
             store.clock, store, store, anything, anything, Protection(anything), anything, anything, anything
         )
+        self.storms = Storms(store.clock, store, self.observer, anything, anything, records)
         self.cells = CellController(
             store.clock, store, store, anything, anything, self.observer, Programming(store.clock, anything, anything),
-            anything, records, retirements, anything,
+            anything, records, retirements, self.storms, anything,
         )  # fmt: skip
-        self.storms = Storms(store.clock, store, self.observer, anything, anything, records)
 
     # Cluster, switchboard
 

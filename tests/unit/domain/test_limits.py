@@ -16,6 +16,7 @@ from recell.domain.health import Level
 from recell.domain.limits import (
     ACKNOWLEDGEABLE,
     Allowance,
+    aborted_for_cells,
     blocked,
     cells_blocked,
     frozen,
@@ -282,6 +283,33 @@ def test_the_routers_own_failure_is_not_that_of_its_cells() -> None:
     anew = health(Level.FAILED, later(90))
     assert ask_for_cells(failing, runs=[left], state=anew, now=later(100)).blocked is None
     assert why(router_blocked(failing, RESTLESS, later(100), runs=[left], state=anew)) == ("ManualIntervention", None)
+
+
+@pytest.mark.parametrize(("onset", "held"), [(-60, True), (60, True), (61, False)])
+def test_a_cell_that_an_aborted_run_for_several_was_to_recover_gets_none_of_its_own(onset: float, held: bool) -> None:
+    """What fails afterwards is another matter."""
+    state = health(Level.FAILED, later(onset), failing_since=later(onset))
+    found = ask(aborted=cascade("Aborted", later(60)), state=state, now=later(86400))
+    if not held:
+        assert found.blocked is None
+    else:
+        assert why(found) == ("CascadeAborted", None)
+        assert "run storm-1 for several cells of the router was aborted" in message(found)
+        assert "kubectl recell acknowledge router/shop" in message(found)
+    well = health(Level.HEALTHY, later(90))
+    assert ask(aborted=cascade("Aborted", later(60)), state=well, now=later(86400)).blocked is None
+
+
+def test_which_aborted_run_for_several_cells_still_counts() -> None:
+    def counts(*runs: Any, of: Any = None, state: Any = FAILED) -> Any:
+        return aborted_for_cells(of or router(), later(86400), state=state, runs=runs, every=runs)
+
+    aborted = cascade("Aborted", later(60))
+    assert counts(aborted) is aborted
+    assert counts() is None
+    assert counts(aborted, cascade("Succeeded", later(90), "storm-2")) is None
+    assert counts(aborted, of=router(**{"recell.dev/acknowledge": "storm-1"})) is None
+    assert counts(aborted, state=health(Level.HEALTHY, later(600))) is None, "an hour of health"
 
 
 # --- what is going on
