@@ -65,15 +65,7 @@ ISOLATE_AND_RESTORE_FROM_BACKUP = Procedure(
     name=Strategy.ISOLATE_AND_RESTORE_FROM_BACKUP,
     version=1,
     steps=(
-        Step(
-            "isolate-cell",
-            RunPhase.DRAINING,
-            "Keep all traffic and every connection from the cell",
-            isolating.isolate,
-            isolating.time_to_isolate,
-            rehearse=isolating.rehearse,
-            prepare=customers.remember_failure,
-        ),
+        isolating.ISOLATE_CELL,
         Step(
             CHOICE,
             RunPhase.RESTORING,
@@ -134,6 +126,6 @@ ISOLATE_AND_RESTORE_FROM_BACKUP = Procedure(
             prepare=handover.remember_until,
         ),
     ),
-    on_abort=returning.way_back_from_isolation(Purpose.REPLACEMENT, CHOICE),
+    on_abort=returning.way_back_from_restore(Purpose.REPLACEMENT, CHOICE),
     result=result_of,
 )

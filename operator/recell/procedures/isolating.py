@@ -8,11 +8,12 @@ from recell.api.failure import Verdict
 from recell.api.meta import duration_text, seconds
 from recell.api.placement import Hold, HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
+from recell.api.recovery_run import RunPhase
 from recell.domain import placement
 from recell.domain.data import Isolated
 from recell.engine.errors import Unreachable
 from recell.engine.outcome import Done, Fail, Outcome, Wait
-from recell.engine.procedure import LOOK_AGAIN, StepContext
+from recell.engine.procedure import LOOK_AGAIN, Step, StepContext
 from recell.procedures import customers, fencing
 
 BELIEVED_AFTER = 10.0
@@ -104,3 +105,14 @@ async def lift(ctx: StepContext) -> Outcome:
 
 def rehearse(ctx: StepContext) -> str:
     return f"Would take cell {ctx.cell.metadata.name} out of the router and keep every connection from its pods"
+
+
+ISOLATE_CELL = Step(
+    "isolate-cell",
+    RunPhase.DRAINING,
+    "Keep all traffic and every connection from the cell",
+    isolate,
+    time_to_isolate,
+    rehearse=rehearse,
+    prepare=customers.remember_failure,
+)

@@ -4,6 +4,7 @@ For corrupted data in a cell that still serves (runbook, procedure 4). The data 
 nobody is routed to, checked, and promoted once a person approves; the corrupted cell is kept for inspection.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from recell.api import Cell
@@ -107,15 +108,7 @@ POINT_IN_TIME_RECOVERY = Procedure(
     name=Strategy.POINT_IN_TIME_RECOVERY,
     version=1,
     steps=(
-        Step(
-            "isolate-cell",
-            RunPhase.DRAINING,
-            "Keep all traffic and every connection from the cell",
-            isolate_cell,
-            isolating.time_to_isolate,
-            rehearse=isolating.rehearse,
-            prepare=customers.remember_failure,
-        ),
+        replace(isolating.ISOLATE_CELL, act=isolate_cell),
         Step(
             "move-active-customers",
             RunPhase.DRAINING,
@@ -187,6 +180,6 @@ POINT_IN_TIME_RECOVERY = Procedure(
             rehearse=lambda ctx: f"Would watch the data for {ctx.policy.validation.consistency_duration}",
         ),
     ),
-    on_abort=returning.way_back_from_isolation(Purpose.RECOVERY, CHOICE),
+    on_abort=returning.way_back_from_restore(Purpose.RECOVERY, CHOICE),
     result=result_of,
 )

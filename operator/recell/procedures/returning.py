@@ -114,14 +114,21 @@ WAY_BACK = (_SOURCE, *_UNDO_MOVE, _TRAFFIC, _removal(Purpose.REPLACEMENT))
 """Of a replacement: a migration can be undone only where the source runs."""
 
 
-def way_back_from_isolation(purpose: Purpose, choice: str) -> tuple[Step, ...]:
-    """Of a restore: connections first, then as after a replacement."""
-    lift = Step(
+WAY_BACK_FROM_ISOLATION = (
+    Step(
         "lift-isolation",
         RunPhase.ABORTING,
         "Let connections to the cell come again, unless its data is corrupted",
         isolating.lift,
         within("apply_timeout"),
         rehearse=lambda ctx: "Would let connections to the cell come again",
-    )
-    return (lift, _SOURCE, _TRAFFIC, _removal(purpose, choice))
+    ),
+    _SOURCE,
+    _TRAFFIC,
+)
+"""Connections first, then as after a replacement."""
+
+
+def way_back_from_restore(purpose: Purpose, choice: str) -> tuple[Step, ...]:
+    """Of a restore: as from isolation, and the cell that was made."""
+    return (*WAY_BACK_FROM_ISOLATION, _removal(purpose, choice))
