@@ -300,6 +300,7 @@ DEFAULTS: dict[str, tuple[Object, Object]] = {
                 "decommission": "Retain",
                 "retainFor": "168h",
             },
+            "manualIntervention": {"corruptedCell": "Leave"},
             "validation": {"duration": "30m", "consistencyDuration": "2h"},
             "objectives": {},
             "cascade": {

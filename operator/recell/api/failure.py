@@ -72,7 +72,7 @@ class Strategy(StrEnum):
     ACTIVATE_FALLBACK_ROUTING = "ActivateFallbackRouting"
     """Send the customers through the fallback router."""
     MANUAL_INTERVENTION = "ManualIntervention"
-    """Nothing is done; a person has to."""
+    """A person has to act; a corrupted cell is isolated first where the policy permits."""
 
 
 class Vantage(StrEnum):

@@ -241,6 +241,23 @@ class Cascade(Model):
     )
 
 
+class CorruptedCell(StrEnum):
+    LEAVE = "Leave"
+    """Nothing is done: the cell goes on as it is."""
+    ISOLATE = "Isolate"
+    """All traffic and every connection are kept from it, then a person decides."""
+
+
+class ManualIntervention(Model):
+    """What is done before a failure is left to a person."""
+
+    corrupted_cell: CorruptedCell = Field(
+        default=CorruptedCell.LEAVE,
+        description="What becomes of a cell with corrupted data: Leave, Isolate (as IsolateAndRestoreFromBackup does;"
+        " needs the chart's features.isolation and features.workloadRestart). A Systemic failure is always left.",
+    )
+
+
 class Validation(Model):
     """The six checks of a cell that takes over."""
 
@@ -319,6 +336,9 @@ class RecoveryPolicySpec(Model):
     steps: Steps = Field(default=Steps(), description="Numbers of the procedures' steps.")
     replacement: Replacement = Field(default=Replacement(), description="Replacing a cell and restoring its data.")
     cascade: Cascade = Field(default=Cascade(), description="Several cells at once.")
+    manual_intervention: ManualIntervention = Field(
+        default=ManualIntervention(), description="What is done before a failure is left to a person."
+    )
     validation: Validation = Field(default=Validation(), description="The checks of a cell that takes over.")
     dependencies: list[Dependency] = Field(
         default_factory=list,

@@ -29,6 +29,8 @@ MAKES_A_CELL = {
     REWIND: "create-recovery-environment",
 }
 """The step that makes the new cell."""
+STOPS_THE_CELL = (*MAKES_A_CELL, Strategy.MANUAL_INTERVENTION)
+"""Those that stop it where nothing else keeps it from writing."""
 CHOOSES = {RESTORE: "choose-backup", REWIND: "choose-recovery-point"}
 """The step that chooses what to restore from."""
 
@@ -64,7 +66,7 @@ def questions(fleet: Fleet, cell: Cell, strategy: Strategy, policy: RecoveryPoli
 def _about_cluster(cell: Cell, strategy: Strategy) -> list[Asked]:
     """Of a cell in a cluster of its own that cannot be reached now."""
     reach = find_condition(cell.status.conditions, "ClusterReachable")
-    gates = {Strategy.CELL_RESTART: "unseen-workloads", **dict.fromkeys(MAKES_A_CELL, "unfenced-source")}
+    gates = {Strategy.CELL_RESTART: "unseen-workloads", **dict.fromkeys(STOPS_THE_CELL, "unfenced-source")}
     if reach is None or reach.status != "False" or strategy not in gates:
         return []
     return [Asked(gate=gates[strategy], when=f"while its cluster cannot be reached ({reach.reason}: {reach.message})")]

@@ -69,6 +69,8 @@ class PlanReport(Model):
     evidence: list[Evidence] = Field(default_factory=list)
     outcome: str
     """What becomes of a run that a person makes now: Starts, Waits, or the phase in which it ends at once."""
+    left_to_people: bool = False
+    """It does the steps, and ends as ManualInterventionRequired all the same."""
     why: Obstacle | None = None
     """Why it does not start."""
     automatic: Obstacle | None = None
@@ -101,8 +103,9 @@ def plan(fleet: Fleet, target: Cell | Router, spec: RecoveryRunSpec) -> PlanRepo
     decision = admission.decide(run, target.status.failure, policy, _unavailable(target))
     answer = admission.admit(_situation(fleet, target, run, policy))
     outcome, why = _outcome(answer)
-    procedure = PROCEDURES.get(decision.strategy)
-    if procedure is None and decision.strategy is not Strategy.MANUAL_INTERVENTION and why is None:
+    to_people = decision.strategy is Strategy.MANUAL_INTERVENTION and not admission.isolates(run, decision, policy)
+    procedure = None if to_people else PROCEDURES.get(decision.strategy)
+    if procedure is None and not to_people and why is None:
         outcome, why = (
             RunPhase.MANUAL_INTERVENTION_REQUIRED,
             Obstacle(
@@ -122,12 +125,13 @@ def plan(fleet: Fleet, target: Cell | Router, spec: RecoveryRunSpec) -> PlanRepo
         inputs=decision.inputs,
         evidence=decision.evidence,
         outcome=outcome,
+        left_to_people=procedure is not None and procedure.left_to_people,
         why=why,
         automatic=_automatic(fleet, target, run, policy)
         or (why if outcome == RunPhase.MANUAL_INTERVENTION_REQUIRED else None),
         recovery_target=spec.recovery_target,
         foreseen=foresight.failures(fleet, cell, decision.strategy, policy) if cell else [],
-        asks=foresight.questions(fleet, cell, decision.strategy, policy) if cell else [],
+        asks=foresight.questions(fleet, cell, decision.strategy, policy) if cell and procedure else [],
         steps=[
             PlannedStep(
                 name=step.name,

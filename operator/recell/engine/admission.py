@@ -10,18 +10,21 @@ from datetime import datetime, timedelta
 
 from recell.api import Cell, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
 from recell.api.cell import Failure
-from recell.api.failure import FailureType, Strategy
+from recell.api.failure import DataIntegrity, FailureType, Strategy
 from recell.api.meta import ANNOTATION_STARTED_UID
 from recell.api.placement import PlacementMode
-from recell.api.recovery_policy import Mode
+from recell.api.recovery_policy import CorruptedCell, Mode
 from recell.api.recovery_run import Decision, DecisionInputs, RunPhase, StartWhen, TargetKind, Trigger
 from recell.domain import limits, matrix, runs
 from recell.domain.health import HealthState, Level
+from recell.domain.wording import clipped
 
 PENDING_LIMIT = timedelta(hours=24)
 """A run that could not start for so long ends as Skipped; a person's word from yesterday is not today's."""
 MAX_ESCALATIONS = 2
 """Runbook's practice: after two levels a person decides."""
+LEFT_TO_PEOPLE = "ManualIntervention"
+"""Reason with which a run ends whose decision leaves the failure to a person."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +193,8 @@ def _decided(s: Situation) -> Answer:
             f"Several cells failed together, and one run of their Router recovers them: recell recover router/{router}"
             f" --strategy {Strategy.EMERGENCY_SCALING}. Or state a strategy for this cell alone",
         )
-    if decision.strategy is Strategy.MANUAL_INTERVENTION:
-        return End(RunPhase.MANUAL_INTERVENTION_REQUIRED, "ManualIntervention", decision.message)
+    if decision.strategy is Strategy.MANUAL_INTERVENTION and not isolates(s.run, decision, s.policy):
+        return End(RunPhase.MANUAL_INTERVENTION_REQUIRED, LEFT_TO_PEOPLE, decision.message)
     if escalations(s.run, s.others) > MAX_ESCALATIONS:
         return End(
             RunPhase.MANUAL_INTERVENTION_REQUIRED,
@@ -236,13 +239,30 @@ def decide(
         )
     else:
         choice = matrix.decide(inputs, policy.spec, unavailable=unavailable)
-    return Decision(
+    decision = Decision(
         id=matrix.decision_id(choice, inputs, run.spec.target_ref),
         strategy=choice.strategy,
         row=choice.row,
         message=choice.message,
         inputs=inputs,
         evidence=evidence[:32],
+    )
+    if isolates(run, decision, policy):
+        told = f"The cell is isolated, then left to a person (manualIntervention.corruptedCell). {decision.message}"
+        return decision.model_copy(update={"message": clipped(told)})
+    return decision
+
+
+def isolates(run: RecoveryRun, decision: Decision, policy: RecoveryPolicy) -> bool:
+    """Is it a cell to be isolated before a person takes over (rule 16)? Not where all may share the cause (rule 10)."""
+    inputs, permitted = decision.inputs, policy.spec.manual_intervention.corrupted_cell
+    return (
+        decision.strategy is Strategy.MANUAL_INTERVENTION
+        and permitted is CorruptedCell.ISOLATE
+        and run.spec.target_ref.kind is TargetKind.CELL
+        and inputs is not None
+        and inputs.data_integrity is DataIntegrity.CORRUPTED
+        and inputs.type is not FailureType.SYSTEMIC
     )
 
 

@@ -218,8 +218,7 @@ class Engine:
     # --- at work ---------------------------------------------------------------------------------
 
     async def _work(self, run: RecoveryRun) -> float | None:
-        plan = run.status.plan
-        procedure = self._procedures.get(plan.procedure) if plan else None
+        plan, procedure = run.status.plan, self._procedure(run.status)
         if plan is None or procedure is None or procedure.version != plan.version:
             wanted = f"{plan.procedure} version {plan.version}" if plan else "no plan"
             now = self._ports.clock.now()
@@ -306,9 +305,7 @@ class Engine:
         others = self._ports.store.runs_in(run.metadata.namespace)
         line = admission.line(run, others)
         for other in others:
-            plan = other.status.plan
-            claiming = self._procedures.get(plan.procedure) if plan else None
-            ref = other.spec.target_ref
+            claiming, ref = self._procedure(other.status), other.spec.target_ref
             if ref.kind is not TargetKind.ROUTER or ref.name != target.spec.router_ref.name or claiming is None:
                 continue
             if other.metadata.name in line or other.spec.dry_run or not admission.started(other):
@@ -577,6 +574,13 @@ class Engine:
             return await self._end(
                 base or run, run.status, RunPhase.SUCCEEDED, "DryRun", "Dry run: nothing was changed; see the steps"
             )
+        procedure = self._procedure(run.status)
+        if procedure is not None and procedure.left_to_people:
+            decided = f". {run.status.decision.message}" if run.status.decision else ""
+            told = f"{run.status.steps[-1].message}. {self._left_behind(run)}{decided}"
+            return await self._end(
+                base or run, run.status, RunPhase.MANUAL_INTERVENTION_REQUIRED, admission.LEFT_TO_PEOPLE, told
+            )
         healed = any((s.data or {}).get("selfRecovered") for s in run.status.steps)
         result = self._result(run.status)
         reason = "SelfRecovered" if healed else "Recovered"
@@ -750,8 +754,12 @@ class Engine:
         return None
 
     def _result(self, status: RecoveryRunStatus) -> RunResult | None:
-        procedure = self._procedures.get(status.plan.procedure) if status.plan else None
+        procedure = self._procedure(status)
         return procedure.result(status) if procedure else status.result
+
+    def _procedure(self, status: RecoveryRunStatus) -> Procedure | None:
+        """The one by which the run works; None before it has a plan, and where this version does not have it."""
+        return self._procedures.get(status.plan.procedure) if status.plan else None
 
     async def _save(self, run: RecoveryRun, status: RecoveryRunStatus) -> RecoveryRun:
         """Write the status, with its result, if it differs; returns the run as it is now, or the same object."""

@@ -202,6 +202,8 @@ class Procedure:
     """The way back for a target that became well by itself; appended by the outcome Recovered."""
     claims: Callable[[RecoveryRunStatus], Collection[str]] = lambda _: ()
     """Cells of its Router that a run takes over from runs of their own, from its record: pure."""
+    left_to_people: bool = False
+    """The target is not recovered when its steps are done: the run ends as ManualInterventionRequired."""
     result: Callable[[RecoveryRunStatus], RunResult | None] = lambda _: None
     """What came of the run, from its record: pure."""
 

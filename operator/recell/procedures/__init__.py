@@ -6,6 +6,7 @@ from recell.engine.procedure import Procedure
 from recell.procedures.cascade_recovery import CASCADE_RECOVERY
 from recell.procedures.cell_restart import CELL_RESTART
 from recell.procedures.isolate_and_restore_from_backup import ISOLATE_AND_RESTORE_FROM_BACKUP
+from recell.procedures.manual_intervention import MANUAL_INTERVENTION
 from recell.procedures.point_in_time_recovery import POINT_IN_TIME_RECOVERY
 from recell.procedures.router_failover import ROUTER_FAILOVER
 from recell.procedures.traffic_drain_and_replace import TRAFFIC_DRAIN_AND_REPLACE
@@ -19,6 +20,7 @@ PROCEDURES: Mapping[str, Procedure] = {
         POINT_IN_TIME_RECOVERY,
         CASCADE_RECOVERY,
         ROUTER_FAILOVER,
+        MANUAL_INTERVENTION,
     )
 }
-"""By strategy. A strategy without a procedure ends in manual intervention."""
+"""By strategy. Admission starts that of ManualIntervention only where the policy permits something to be done."""

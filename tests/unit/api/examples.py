@@ -553,6 +553,7 @@ _POLICY = _resource(
             "liftIncrements": 5,
             "poisonWindow": "15m",
         },
+        "manualIntervention": {"corruptedCell": "Isolate"},
         "validation": {"duration": "15m", "consistencyDuration": "1h"},
         "dependencies": [{"name": "database", "host": "db.shop.svc", "port": 5432, "path": "/ready"}],
         "objectives": {"rpo": "5m"},

@@ -184,6 +184,19 @@ def test_plan_says_what_stands_in_the_way(
     assert (told["outcome"], told["why"]["reason"]) == (outcome, reason)
 
 
+def test_plan_shows_what_is_done_before_a_failure_is_left_to_a_person(shell: Make) -> None:
+    corrupted = failed(impact="High", integrity="Corrupted", kind="MultipleCell")
+    permitted = [*corrupted, objects.policy(manualIntervention={"corruptedCell": "Isolate"})]
+    result = shell(permitted)("plan", "cell-b", "-o", "json")
+    told = json.loads(result.out)
+    assert result.code == 0
+    assert (told["strategy"], told["outcome"], told["leftToPeople"]) == ("ManualIntervention", "Starts", True)
+    assert [step["name"] for step in told["steps"]] == ["isolate-cell"]
+    assert "automatic" not in told, "the operator does it by itself"
+    frozen = json.loads(shell([*corrupted, objects.freeze()])("plan", "cell-b", "-o", "json").out)
+    assert (frozen["outcome"], frozen["steps"]) == ("Waits", []), "without permission there is no step to show"
+
+
 def test_plan_always_and_stated_starts_on_a_healthy_cell(shell: Make) -> None:
     told = shell(objects.well())("plan", "cell-b", "--always", "--strategy", "CellRestart", "-o", "json")
     assert told.code == 0
@@ -303,6 +316,15 @@ def test_recover_makes_no_run_that_would_end_at_once(shell: Make, items: list[Ob
     assert result.code == code
     assert words in result.err
     assert cluster.api.writes == []
+
+
+def test_recover_makes_a_run_that_isolates_the_cell_and_leaves_it_to_a_person(shell: Make) -> None:
+    items = failed(impact="High", integrity="Corrupted", kind="MultipleCell")
+    cluster = shell([*items, objects.policy(manualIntervention={"corruptedCell": "Isolate"})], answers=["no\n"])
+    result = cluster("recover", "cell-b")
+    assert "Start ManualIntervention of cell cell-b in shop? [y/N]" in result.err
+    assert "A run made now starts, and ends as ManualInterventionRequired." in result.out
+    assert cluster("recover", "cell-b", "--yes", "--no-wait").code == 0
 
 
 def test_recover_of_a_cell_that_is_not_there(shell: Make) -> None:

@@ -266,6 +266,19 @@ def test_plan_says_what_a_cluster_that_cannot_be_reached_means(shell: Make, stra
     assert "ClusterReachable=False" in shell(items)("status").out
 
 
+@pytest.mark.parametrize(("permitted", "gates"), [("Isolate", ["unfenced-source"]), ("Leave", [])])
+def test_plan_says_what_a_lost_cluster_means_for_a_cell_that_is_isolated_and_left_to_a_person(
+    shell: Make, permitted: str, gates: list[str]
+) -> None:
+    def lost(cell: Object) -> None:
+        condition = {"type": "ClusterReachable", "status": "False", "reason": "Unreachable", "message": "no answer"}
+        cell["status"]["conditions"] = [condition | {"lastTransitionTime": "2026-11-25T02:51:00Z"}]
+
+    items = changed(recoveries.failed("Corrupted", "MultipleCell"), "Cell", "cell-b", lost)
+    items = [*items, objects.policy(manualIntervention={"corruptedCell": permitted})]
+    assert [asked["gate"] for asked in told(shell(items), "plan", "cell-b")["asks"]] == gates
+
+
 def jobs(**named: str) -> Object:
     return {"data": {"type": "Jobs", "jobs": named}}
 

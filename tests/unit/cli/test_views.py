@@ -171,6 +171,16 @@ VIEWS: dict[str, View] = {
     "plan-starts": planned(failed_cell()),
     "plan-for-the-router": planned(failed_cell(impact="High", kind="MultipleCell")),
     "plan-manual": planned(failed_cell(integrity="Unknown")),
+    "plan-manual-isolates": planned(
+        [
+            objects.policy(manualIntervention={"corruptedCell": "Isolate"}),
+            *(
+                item
+                for item in failed_cell(impact="High", integrity="Corrupted", kind="MultipleCell")
+                if item["kind"] != "RecoveryPolicy"
+            ),
+        ]
+    ),
     "plan-healthy": planned(objects.well()),
     "plan-busy-and-frozen": planned(objects.troubled(), strategy="CellRestart"),
     "run-draining": followed(objects.troubled()),

@@ -17,9 +17,9 @@ from tests.fakes.world import NAMESPACE, START, Crash, World
 from tests.unit.procedures.play import play
 
 
-def failing_fleet(error_rate: float = 0.1, mode: str = "Automatic", **limits: Any) -> World:
+def failing_fleet(error_rate: float = 0.1, mode: str = "Automatic", **policy: Any) -> World:
     world = World()
-    world.fleet("a", "b", "c", policy={"mode": mode, "limits": limits})
+    world.fleet("a", "b", "c", policy={"mode": mode, **policy})
     world.traffic.rps = 300
     world.tick(60)
     world.traffic.cells["b"].error_rate = error_rate
@@ -197,6 +197,40 @@ async def test_an_approval_is_for_the_decision_that_was_shown() -> None:
     run = await look(world, key)
     assert run.status.started_at is None
     assert world.effects() == []
+
+
+BY_HAND = {"name": "by-hand", "strategy": "ManualIntervention"}
+TO_BE_ISOLATED: Any = {"type": "SingleCell", "impact": "High", "dataIntegrity": "Corrupted"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "corrupted_cell", "failure", "isolated"),
+    [
+        ("Cell", "Isolate", {}, True),
+        ("Cell", "Isolate", {"type": "MultipleCell"}, True),
+        ("Cell", "Isolate", {"type": "Systemic"}, False),
+        ("Cell", "Isolate", {"dataIntegrity": "Unknown"}, False),
+        ("Cell", "Isolate", {"dataIntegrity": "Intact"}, False),
+        ("Cell", "Leave", {}, False),
+        ("Router", "Isolate", {"type": "Router"}, False),
+    ],
+)
+async def test_only_a_corrupted_cell_of_no_shared_cause_is_isolated_before_a_person_goes_on(
+    kind: str, corrupted_cell: str, failure: dict[str, str], isolated: bool
+) -> None:
+    world = failing_fleet(rules=[BY_HAND], manualIntervention={"corruptedCell": corrupted_cell})
+    always = {"startWhen": "Always", "startBefore": (START + timedelta(days=1)).isoformat()}
+    target = "b" if kind == "Cell" else "shop"
+    key = world.run("r", target, kind=kind, failure={**TO_BE_ISOLATED, **failure}, **always)
+    await play(world, key)
+    run = world.runs[key]
+    assert (run.phase, condition(run, "Failed").reason) == (
+        RunPhase.MANUAL_INTERVENTION_REQUIRED,
+        "ManualIntervention",
+    )
+    assert (run.status.started_at is not None) is isolated
+    assert world.isolation.isolated == ({"b"} if isolated else set())
+    assert bool(world.effects()) is isolated
 
 
 FREEZE = {"metadata": {"name": "sale"}, "spec": {"reason": "sale", "scope": "NewRuns"}}

@@ -137,6 +137,25 @@ async def test_a_child_that_fails_does_not_stop_the_rest() -> None:
     assert spec_of(world).shedding == []
 
 
+async def test_a_child_that_isolates_its_cell_and_leaves_it_to_a_person_does_not_stop_the_rest() -> None:
+    by_hand = {"name": "by-hand", "dataIntegrity": "Corrupted", "strategy": "ManualIntervention"}
+    permitted = {"rules": [by_hand], "manualIntervention": {"corruptedCell": "Isolate"}}
+    world = storm("cell-a", "cell-b", rps=120, policy={**SMALL, **permitted})
+    world.integrities["cell-a"] = False
+    cascade(world)
+    await play(world)
+    run = run_of(world)
+    assert run.phase is RunPhase.PARTIALLY_SUCCEEDED
+    assert str(run.status.summary).startswith("1 of 2 cells of Router shop were recovered")
+    assert run.status.result is not None
+    (remains,) = run.status.result.remains
+    assert "ended as ManualInterventionRequired: Cell cell-a gets no traffic and no connections" in remains
+    assert world.isolation.isolated == {"cell-a"}
+    assert [h.cell for h in spec_of(world).holds if h.state == "Isolated"] == ["cell-a"]
+    assert placement.share(spec_of(world), "cell-a") == 0
+    assert (spec_of(world).shedding, spec_of(world).open_circuits) == ([], [])
+
+
 async def test_a_child_that_waits_for_a_person_does_not_keep_the_others_waiting() -> None:
     policy = {**SMALL, "rules": [{"name": "restart", "failure": "SingleCell", "strategy": "CellRestart"}]}
     world = storm("cell-a", "cell-b", rps=120, policy=policy)

@@ -74,6 +74,8 @@ def _foreseen(found: Foreseen, look: Look) -> RenderableType:
 
 def _now(plan: PlanReport, look: Look) -> RenderableType:
     if plan.why is None:
+        if plan.left_to_people:
+            return look.paragraph(("A run made now starts, and ends as ManualInterventionRequired.", WAITING))
         return look.paragraph(("A run made now starts.", GOOD))
     ends = "waits" if plan.outcome == "Waits" else f"ends at once as {plan.outcome}"
     why = "see above" if plan.why.message == plan.message else plan.why.message
