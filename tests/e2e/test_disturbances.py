@@ -4,11 +4,13 @@ import itertools
 import json
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from kubernetes import client, config
 
-from hack.stage import SHOP, Stage
+from hack.stage import SHOP, SYSTEM, Stage
 from tests.e2e.audit import OPERATOR, Audit
 from tests.e2e.test_cell_restart import always, assert_everything_once, ended, run_of, step_of
 
@@ -48,8 +50,36 @@ def test_the_leader_is_killed_in_each_step(stage: Stage) -> None:
     assert len({seen for _, seen in killed}) >= 4, f"too fast to be killed in each step: {killed}"
 
 
+@contextmanager
+def a_patient_kubelet(stage: Stage) -> Iterator[None]:
+    """By default it ends an operator that does not answer after 55 to 65 s."""
+    where = "/spec/template/spec/containers/0/livenessProbe/failureThreshold"
+    pods = stage.get("deployment", "recell", SYSTEM)["spec"]["template"]["spec"]
+    default = pods["containers"][0]["livenessProbe"]["failureThreshold"]
+
+    def after(failures: int) -> None:
+        change = json.dumps([{"op": "replace", "path": where, "value": failures}])
+        stage.kubectl("-n", SYSTEM, "patch", "deployment", "recell", "--type=json", "-p", change)
+        stage.kubectl("-n", SYSTEM, "rollout", "status", "deployment/recell", "--timeout=120s", within=130)
+
+    after(30)
+    try:
+        yield
+    finally:
+        after(default)
+
+
+def restarts(stage: Stage, pod: str) -> int:
+    return sum(int(c["restartCount"]) for c in stage.get("pod", pod, SYSTEM)["status"]["containerStatuses"])
+
+
 def test_a_stopped_leader_that_wakes_after_the_take_over_writes_nothing(stage: Stage) -> None:
     stage.patch("recoverypolicy", "default", SLOWER)
+    with a_patient_kubelet(stage):
+        stopped_and_woken(stage)
+
+
+def stopped_and_woken(stage: Stage) -> None:
     audit = Audit(stage)
     with stage.load(rate=40):
         time.sleep(6)
@@ -57,6 +87,7 @@ def test_a_stopped_leader_that_wakes_after_the_take_over_writes_nothing(stage: S
         stage.eventually("the drain runs", lambda: step_of(stage, "stopped") == "drain-traffic", within=60, every=0.2)
         old = stage.leader()
         epoch = stage.get("placement", "shop")["spec"]["epoch"]
+        begun = restarts(stage, old)
         stage.signal_operator(old, "SIGSTOP")
         stopped = time.monotonic()
         stage.eventually("another one leads", lambda: stage.leader() not in ("", old), within=60)
@@ -64,6 +95,7 @@ def test_a_stopped_leader_that_wakes_after_the_take_over_writes_nothing(stage: S
             "the Placement has its epoch", lambda: stage.get("placement", "shop")["spec"]["epoch"] > epoch, within=60
         )
         time.sleep(max(0.0, 60 - (time.monotonic() - stopped)))
+        assert restarts(stage, old) == begun, "it is the process that led that wakes"
         stage.signal_operator(old, "SIGCONT")
         stage.eventually("the run ends", lambda: ended(stage, "stopped"), within=240)
     assert stage.get("recoveryrun", "stopped")["status"]["phase"] == "Succeeded"
