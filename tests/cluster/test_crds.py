@@ -606,6 +606,16 @@ RULES = [
         "spec.backend.address.host: Invalid value: host must be an IP address, for example 10.0.0.7, or a host name in"
         " lower case",
     ),
+    *(
+        Case(
+            "Cell",
+            f"{kind} of {api_version}",
+            put("workloads", [{"apiVersion": api_version, "kind": kind, "name": "web"}]),
+            "spec.workloads[0].apiVersion: Invalid value: apiVersion must be batch/v1 for a CronJob, and apps/v1 for"
+            " every other kind",
+        )
+        for kind, api_version in (("CronJob", "apps/v1"), ("Deployment", "batch/v1"))
+    ),
     Case(
         "Cell",
         "probe too often",

@@ -10,14 +10,32 @@ import pytest
 
 from recell.api import Cell
 from recell.api.cell import WorkloadKind, WorkloadRef
-from recell.api.meta import ANNOTATION_REPLICAS, ANNOTATION_RESTART, ANNOTATION_STOP, LABEL_CELL, LABEL_FLEET
+from recell.api.meta import (
+    ANNOTATION_REPLICAS,
+    ANNOTATION_RESTART,
+    ANNOTATION_STOP,
+    ANNOTATION_SUSPEND,
+    LABEL_CELL,
+    LABEL_FLEET,
+)
 from recell.domain.observation import WorkloadPhase, WorkloadState
 from recell.engine.errors import BadInput, Forbidden, NotFound, Retryable, Reverted
 from recell.engine.ports import Key
 from recell.providers.kube import consent
 from recell.providers.kube import workloads as provider
 from recell.providers.kube.api import Api, Object
-from recell.providers.kube.paths import CELLS, DEPLOYMENTS, ENDPOINT_SLICES, NAMESPACES, SERVICES, STATEFUL_SETS
+from recell.providers.kube.paths import (
+    CELLS,
+    CRON_JOBS,
+    DEPLOYMENTS,
+    ENDPOINT_SLICES,
+    JOBS,
+    NAMESPACES,
+    PODS,
+    SERVICES,
+    STATEFUL_SETS,
+    WORKLOADS,
+)
 from recell.providers.kube.store import KubeStore
 from recell.providers.kube.workloads import KubeWorkloads
 from recell.runtime.clock import SystemClock
@@ -55,7 +73,10 @@ class World:
         spec: Object = {
             "routerRef": {"name": "shop"},
             "backend": {"type": "Service", "service": {"name": service or name, "port": port}},
-            "workloads": [{"apiVersion": "apps/v1", "kind": kind, "name": ref} for kind, ref in refs],
+            "workloads": [
+                {"apiVersion": WORKLOADS[WorkloadKind(kind)].api_version, "kind": kind, "name": ref}
+                for kind, ref in refs
+            ],
         }
         if namespace:
             spec["namespace"] = namespace
@@ -93,6 +114,11 @@ class World:
         }
         await self.apply("StatefulSet", STATEFUL_SETS.collection(self.namespace), name, spec)
 
+    async def cron_job(self, name: str, template: Object, **spec: Any) -> None:
+        job = {"spec": {"template": template, "backoffLimit": 0}}
+        wanted = {"schedule": "* * * * *", "concurrencyPolicy": "Forbid", "jobTemplate": job} | spec
+        await self.apply("CronJob", CRON_JOBS.collection(self.namespace), name, wanted, api_version="batch/v1")
+
     async def service(self, name: str, app: str = "", **spec: Any) -> None:
         wanted: Object = {"ports": [{"port": 80}]} | spec
         if app:
@@ -123,7 +149,8 @@ async def world(kubeconfig: Path, kubectl: Kubectl, namespace: str, image: str, 
         await made.start()
         yield made
         await made.stop()
-        for kind in ("cells.recell.dev", "deployments", "statefulsets", "daemonsets", "services", "endpointslices"):
+        kinds = ("deployments", "statefulsets", "daemonsets", "cronjobs", "services", "endpointslices")
+        for kind in ("cells.recell.dev", *kinds):
             kubectl("delete", kind, "--all", "-n", namespace, "--wait=false")
         await tested.close()
         await direct.close()
@@ -368,6 +395,44 @@ async def test_a_workload_is_held_at_zero_and_seen_there_when_its_last_pod_is_go
     assert not world.state(cell).at_zero
     await world.reaches(cell, WorkloadPhase.CURRENT, "2 of 2 pods ready")
     assert world.state(cell).stop_token is None
+
+
+async def test_a_cron_job_with_a_job_under_way_is_held_at_zero_and_comes_back(world: World) -> None:
+    template = world.pods("nightly", lifecycle={"preStop": {"sleep": {"seconds": 5}}})
+    template["spec"] |= {"restartPolicy": "Never", "terminationGracePeriodSeconds": 10}
+    await world.cron_job("nightly", template)
+    cell = await world.cell("web", ("CronJob", "nightly"))
+    ref = cell.spec.workloads[0]
+    await world.workloads.ensure_labels(cell)
+    assert (await world.reaches(cell, WorkloadPhase.CURRENT, "scheduled")).pods is None
+
+    async def its_pods(*phases: str) -> list[str]:
+        found = (await world.direct.list(PODS.collection(world.namespace), labels="app=nightly")).items
+        return [pod["metadata"]["name"] for pod in found if pod["status"].get("phase") in phases]
+
+    async def running() -> bool:
+        return bool(await its_pods("Running"))
+
+    await eventually(running, "a Job of it has a pod", deadline=ROLLOUT)
+    for _ in range(3):
+        await world.workloads.scale_to_zero(cell, ref, "run-11.fence")
+    (job,) = (await world.direct.list(JOBS.collection(world.namespace))).items
+    for held in (job, await world.direct.get(CRON_JOBS.path(world.namespace, "nightly"))):
+        annotations = held["metadata"]["annotations"]
+        assert held["spec"]["suspend"] is True
+        assert (annotations[ANNOTATION_STOP], annotations[ANNOTATION_SUSPEND]) == ("run-11.fence", "false")
+    ending = await world.reaches(cell, WorkloadPhase.CURRENT, "suspended; 1 pods not yet ended")
+    assert (ending.desired, ending.pods, ending.at_zero) == (0, 1, False)
+    await eventually(lambda: world.state(cell).at_zero, "its pod is gone", deadline=ROLLOUT)
+    assert await its_pods("Pending", "Running") == []
+
+    for _ in range(2):
+        await world.workloads.scale_back(cell, ref, "run-11.fence")
+    await world.reaches(cell, WorkloadPhase.CURRENT, "scheduled")
+    assert (world.state(cell).stop_token, world.state(cell).at_zero) == (None, False)
+    await eventually(running, "its Job goes on", deadline=ROLLOUT)
+    (again,) = (await world.direct.list(JOBS.collection(world.namespace))).items
+    assert again["metadata"]["uid"] == job["metadata"]["uid"]
 
 
 @pytest.mark.parametrize("subresource", ["", "scale"])

@@ -58,6 +58,13 @@ of the namespace's Secrets is asked for.
 - apiGroups: [apps]
   resources: [deployments, statefulsets, daemonsets]
   verbs: [get, list, watch{{ if .Values.features.workloadRestart }}, patch{{ end }}]
+- apiGroups: [batch]
+  resources: [cronjobs]
+  verbs: [get, list, watch{{ if .Values.features.workloadRestart }}, patch{{ end }}]
+# what is under way of CronJobs that cells name
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [list{{ if .Values.features.workloadRestart }}, get, patch{{ end }}]
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch{{ if .Values.features.workloadRestart }}, patch{{ end }}]
@@ -119,6 +126,9 @@ workloads live what belonged to it.
 {{- if .Values.features.decommission -}}
 - apiGroups: [apps]
   resources: [deployments, statefulsets, daemonsets]
+  verbs: [delete]
+- apiGroups: [batch]
+  resources: [cronjobs]
   verbs: [delete]
 # claims by the names of their StatefulSet's templates; the others if they carry the operator's own labels
 - apiGroups: [""]

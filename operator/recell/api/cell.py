@@ -102,13 +102,25 @@ class WorkloadKind(StrEnum):
     """Restarted by a rollout, pod by pod."""
     DAEMON_SET = "DaemonSet"
     """Restarted by a rollout, node by node."""
+    CRON_JOB = "CronJob"
+    """Not restarted, for its next Job starts anew. Stopped by being suspended, with its Jobs that are under way."""
 
 
 class WorkloadRef(Model):
     """A workload of the cell."""
 
-    api_version: str = Field(pattern="^apps/v1$", max_length=7, description="apps/v1.")
-    kind: WorkloadKind = Field(description="Deployment, StatefulSet or DaemonSet.")
+    model_config = rules(
+        cel(
+            "(self.kind == 'CronJob') == (self.apiVersion == 'batch/v1')",
+            "apiVersion must be batch/v1 for a CronJob, and apps/v1 for every other kind",
+            fieldPath=".apiVersion",
+        )
+    )
+
+    api_version: str = Field(
+        pattern="^(apps|batch)/v1$", max_length=8, description="apps/v1, or batch/v1 for a CronJob."
+    )
+    kind: WorkloadKind = Field(description="Deployment, StatefulSet, DaemonSet or CronJob.")
     name: ObjectName = Field(description="Name, in the namespace of the cell's workloads.")
 
     def __str__(self) -> str:

@@ -285,7 +285,10 @@ def _running(s: Situation) -> Blocked | None:
         # Who stopped it watches its pods go; of one that a person stopped only the counts are known.
         gone = state.pods == 0 or (state.pods is None and state.stop_token is None)
         if state.desired != 0 or state.ready or not gone:
-            told = f"{state.ref} has not been scaled to zero ({state.message}): scale it down if nobody uses it"
+            stopped, stop = "been scaled to zero", "scale it down"
+            if state.ref.kind is WorkloadKind.CRON_JOB:
+                stopped, stop = "been suspended until no pod was left", "suspend it"
+            told = f"{state.ref} has not {stopped} ({state.message}): {stop} if nobody uses it"
             return _blocked("StillRunning", told)
     return None
 

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from recell.api.cell import BackendType, Cell, ConditionCheck, Failure
+from recell.api.cell import BackendType, Cell, ConditionCheck, Failure, WorkloadKind
 from recell.api.failure import Evidence, Vantage, Verdict
 from recell.api.meta import Condition, ConditionStatus, duration_text, find_condition, fraction, seconds
 from recell.api.recovery_policy import RecoveryPolicySpec
@@ -132,8 +132,9 @@ def _workloads(seen: CellObservation, now: datetime) -> Evidence:
     unclear, since = told((WorkloadPhase.UNKNOWN, WorkloadPhase.IN_PROGRESS))
     if unclear:
         return _evidence(WORKLOADS, Vantage.CLUSTER, Verdict.INCONCLUSIVE, unclear, since, now)
-    names = listed(str(state.ref) for state in seen.workloads)
-    return _evidence(WORKLOADS, Vantage.CLUSTER, Verdict.PASSED, f"{names}: every pod is available")
+    serving = [str(state.ref) for state in seen.workloads if state.ref.kind is not WorkloadKind.CRON_JOB]
+    message = f"{listed(serving)}: every pod is available" if serving else "there are only CronJobs"
+    return _evidence(WORKLOADS, Vantage.CLUSTER, Verdict.PASSED, message)
 
 
 def _endpoints(cell: Cell, seen: CellObservation) -> Evidence:

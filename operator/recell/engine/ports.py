@@ -81,7 +81,8 @@ class Workloads(Protocol):
     def states(self, cell: Cell) -> tuple[WorkloadState, ...]: ...
 
     async def restart(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
-        """Roll the workload's pods once per token. Raises NotFound, Forbidden, Conflict, Retryable, Reverted."""
+        """Roll the workload's pods once per token. Raises BadInput for what a restart would not roll (a CronJob),
+        NotFound, Forbidden, Conflict, Retryable, Reverted."""
         ...
 
     async def scale_back(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
@@ -91,8 +92,9 @@ class Workloads(Protocol):
     async def scale_to_zero(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
         """Scale the workload to zero once per token; a StatefulSet's claims are kept, read back first (rule 6).
 
-        To be called again until the workload's state is `at_zero`. Raises BadInput for what cannot be scaled (a
-        DaemonSet) or would lose its claims, and as `restart` does.
+        A CronJob is suspended, with its Jobs that are under way. To be called again until the workload's state is
+        `at_zero`. Raises BadInput for what cannot be scaled (a DaemonSet) or would lose its claims, and as `restart`
+        does.
         """
         ...
 

@@ -52,6 +52,7 @@ _CELL = _resource(
         "workloads": [
             {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "database"},
             {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+            {"apiVersion": "batch/v1", "kind": "CronJob", "name": "billing"},
         ],
         "priority": 200,
         "capacity": {"requestsPerSecond": 500, "customers": 10000},

@@ -32,14 +32,12 @@ TEMPLATE_RIGHTS = {
 }
 """What the ordinary CellTemplate makes."""
 RESTART_RIGHTS = {("patch", "apps", kind) for kind in ("deployments", "statefulsets", "daemonsets")} | {
+    ("patch", "batch", "cronjobs"),
+    ("patch", "batch", "jobs"),
     ("patch", "", "services"),
     ("patch", "discovery.k8s.io", "endpointslices"),
 }
-DATA_JOB_RIGHTS = (
-    {("create", "batch", "jobs"), ("delete", "batch", "jobs"), ("get", "", "pods/log")}
-    | {(verb, "batch", "jobs") for verb in ("get", "list", "watch")}
-    | {("get", "batch", "cronjobs")}
-)
+DATA_JOB_RIGHTS = {(verb, "batch", "jobs") for verb in ("get", "watch", "create", "delete")} | {("get", "", "pods/log")}
 
 SNAPSHOT_RIGHTS = {
     (verb, group, resource)
@@ -76,6 +74,7 @@ DECOMMISSION_RIGHTS = {
     ("delete", "apps", "deployments"),
     ("delete", "apps", "statefulsets"),
     ("delete", "apps", "daemonsets"),
+    ("delete", "batch", "cronjobs"),
     ("delete", "", "persistentvolumeclaims"),
     ("delete", "", "services"),
     ("delete", "", "configmaps"),

@@ -237,6 +237,21 @@ def test_a_daemon_set_cannot_be_stopped_but_by_its_deletion() -> None:
     assert blocked(workload(ref=ref, desired=3, ready=3)(PROVEN)) is None
 
 
+@pytest.mark.parametrize(
+    ("desired", "pods", "token", "deleted"),
+    [(0, 0, "run-1.fence", True), (0, None, None, True), (0, 1, "run-1.fence", False), (0, None, "run-1.fence", False),
+     (None, None, None, False)],
+)  # fmt: skip
+def test_a_cron_job_is_stopped_when_it_is_suspended_and_without_pods(
+    desired: int | None, pods: int | None, token: str | None, deleted: bool
+) -> None:
+    ref = WorkloadRef(api_version="batch/v1", kind=WorkloadKind.CRON_JOB, name="b")
+    found = blocked(workload(ref=ref, desired=desired, ready=None, pods=pods, stop_token=token)(PROVEN))
+    assert (found is None) is deleted
+    if found is not None:
+        assert "CronJob/b has not been suspended until no pod was left" in str(found)
+
+
 def test_what_is_gone_already_does_not_run() -> None:
     assert blocked(workload(phase=WorkloadPhase.NOT_FOUND, desired=None)(PROVEN)) is None
 

@@ -29,10 +29,11 @@ FAILED_AFTER, HEALTHY_AFTER = 10.0, 30.0
 
 WEB = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
 DATABASE = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db"}
+NIGHTLY = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "nightly"}
 
 
 def workload(phase: WorkloadPhase, message: str = "", which: int = 0, since: datetime | None = None) -> WorkloadState:
-    ref = cell(workloads=[WEB, DATABASE]).spec.workloads[which]
+    ref = cell(workloads=[WEB, DATABASE, NIGHTLY]).spec.workloads[which]
     return WorkloadState(ref=ref, phase=phase, message=message, since=since)
 
 
@@ -93,6 +94,13 @@ def test_only_checks_that_apply_are_made() -> None:
             Verdict.PASSED,
             "Deployment/web and StatefulSet/db: every pod is available",
         ),
+        (
+            (workload(WorkloadPhase.CURRENT), workload(WorkloadPhase.CURRENT, which=2)),
+            Verdict.PASSED,
+            "Deployment/web: every pod is available",
+        ),
+        ((workload(WorkloadPhase.CURRENT, which=2),), Verdict.PASSED, "there are only CronJobs"),
+        ((workload(WorkloadPhase.NOT_FOUND, which=2),), Verdict.FAILED, "CronJob/nightly: NotFound"),
         ((workload(WorkloadPhase.IN_PROGRESS, "1 of 2 pods updated"),), Verdict.INCONCLUSIVE, "1 of 2 pods updated"),
         ((workload(WorkloadPhase.UNKNOWN),), Verdict.INCONCLUSIVE, "Deployment/web: Unknown"),
         (

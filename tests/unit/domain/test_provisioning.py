@@ -251,7 +251,7 @@ UNFIT = [
     ),
     (
         template(cell=CELL_SPEC | {"workloads": [{"apiVersion": "apps/v1", "kind": "Job", "name": "x"}]}),
-        "spec.cell.workloads[0].kind: Input should be 'Deployment', 'StatefulSet' or 'DaemonSet'",
+        "spec.cell.workloads[0].kind: Input should be 'Deployment', 'StatefulSet', 'DaemonSet' or 'CronJob'",
     ),
 ]
 

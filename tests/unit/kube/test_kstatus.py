@@ -17,12 +17,13 @@ from recell.providers.kube.kstatus import (
     stuck_reason,
 )
 from recell.providers.kube.ownership import HELM_RELEASE
+from recell.providers.kube.paths import WORKLOADS
 
 CURRENT, IN_PROGRESS, FAILED = WorkloadPhase.CURRENT, WorkloadPhase.IN_PROGRESS, WorkloadPhase.FAILED
 
 
 def ref(kind: str) -> WorkloadRef:
-    return WorkloadRef(api_version="apps/v1", kind=WorkloadKind(kind), name="web")
+    return WorkloadRef(api_version=WORKLOADS[WorkloadKind(kind)].api_version, kind=WorkloadKind(kind), name="web")
 
 
 def workload(status: dict[str, Any], *, generation: int = 2, **spec: Any) -> Object:
@@ -219,6 +220,28 @@ def test_pods_that_may_run(pods: list[Object] | None, counted: int, generation: 
     assert state.at_zero == (known == 0)
 
 
+@pytest.mark.parametrize(
+    ("suspend", "pods", "desired", "known", "told"),
+    [
+        (None, None, None, None, "scheduled"),
+        (False, [*ENDED, RUNNING], None, 1, "scheduled; 1 pods not yet ended"),
+        (True, None, 0, None, "suspended"),
+        (True, [RUNNING, ENDING], 0, 2, "suspended; 2 pods not yet ended"),
+        (True, ENDED, 0, 0, "suspended"),
+    ],
+)
+def test_a_cron_job_is_never_unwell(
+    suspend: bool | None, pods: list[Object] | None, desired: int | None, known: int | None, told: str
+) -> None:
+    spec = {} if suspend is None else {"suspend": suspend}
+    cron_job = {"metadata": {"name": "web", "namespace": "shop", "generation": 2}, "spec": spec, "status": {}}
+    state = assess(ref("CronJob"), cron_job, pods)
+    assert state == assess(ref("CronJob"), slim_workload(cron_job), pods)
+    assert (state.phase, state.message, state.updated) == (CURRENT, told, True)
+    assert (state.desired, state.pods) == (desired, known)
+    assert state.at_zero == (suspend is True and known == 0)
+
+
 @pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet"])
 def test_slimming_changes_no_answer(kind: str) -> None:
     template = {
@@ -242,6 +265,7 @@ def test_slimming_changes_no_answer(kind: str) -> None:
     ("kind", "spec", "told"),
     [
         ("Deployment", {}, ""),
+        ("CronJob", {}, "its next Job starts anew"),
         ("Deployment", {"paused": True}, "spec.paused is true"),
         ("StatefulSet", strategy(), ""),
         ("StatefulSet", {}, ""),

@@ -28,7 +28,9 @@ def cell(*refs: tuple[str, str], namespace: str | None = None) -> Cell:
     spec: Object = {
         "routerRef": {"name": "shop"},
         "backend": {"type": "Service", "service": {"name": "web", "port": 80}},
-        "workloads": [{"apiVersion": "apps/v1", "kind": kind, "name": name} for kind, name in refs],
+        "workloads": [
+            {"apiVersion": WORKLOADS[WorkloadKind(kind)].api_version, "kind": kind, "name": name} for kind, name in refs
+        ],
     }
     if namespace:
         spec["namespace"] = namespace
@@ -70,6 +72,22 @@ class LateClock(SystemClock):
         return super().monotonic() + self.late
 
 
+class Store:
+    """The one Cell."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def cell(self, key: Key) -> Cell | None:
+        return self._cell if key == self._cell.key else None
+
+    def cells_naming_workload(self, kind: str, namespace: str, name: str) -> list[Key]:
+        return [self._cell.key]
+
+    def cells_naming_service(self, namespace: str, name: str) -> list[Key]:
+        return [self._cell.key]
+
+
 class Scene:
     """One cell with what it names; `told` are the cells that looked different."""
 
@@ -78,13 +96,10 @@ class Scene:
         self.api: Any = FakeApi(self.server)
         self.cell = cell(*refs, namespace=namespace)
         self.told: list[Key] = []
-        store: Any = self
+        self.store = Store(self.cell)
         watched = ("",) if namespace else ("fleet",)
         self.clock = LateClock()
-        self.workloads = KubeWorkloads(self.api, self.clock, store, watched, on_change=self.told.append)
-
-    def cells_naming_workload(self, kind: str, namespace: str, name: str) -> list[Key]:
-        return [self.cell.key]
+        self.workloads = KubeWorkloads(self.api, self.clock, self.store, watched, on_change=self.told.append)
 
     async def start(self) -> None:
         self.workloads.start()
@@ -298,8 +313,8 @@ def test_argo_cd_is_told_to_leave_the_hold_alone() -> None:
         "annotations": {"argocd.argoproj.io/tracking-id": "shop:apps/Deployment:fleet/web"},
         "managedFields": [wrote("argocd-controller", "replicas")],
     }
-    told = scaling.reverted({"metadata": metadata, "spec": {}})
-    assert told.startswith("argocd-controller: ")
+    told = scaling.REPLICAS.reverted({"metadata": metadata, "spec": {}})
+    assert told.startswith("scaling to zero was reverted twice, last by argocd-controller: ")
     assert "Argo CD Application shop" in told
     assert "managedFieldsManagers [recell-hold]" in told
 

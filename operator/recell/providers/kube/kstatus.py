@@ -1,8 +1,9 @@
-"""What the fields of a Deployment, StatefulSet or DaemonSet say, by the rules of kstatus.
+"""What the fields of a Deployment, StatefulSet, DaemonSet or CronJob say, by the rules of kstatus.
 
 Promises: pure functions over JSON. Beyond kstatus, pods that cannot come up by themselves (crash
 loops, images that cannot be pulled, no node that takes them) make a workload Failed, because its
-own status tells of them only after minutes, or never.
+own status tells of them only after minutes, or never. A CronJob that is there is Current: how its Jobs
+end says nothing of whether customers are served.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,6 +51,8 @@ class _Counts:
 
 def assess(ref: WorkloadRef, obj: Object, pods: Sequence[Object] | None = None) -> WorkloadState:
     """`pods`: those of its selector where they are known; needed for what is wrong, not for what is right."""
+    if ref.kind is WorkloadKind.CRON_JOB:
+        return _cron_job(ref, obj, pods)
     counts = _ASSESS[ref.kind](obj)
     unseen = _unseen(obj)
     stuck = [text for text in (stuck_reason(pod) for pod in pods or ()) if text]
@@ -80,6 +83,22 @@ def assess(ref: WorkloadRef, obj: Object, pods: Sequence[Object] | None = None) 
     )
 
 
+def _cron_job(ref: WorkloadRef, obj: Object, pods: Sequence[Object] | None) -> WorkloadState:
+    suspended = scaling.SUSPEND.stopped(obj)
+    running = None if pods is None else sum(1 for pod in pods if may_run(pod))
+    message = "suspended" if suspended else "scheduled"
+    return WorkloadState(
+        ref=ref,
+        phase=WorkloadPhase.CURRENT,
+        message=f"{message}; {running} pods not yet ended" if running else message,
+        desired=0 if suspended else None,
+        updated=True,
+        stop_token=scaling.stop_token(obj),
+        pods=running,
+        owned_by=ownership.owner_of(obj),
+    )
+
+
 def restart_token(obj: Object) -> str | None:
     annotations = (_template(obj).get("metadata") or {}).get("annotations") or {}
     value = annotations.get(ANNOTATION_RESTART)
@@ -89,6 +108,8 @@ def restart_token(obj: Object) -> str | None:
 def cannot_restart(ref: WorkloadRef, obj: Object) -> str:
     """Why a new template would not replace every pod: the field and what to do; empty if it would."""
     spec = obj["spec"]
+    if ref.kind == WorkloadKind.CRON_JOB:
+        return "its next Job starts anew"
     if ref.kind == WorkloadKind.DEPLOYMENT:
         return "spec.paused is true: resume the Deployment first" if spec.get("paused") else ""
     strategy = spec.get("updateStrategy") or {}
@@ -156,9 +177,11 @@ def stuck_reason(pod: Object) -> str:
 
 
 def slim_workload(obj: Object) -> Object:
-    """Only what `assess`, `cannot_restart`, `selector_of` and `scaling.held` read."""
+    """Only what `assess`, `cannot_restart`, `selector_of` and `scaling.Lever` read."""
     spec, template = obj["spec"], _template(obj)
-    kept = {name: spec[name] for name in ("replicas", "selector", "paused", "updateStrategy") if name in spec}
+    kept = {
+        name: spec[name] for name in ("replicas", "selector", "paused", "updateStrategy", "suspend") if name in spec
+    }
     kept["template"] = {"metadata": {"annotations": (template.get("metadata") or {}).get("annotations") or {}}}
     slim = _head(obj) | {"spec": kept, "status": obj.get("status") or {}}
     annotations = obj["metadata"].get("annotations") or {}
@@ -192,7 +215,7 @@ def _unseen(obj: Object) -> str:
 
 def _deployment(obj: Object) -> _Counts:
     status = obj.get("status") or {}
-    desired = scaling.replicas(obj)
+    desired = scaling.REPLICAS.now(obj)
     total, updated, ready, available = _numbers(
         status, "replicas", "updatedReplicas", "readyReplicas", "availableReplicas"
     )
@@ -214,7 +237,7 @@ def _deployment(obj: Object) -> _Counts:
 
 def _stateful_set(obj: Object) -> _Counts:
     status = obj.get("status") or {}
-    desired = scaling.replicas(obj)
+    desired = scaling.REPLICAS.now(obj)
     total, updated, ready = _numbers(status, "replicas", "updatedReplicas", "readyReplicas")
     # Servers before 1.22 and sets with minReadySeconds 0 may leave it out.
     available = int(status.get("availableReplicas", ready) or 0)

@@ -73,14 +73,14 @@ OWN: dict[type[Model], Resource] = {
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
 STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet")
 DAEMON_SETS = Resource("apps", "v1", "daemonsets", "DaemonSet")
+CRON_JOBS = Resource("batch", "v1", "cronjobs", "CronJob")
+JOBS = Resource("batch", "v1", "jobs", "Job")
 WORKLOADS: dict[WorkloadKind, Resource] = {
     WorkloadKind.DEPLOYMENT: DEPLOYMENTS,
     WorkloadKind.STATEFUL_SET: STATEFUL_SETS,
     WorkloadKind.DAEMON_SET: DAEMON_SETS,
+    WorkloadKind.CRON_JOB: CRON_JOBS,
 }
-
-CRON_JOBS = Resource("batch", "v1", "cronjobs", "CronJob")
-JOBS = Resource("batch", "v1", "jobs", "Job")
 
 CNPG_CLUSTERS = Resource("postgresql.cnpg.io", "v1", "clusters", "Cluster")
 CNPG_BACKUPS = Resource("postgresql.cnpg.io", "v1", "backups", "Backup")

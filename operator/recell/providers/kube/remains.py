@@ -21,7 +21,7 @@ from recell.api.meta import LABEL_CELL, LABEL_FLEET, LABEL_MADE_BY
 from recell.domain.decommission import Claim
 from recell.engine.errors import BadInput, Conflict, NotFound
 from recell.engine.ports import Key
-from recell.providers.kube import kstatus
+from recell.providers.kube import cron_jobs, kstatus, scaling
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.paths import (
     CLAIMS,
@@ -72,12 +72,33 @@ class CellRemains:
         for ref in cell.spec.workloads:
             self._require_alone(cell, WORKLOADS[ref.kind], ref.name)
             with suppress(NotFound):
-                found.append(_stopped(await self._api.get(WORKLOADS[ref.kind].path(namespace, ref.name))))
+                found.append(await self._stopped(await self._api.get(WORKLOADS[ref.kind].path(namespace, ref.name))))
         known = {(obj["kind"], obj["metadata"]["name"]) for obj in found}
         for resource in WORKLOADS.values():
             made = await self._made(cell, resource)
             found.extend(obj for obj in made if (resource.kind, obj["metadata"]["name"]) not in known)
         return found
+
+    async def _stopped(self, workload: Object) -> Object:
+        """The workload. Raises Conflict where somebody runs it: what can be stopped was, when the cell was replaced."""
+        kind, metadata = workload["kind"], workload["metadata"]
+        name = f"{kind} {metadata['namespace']}/{metadata['name']}"
+        if kind == WorkloadKind.DAEMON_SET or metadata.get("deletionTimestamp"):
+            return workload
+        if kind == WorkloadKind.CRON_JOB:
+            suspended = scaling.SUSPEND.stopped(workload)
+            if not suspended or any(map(kstatus.may_run, await cron_jobs.pods(self._api, workload))):
+                told = "has pods" if suspended else "is not suspended"
+                raise Conflict(f"{name} {told}: nothing is deleted while it runs; suspend it if nobody uses it")
+            return workload
+        wanted = scaling.REPLICAS.now(workload)
+        pods = int((workload.get("status") or {}).get("replicas") or 0)
+        if wanted or pods:
+            raise Conflict(
+                f"{name} has spec.replicas {wanted} and {pods} pods: nothing is deleted while it runs; scale it down if"
+                " nobody uses it"
+            )
+        return workload
 
     async def claims(self, cell: Cell, workloads: Sequence[Object]) -> list[Claim]:
         """Of the StatefulSets that the Cell names: by the names of their claim templates and an ordinal, and only what
@@ -180,16 +201,3 @@ def _any(names: Sequence[str]) -> str:
 def _labels(obj: Object) -> dict[str, str]:
     labels: dict[str, str] = obj["metadata"].get("labels") or {}
     return labels
-
-
-def _stopped(workload: Object) -> Object:
-    """The workload. Raises Conflict where somebody runs it: what can be stopped was, when the cell was replaced."""
-    kind, metadata = workload["kind"], workload["metadata"]
-    wanted = int(workload["spec"].get("replicas", 1))
-    pods = int((workload.get("status") or {}).get("replicas") or 0)
-    if kind != WorkloadKind.DAEMON_SET and (wanted or pods) and not metadata.get("deletionTimestamp"):
-        raise Conflict(
-            f"{kind} {metadata['namespace']}/{metadata['name']} has spec.replicas {wanted} and {pods} pods: nothing is"
-            " deleted while it runs; scale it down if nobody uses it"
-        )
-    return workload

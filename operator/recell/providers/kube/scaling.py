@@ -1,29 +1,94 @@
 """Holding a workload at zero, and what has to be so before that (rule 6): pure functions over JSON.
 
-Promises: the workload carries who holds it and the replicas that it had, so that a person can scale it back; both
-are on the workload itself, since its pod template would make a rollout of it. `spec.replicas` is written on the
-main resource by a field manager of its own: that is what Argo CD can be told to leave alone.
+Promises: the workload carries who holds it and what it had (its replicas; of a CronJob or Job, whether it was
+suspended), so that a person can take it back; both are on the workload itself, since its pod template would make a
+rollout of it. The field is written on the main resource by a field manager of its own: that is what Argo CD can be
+told to leave alone.
 """
 
-from recell.api.meta import ANNOTATION_REPLICAS, ANNOTATION_STOP
+import json
+from dataclasses import dataclass
+
+from recell.api.cell import WorkloadKind
+from recell.api.meta import ANNOTATION_REPLICAS, ANNOTATION_STOP, ANNOTATION_SUSPEND
 from recell.providers.kube.api import HOLD_MANAGER, Object
 from recell.providers.kube.ownership import last_manager, owner_of
 
-ANNOTATIONS = (ANNOTATION_STOP, ANNOTATION_REPLICAS)
-
-
-def replicas(obj: Object) -> int:
-    return int(obj["spec"].get("replicas", 1))
+ANNOTATIONS = (ANNOTATION_STOP, ANNOTATION_REPLICAS, ANNOTATION_SUSPEND)
 
 
 def stop_token(obj: Object) -> str | None:
-    """The token of whoever scaled it last."""
+    """The token of whoever stopped it last."""
     return _annotations(obj).get(ANNOTATION_STOP)
 
 
-def held(obj: Object) -> bool:
-    """At zero, and the operator keeps it there."""
-    return replicas(obj) == 0 and stop_token(obj) is not None
+@dataclass(frozen=True)
+class Lever:
+    """The field of the spec that stops a workload."""
+
+    field: str
+    default: int
+    """What a spec that does not say means; `back` gives it where nothing is remembered."""
+    zero: int
+    annotation: str
+    """Where what was before is kept."""
+    does: str
+
+    def now(self, obj: Object) -> int:
+        said = obj["spec"].get(self.field)
+        return self.default if said is None else said
+
+    def stopped(self, obj: Object) -> bool:
+        return self.now(obj) == self.zero
+
+    def held(self, obj: Object) -> bool:
+        """Stopped, and the operator keeps it so."""
+        return self.stopped(obj) and stop_token(obj) is not None
+
+    def to_zero(self, obj: Object, token: str) -> Object | None:
+        """The merge patch; None: this very hold is in force."""
+        known = stop_token(obj)
+        if self.stopped(obj) and known == token:
+            return None
+        # Whoever scales back against a hold does not know better than what was before it.
+        before = _annotations(obj).get(self.annotation) if self.stopped(obj) or known == token else None
+        annotations = {ANNOTATION_STOP: token, self.annotation: before or json.dumps(self.now(obj))}
+        return {"metadata": {"annotations": annotations}, "spec": {self.field: self.zero}}
+
+    def back(self, obj: Object, token: str) -> Object | None:
+        """The merge patch that undoes this hold, by whoever scaled back meanwhile too; None: it is not in force.
+
+        Claims go on being kept: nobody loses data by that.
+        """
+        if stop_token(obj) != token:
+            return None
+        patch: Object = {"metadata": {"annotations": {ANNOTATION_STOP: None, self.annotation: None}}}
+        if self.stopped(obj):
+            before = _annotations(obj).get(self.annotation)
+            patch["spec"] = {self.field: json.loads(before) if before else self.default}
+        return patch
+
+    def reverted(self, obj: Object) -> str:
+        """What was reverted, by whom, and how to make that stop."""
+        manager, owner = last_manager(obj, self.field), owner_of(obj)
+        told = f"{self.does} was reverted twice, last by {manager}"
+        if manager.endswith("/scale"):
+            return f"{told}: suspend the autoscaler of this workload"
+        advice = f"let it leave spec.{self.field} of this workload alone"
+        if owner is not None and owner.startswith("Argo CD"):
+            advice += f" ({owner}: ignoreDifferences with managedFieldsManagers [{HOLD_MANAGER}], and the sync option"
+            advice += " RespectIgnoreDifferences=true)"
+        elif owner is not None:
+            advice += f" ({owner})"
+        return f"{told}: {advice}"
+
+
+REPLICAS = Lever("replicas", default=1, zero=0, annotation=ANNOTATION_REPLICAS, does="scaling to zero")
+SUSPEND = Lever("suspend", default=False, zero=True, annotation=ANNOTATION_SUSPEND, does="suspending it")
+
+
+def lever(kind: WorkloadKind) -> Lever:
+    return SUSPEND if kind is WorkloadKind.CRON_JOB else REPLICAS
 
 
 def claims_at_risk(obj: Object) -> bool:
@@ -46,44 +111,6 @@ def retain(obj: Object) -> Object | None:
     if not claims_at_risk(obj):
         return None
     return {"spec": {"persistentVolumeClaimRetentionPolicy": {"whenScaled": "Retain"}}}
-
-
-def to_zero(obj: Object, token: str) -> Object | None:
-    """The merge patch; None: this very hold is in force."""
-    current, known = replicas(obj), stop_token(obj)
-    if current == 0 and known == token:
-        return None
-    # Whoever scales back against a hold does not know better than what was before it.
-    before = _annotations(obj).get(ANNOTATION_REPLICAS) if current == 0 or known == token else None
-    annotations = {ANNOTATION_STOP: token, ANNOTATION_REPLICAS: before or str(current)}
-    return {"metadata": {"annotations": annotations}, "spec": {"replicas": 0}}
-
-
-def back(obj: Object, token: str) -> Object | None:
-    """The merge patch that undoes this hold, by whoever scaled back meanwhile too; None: it is not in force.
-
-    Claims go on being kept: nobody loses data by that.
-    """
-    if stop_token(obj) != token:
-        return None
-    patch: Object = {"metadata": {"annotations": dict.fromkeys(ANNOTATIONS)}}
-    if replicas(obj) == 0:
-        patch["spec"] = {"replicas": int(_annotations(obj).get(ANNOTATION_REPLICAS) or 1)}
-    return patch
-
-
-def reverted(obj: Object) -> str:
-    """Who scales it back, and how to make that stop."""
-    manager, owner = last_manager(obj, "replicas"), owner_of(obj)
-    if manager.endswith("/scale"):
-        return f"{manager}: suspend the autoscaler of this workload"
-    advice = "let it leave spec.replicas of this workload alone"
-    if owner is not None and owner.startswith("Argo CD"):
-        advice += f" ({owner}: ignoreDifferences with managedFieldsManagers [{HOLD_MANAGER}], and the sync option"
-        advice += " RespectIgnoreDifferences=true)"
-    elif owner is not None:
-        advice += f" ({owner})"
-    return f"{manager}: {advice}"
 
 
 def _when_scaled(obj: Object) -> str | None:

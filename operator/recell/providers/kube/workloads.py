@@ -6,9 +6,10 @@ Promises
   would be a rollout).
 - A workload that leaves the watch is looked for before it counts as missing: the label may merely
   have been taken away.
+- CronJobs are watched from when a Cell names one. They are no sign of health, so nobody is blind without them.
 - A restart rolls the pods once per token, and scaling to zero is done once per token, under the
-  resourceVersion that was looked at (rule 18); what was reverted twice is left alone for five minutes,
-  in which a person may end that (rule 31).
+  resourceVersion that was looked at (rule 18); a CronJob is scaled to zero by suspending it and its Jobs that are
+  under way. What was reverted twice is left alone for five minutes, in which a person may end that (rule 31).
 - No claim goes with the pods of a StatefulSet that is scaled to zero (rule 6).
 - A namespace other than the Cell's own is touched with its consent only (`consent`).
 - Reading never waits.
@@ -17,6 +18,7 @@ Promises
 import asyncio
 import logging
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
@@ -27,12 +29,12 @@ from recell.api.meta import ANNOTATION_RESTART, LABEL_CELL
 from recell.domain.observation import Endpoints, WorkloadPhase, WorkloadState
 from recell.engine.errors import BadInput, Conflict, NotFound, RecellError, Retryable, Reverted
 from recell.engine.ports import Clock, Key
-from recell.providers.kube import kstatus, scaling, services
+from recell.providers.kube import cron_jobs, kstatus, scaling, services
 from recell.providers.kube.api import FIELD_MANAGER, HOLD_MANAGER, Api, Object
 from recell.providers.kube.collection import Collection
 from recell.providers.kube.consent import Consent
 from recell.providers.kube.ownership import last_manager
-from recell.providers.kube.paths import ENDPOINT_SLICES, SERVICES, WORKLOADS, Resource
+from recell.providers.kube.paths import CRON_JOBS, ENDPOINT_SLICES, JOBS, SERVICES, WORKLOADS, Resource
 from recell.providers.kube.pods import PodWatches, WorkloadKey
 from recell.providers.kube.reflector import Reflector, key_of
 from recell.providers.kube.services import SERVICE_NAME, Address, slim_service
@@ -92,6 +94,7 @@ class KubeWorkloads:
             api, ENDPOINT_SLICES, clock, with_services, labels=LABEL_CELL, indexes={"service": _service_name}
         )
         self._pods = PodWatches(api, clock, self._pods_changed)
+        self._held_cron_jobs = cron_jobs.HeldCronJobs(api, clock, self._pods_changed)
         self._missing: dict[WorkloadKey, float] = {}
         """Looked for and not there: when (monotonic). The Service of a cell stands here too."""
         self._later: dict[WorkloadKey, asyncio.TimerHandle] = {}
@@ -109,11 +112,17 @@ class KubeWorkloads:
 
     @property
     def _all(self) -> Sequence[Collection]:
-        return (*self._collections.values(), self._services, self._slices)
+        """Those that always run."""
+        always = (collection for collection in self._collections.values() if collection is not self._cron_jobs)
+        return (*always, self._services, self._slices)
+
+    @property
+    def _cron_jobs(self) -> Collection:
+        return self._collections[WorkloadKind.CRON_JOB]
 
     @property
     def reflectors(self) -> Sequence[Reflector]:
-        """Those that always run; the pods' come and go."""
+        """Those that always run; the pods' and CronJobs' come and go."""
         return tuple(reflector for collection in self._all for reflector in collection.reflectors)
 
     def start(self) -> None:
@@ -128,7 +137,8 @@ class KubeWorkloads:
         for timer in self._later.values():
             timer.cancel()
         await self._pods.stop()
-        await asyncio.gather(*(collection.stop() for collection in self._all))
+        await self._held_cron_jobs.stop()
+        await asyncio.gather(*(collection.stop() for collection in (*self._all, self._cron_jobs)))
 
     @property
     def synced(self) -> bool:
@@ -215,6 +225,8 @@ class KubeWorkloads:
         """
         await self.consent.learn(cell)
         self.consent.check(cell)
+        if any(ref.kind is WorkloadKind.CRON_JOB for ref in cell.spec.workloads):
+            self._cron_jobs.start()
         trouble: RecellError | None = None
         for resource, collection, name, field in self._named(cell):
             try:
@@ -338,28 +350,52 @@ class KubeWorkloads:
     async def scale_to_zero(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
         """Hold the workload at zero, once per token; to be called again while its state is not `at_zero`.
 
-        The claims of a StatefulSet are told to stay first, and that is read back before it is scaled (rule 6).
+        The claims of a StatefulSet are told to stay first, and that is read back before it is scaled (rule 6). A
+        CronJob is suspended, then its Jobs that are under way are, which ends their pods.
         Raises BadInput for a DaemonSet and for claims that would not stay, Reverted when somebody scaled it back
         twice, and what `restart` raises.
         """
         await self.consent.ensure(cell)
         key: WorkloadKey = (ref.kind, cell.workload_namespace, ref.name)
-        name = f"{ref.kind} {key[1]}/{key[2]}"
         if ref.kind is WorkloadKind.DAEMON_SET:
+            name = f"{ref.kind} {key[1]}/{key[2]}"
             raise BadInput(f"{name} cannot be scaled to zero, it has a pod on each node: isolate the cell instead")
+        if ref.kind is WorkloadKind.STATEFUL_SET:
+            await self._change(key, scaling.retain, field_manager=HOLD_MANAGER)
+        await self._hold(key, scaling.lever(ref.kind), token)
+        if ref.kind is WorkloadKind.CRON_JOB:
+            await self._hold_jobs(key, token)
+
+    async def _hold_jobs(self, cron_job: WorkloadKey, token: str) -> None:
+        trouble: Reverted | None = None
+        for job in await self._jobs(cron_job):
+            try:
+                await self._hold(job, scaling.SUSPEND, token)
+            except NotFound:
+                continue
+            except Reverted as error:  # keeps no other from being stopped
+                trouble = trouble or error
+        if trouble is not None:
+            raise trouble
+
+    async def _hold(self, key: WorkloadKey, lever: scaling.Lever, token: str) -> None:
+        name = f"{key[0]} {key[1]}/{key[2]}"
 
         def missing(found: Object) -> Object | None:
             if scaling.claims_at_risk(found):
                 raise BadInput(f"{name} is not scaled to zero: {scaling.why_at_risk(found)}")
-            patch = scaling.to_zero(found, token)
+            patch = lever.to_zero(found, token)
             if patch is not None and self._times_written(key, token) >= REVERTS:
-                raise Reverted(f"{name}: scaling to zero was reverted twice, last by {scaling.reverted(found)}")
+                raise Reverted(f"{name}: {lever.reverted(found)}")
             return patch
 
-        if ref.kind is WorkloadKind.STATEFUL_SET:
-            await self._change(key, scaling.retain, field_manager=HOLD_MANAGER)
         if await self._change(key, missing, field_manager=HOLD_MANAGER):
             self._count(key, token)
+
+    async def _jobs(self, cron_job: WorkloadKey) -> Sequence[WorkloadKey]:
+        """Those that are under way."""
+        found = await cron_jobs.under_way(self._api, await self._api.get(CRON_JOBS.path(*cron_job[1:])))
+        return [(JOBS.kind, *key_of(job)) for job in found]
 
     async def scale_back(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
         """Give the workload back the replicas that it had before `scale_to_zero` with this token; repeatable.
@@ -368,7 +404,14 @@ class KubeWorkloads:
         """
         await self.consent.ensure(cell)
         key: WorkloadKey = (ref.kind, cell.workload_namespace, ref.name)
-        if await self._change(key, lambda found: scaling.back(found, token)):
+        if ref.kind is WorkloadKind.CRON_JOB:  # its Jobs first: whoever comes after a crash asks the CronJob
+            for job in await self._jobs(key):
+                with suppress(NotFound):
+                    await self._let_go(job, scaling.SUSPEND, token)
+        await self._let_go(key, scaling.lever(ref.kind), token)
+
+    async def _let_go(self, key: WorkloadKey, lever: scaling.Lever, token: str) -> None:
+        if await self._change(key, lambda found: lever.back(found, token)):
             self._written.pop(key, None)
 
     def _times_written(self, key: WorkloadKey, token: str) -> int:
@@ -386,8 +429,8 @@ class KubeWorkloads:
         field_manager: str = FIELD_MANAGER,
     ) -> bool:
         """Write what is missing (a merge patch) under the resourceVersion looked at; False: nothing is."""
-        kind = WorkloadKind(key[0])
-        path = WORKLOADS[kind].path(*key[1:])
+        kind, *place = key
+        path = (JOBS if kind == JOBS.kind else WORKLOADS[WorkloadKind(kind)]).path(*place)
         conflicts = 0
         while True:
             found = await self._api.get(path)
@@ -403,8 +446,8 @@ class KubeWorkloads:
                 if conflicts == CONFLICTS:
                     raise
                 continue  # its status changes often while it is unwell: look again
-            if _label(changed):
-                self._collections[kind].put(changed)
+            if _label(changed) and kind != JOBS.kind:
+                self._collections[WorkloadKind(kind)].put(changed)
             return True
 
     # What changed
@@ -414,6 +457,7 @@ class KubeWorkloads:
             workload: WorkloadKey = (kind, *key)
             if new is None:
                 self._pods.close(workload)
+                self._held_cron_jobs.close(workload)
                 self._unwell_since.pop(workload, None)
                 self._emptied.pop(workload, None)
             else:
@@ -432,7 +476,8 @@ class KubeWorkloads:
     def _look_after(self, workload: WorkloadKey, obj: Object) -> None:
         """Its pods are watched while it is not well, and while it is held at zero until none is left."""
         kind, name = WorkloadKind(workload[0]), workload[2]
-        state, held = kstatus.assess(_ref(kind, name), obj, self._pods_of(workload, obj)), scaling.held(obj)
+        state = kstatus.assess(_ref(kind, name), obj, self._pods_of(workload, obj))
+        held = scaling.lever(kind).held(obj)
         if state.phase is WorkloadPhase.CURRENT:
             self._unwell_since.pop(workload, None)
         else:
@@ -441,12 +486,16 @@ class KubeWorkloads:
             self._emptied[workload] = _generation(obj)
         if state.phase is WorkloadPhase.CURRENT and (state.at_zero or not held):
             self._pods.close(workload)
+            self._held_cron_jobs.close(workload)
+        elif kind is WorkloadKind.CRON_JOB:
+            self._held_cron_jobs.open(workload, obj)
         else:
             self._pods.open(workload, kstatus.selector_of(obj), needed=held)
 
     def _pods_of(self, workload: WorkloadKey, obj: Object) -> Sequence[Object] | None:
         """None: not known."""
-        pods = self._pods.pods(workload)
+        watched = self._held_cron_jobs if workload[0] == WorkloadKind.CRON_JOB else self._pods
+        pods = watched.pods(workload)
         return () if pods is None and self._emptied.get(workload) == _generation(obj) else pods
 
     def _workload_changed(self, workload: WorkloadKey) -> None:
@@ -473,7 +522,7 @@ def _label(obj: Object) -> str | None:
 
 
 def _ref(kind: WorkloadKind, name: str) -> WorkloadRef:
-    return WorkloadRef(api_version="apps/v1", kind=kind, name=name)
+    return WorkloadRef(api_version=WORKLOADS[kind].api_version, kind=kind, name=name)
 
 
 def _generation(obj: Object) -> int:
