@@ -13,11 +13,11 @@ from recell.api.cell import WorkloadKind, WorkloadRef
 from recell.api.failure import Verdict
 from recell.api.meta import LABEL_CELL, LABEL_DATA_JOB, LABEL_FLEET, LABEL_MADE_BY
 from recell.engine.errors import Forbidden, Retryable
-from recell.providers.kube import isolation
+from recell.providers.kube import cron_jobs, isolation
 from recell.providers.kube.api import Object
 from recell.providers.kube.consent import Consent
 from recell.providers.kube.isolation import KubeIsolation, policy, policy_name
-from recell.providers.kube.paths import NETWORK_POLICIES, PODS, WORKLOADS
+from recell.providers.kube.paths import CRON_JOBS, JOBS, NETWORK_POLICIES, PODS, WORKLOADS
 from recell.runtime.clock import SystemClock
 from tests.fakes.ports import free_port
 from tests.unit.kube.fake_server import FakeApi, FakeServer
@@ -308,3 +308,70 @@ async def test_ports_of_sidecars_are_tried_and_those_of_udp_are_not(scene: Scene
     pod["spec"]["initContainers"] = [{"name": "proxy", "restartPolicy": "Always", "ports": [{"containerPort": port}]}]
     pod["status"]["initContainerStatuses"] = [{"name": "proxy", "state": {"running": {}}}]
     assert (await scene.isolation.tried(scene.cell)).verdict is Verdict.FAILED
+
+
+# CronJobs
+
+
+def with_cron_job(scene: Scene, labels: Object | None, *, suspend: bool = False) -> None:
+    spec = scene.cell.spec.to_dict()
+    spec["workloads"].append({"apiVersion": "batch/v1", "kind": "CronJob", "name": "nightly"})
+    scene.cell = Cell.model_validate({"metadata": scene.cell.metadata, "spec": spec})
+    template = {"metadata": {"labels": labels}} if labels else {}
+    scene.server.put(
+        CRON_JOBS.path("fleet", "nightly"),
+        {
+            "metadata": {"name": "nightly", "namespace": "fleet", "uid": "n"},
+            "spec": {"suspend": suspend, "jobTemplate": {"spec": {"template": template}}},
+        },
+    )
+
+
+def nightly_pod(scene: Scene, *ports: int) -> None:
+    owners = [{"kind": "CronJob", "name": "nightly", "uid": "n"}]
+    metadata = {"name": "nightly-101", "namespace": "fleet", "ownerReferences": owners}
+    scene.server.put(JOBS.path("fleet", "nightly-101"), {"metadata": metadata, "spec": {}})
+    scene.pod("nightly-101-x", "nightly", *ports)
+    path = PODS.path("fleet", "nightly-101-x")
+    found = scene.server.objects[path]
+    found["metadata"]["labels"][cron_jobs.JOB_NAME] = "nightly-101"
+    scene.server.put(path, found)
+
+
+async def test_the_pods_of_a_cron_job_are_selected_by_its_templates_labels_and_tried(scene: Scene, port: int) -> None:
+    with_cron_job(scene, {"app": "nightly"})
+    nightly_pod(scene, port)
+    await scene.isolation.isolate(scene.cell)
+    made = scene.policies()[policy_name(scene.cell, scene.cell.spec.workloads[-1])]
+    assert made["spec"]["podSelector"]["matchLabels"] == {"app": "nightly"}
+    assert "connected to pod nightly-101-x" in (await scene.isolation.tried(scene.cell)).message
+
+
+async def test_what_others_policies_open_to_the_next_job_is_not_isolated(scene: Scene) -> None:
+    with_cron_job(scene, {"app": "nightly"})
+    scene.pod("web-1", "web", free_port())
+    scene.others_policy(podSelector={"matchLabels": {"app": "nightly"}}, ingress=[ANYONE])
+    await scene.isolation.isolate(scene.cell)
+    assert "NetworkPolicy theirs" in (await scene.isolation.tried(scene.cell)).message
+
+
+@pytest.mark.parametrize(
+    ("suspend", "running", "verdict"),
+    [
+        (False, False, Verdict.INCONCLUSIVE),
+        (True, True, Verdict.INCONCLUSIVE),
+        (True, False, Verdict.PASSED),
+    ],
+)
+async def test_pods_that_nothing_selects_are_not_said_to_be_isolated(
+    scene: Scene, suspend: bool, running: bool, verdict: Verdict
+) -> None:
+    with_cron_job(scene, None, suspend=suspend)
+    scene.pod("web-1", "web", free_port())
+    if running:
+        nightly_pod(scene)
+    await scene.isolation.isolate(scene.cell)
+    seen = await scene.isolation.tried(scene.cell)
+    assert seen.verdict is verdict
+    told = "no NetworkPolicy can select the pods of CronJob/nightly: their template has no labels"
+    assert (told == seen.message) is (verdict is Verdict.INCONCLUSIVE)

@@ -4,6 +4,8 @@ Promises
 - One NetworkPolicy for each workload of the cell denies its pods everything, inwards and outwards, but three
   things: the data jobs of their namespace (label `recell.dev/data-job`), the other pods of the same workload, since
   the replicas of a database are of no use to a data job without each other, and DNS.
+- A CronJob's pods are selected by the labels of its pod template. Without any, they count as not isolated while there
+  are or may be some.
 - So a cell's consumers reach neither their queue nor the cell's own database (rule 5), and nothing leaves a
   corrupted cell. What a database has not archived by then, a data job has to fetch.
 - `lift` deletes only what was made here, for this very Cell; both can be repeated.
@@ -23,13 +25,13 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from recell.api import Cell
-from recell.api.cell import WorkloadRef
+from recell.api.cell import WorkloadKind, WorkloadRef
 from recell.api.failure import Verdict
 from recell.api.meta import LABEL_CELL, LABEL_DATA_JOB, LABEL_FLEET, LABEL_MADE_BY
 from recell.domain.data import Isolated
 from recell.domain.wording import listed
 from recell.engine.errors import Conflict, NotFound, Retryable
-from recell.providers.kube import kstatus
+from recell.providers.kube import cron_jobs, kstatus, scaling
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.consent import Consent
 from recell.providers.kube.paths import NETWORK_POLICIES, PODS, WORKLOADS
@@ -73,7 +75,10 @@ class KubeIsolation:
         await self._consent.ensure(cell)
         present = {made["metadata"]["name"]: made["spec"] for made in await _made(self._api, cell)}
         for ref, workload in await self._workloads(cell):
-            body = policy(cell, ref, workload["spec"]["selector"])
+            selector = _selector(ref, workload)
+            if selector is None:
+                continue
+            body = policy(cell, ref, selector)
             name = body["metadata"]["name"]
             if present.get(name) != body["spec"]:
                 await self._api.apply(NETWORK_POLICIES.path(cell.workload_namespace, name), body)
@@ -94,16 +99,17 @@ class KubeIsolation:
         namespace, workloads = cell.workload_namespace, await self._workloads(cell)
         policies = (await self._api.list(NETWORK_POLICIES.collection(namespace))).items
         present = {made["metadata"]["name"] for made in policies}
-        wanted = {policy_name(cell, ref) for ref, _ in workloads}
+        wanted = {policy_name(cell, ref) for ref, workload in workloads if _selector(ref, workload) is not None}
         if missing := sorted(wanted - present):
             return Isolated(Verdict.FAILED, f"NetworkPolicy {listed(missing)} of namespace {namespace} is not there")
 
-        pods = [await self._pods(namespace, workload) for _, workload in workloads]
+        pods = [await self._pods(namespace, ref, workload) for ref, workload in workloads]
         places = _spread([[place for pod in found for place in _places(pod)] for found in pods])
         if reached := await _reached(places):
             in_vain = "; no NetworkPolicy applies in the node's network" if any(p.on_node for p in reached) else ""
             return Isolated(Verdict.FAILED, f"connected to {listed(map(str, reached))}{in_vain}")
         labels = [pod["metadata"].get("labels") or {} for found in pods for pod in found]
+        labels += [_labels_to_come(workload) for ref, workload in workloads if ref.kind is WorkloadKind.CRON_JOB]
         others = [
             made["metadata"]["name"]
             for made in policies
@@ -116,6 +122,17 @@ class KubeIsolation:
                 Verdict.FAILED,
                 f"NetworkPolicy {listed(others)} of namespace {namespace} lets others reach these pods or be reached by"
                 " them, and no other NetworkPolicy can take that away: narrow it, or scale the workloads to zero",
+            )
+        unselected = [
+            str(ref)
+            for (ref, workload), found in zip(workloads, pods, strict=True)
+            if _selector(ref, workload) is None
+            and (not scaling.SUSPEND.stopped(workload) or any(map(kstatus.may_run, found)))
+        ]
+        if unselected:
+            return Isolated(
+                Verdict.INCONCLUSIVE,
+                f"no NetworkPolicy can select the pods of {listed(unselected)}: their template has no labels",
             )
         if not places:
             return Isolated(Verdict.INCONCLUSIVE, "there is nothing to try: no container that declares a TCP port runs")
@@ -131,8 +148,24 @@ class KubeIsolation:
                 found.append((ref, await self._api.get(WORKLOADS[ref.kind].path(cell.workload_namespace, ref.name))))
         return found
 
-    async def _pods(self, namespace: str, workload: Object) -> Sequence[Object]:
+    async def _pods(self, namespace: str, ref: WorkloadRef, workload: Object) -> Sequence[Object]:
+        if ref.kind is WorkloadKind.CRON_JOB:
+            return await cron_jobs.pods(self._api, workload)
         return (await self._api.list(PODS.collection(namespace), labels=kstatus.selector_of(workload))).items
+
+
+def _selector(ref: WorkloadRef, workload: Object) -> Mapping[str, Any] | None:
+    """None: nothing selects its pods."""
+    if ref.kind is WorkloadKind.CRON_JOB:
+        return cron_jobs.pod_selector(workload)
+    selector: Mapping[str, Any] = workload["spec"]["selector"]
+    return selector
+
+
+def _labels_to_come(cron_job: Object) -> Mapping[str, str]:
+    """Of the pods of its next Job: between two of them there is none to look at."""
+    selector = cron_jobs.pod_selector(cron_job)
+    return {cron_jobs.JOB_NAME: "", **(selector["matchLabels"] if selector else {})}
 
 
 def policy_name(cell: Cell, ref: WorkloadRef) -> str:
