@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from recell.api import Cell, CellTemplate, Placement, RecoveryFreeze, RecoveryPolicy, RecoveryRun, Router
-from recell.api.cell import Failure, WorkloadRef
+from recell.api.cell import Failure, WorkloadKind, WorkloadRef
 from recell.api.cell_template import TemplateRef
 from recell.api.failure import DataIntegrity, Evidence
 from recell.api.meta import (
@@ -327,6 +327,17 @@ class World:
                     behaviour = self.traffic.cells[name]
                     if behaviour.error_rate or behaviour.hung or behaviour.down:
                         behaviour.error_rate, behaviour.hung, behaviour.down = 0.0, False, False
+
+    def name_workloads(self, name: str, *refs: dict[str, str]) -> None:
+        """The cell has these as well, before what it has already."""
+        cell = self.cells[NAMESPACE, name]
+        spec = cell.spec.to_dict()
+        named = cell.model_validate(
+            {"metadata": cell.metadata, "spec": spec | {"workloads": [*refs, *spec["workloads"]]}}
+        )
+        self.cells[cell.key] = named
+        made = [FakeWorkload(ref) for ref in named.spec.workloads[: len(refs)]]
+        self.workloads[name] = [*made, *self.workloads[name]]
 
     def _up(self, workload: FakeWorkload) -> bool:
         if workload.restarted_at is None:
@@ -675,7 +686,8 @@ class FakeWorkloads:
             raise Reverted(f"{ref}: scaling to zero was reverted twice, last by {workload.reverted_by}")
         if workload.stop_token != token:
             workload.stop_token, workload.stopped_at = token, self.world.clock.now()
-            self.world.traffic.cells[cell.metadata.name].down = True
+            if ref.kind is not WorkloadKind.CRON_JOB:
+                self.world.traffic.cells[cell.metadata.name].down = True
             self.world.wrote("stop", str(ref))
 
     async def scale_back(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
@@ -683,7 +695,8 @@ class FakeWorkloads:
         workload = next(w for w in self.world.workloads[cell.metadata.name] if w.ref == ref)
         if workload.stop_token == token:
             workload.stop_token = workload.stopped_at = None
-            self.world.traffic.cells[cell.metadata.name].down = False
+            if ref.kind is not WorkloadKind.CRON_JOB:
+                self.world.traffic.cells[cell.metadata.name].down = False
             self.world.wrote("start", str(ref))
 
     async def restart(self, cell: Cell, ref: WorkloadRef, token: str) -> None:
@@ -693,6 +706,8 @@ class FakeWorkloads:
             raise NotFound(f"{ref} does not exist")
         if workload.token == token:
             return
+        if ref.kind is WorkloadKind.CRON_JOB:
+            raise BadInput(f"{ref} cannot be restarted")
         if workload.reverted_by:
             raise Reverted(f"{ref}: the restart was reverted twice, last by {workload.reverted_by}")
         workload.token, workload.restarted_at = token, self.world.clock.now()

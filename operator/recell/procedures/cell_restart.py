@@ -8,6 +8,8 @@ Every number comes from the policy that was frozen in the run's plan; its defaul
 from datetime import timedelta
 from typing import Any
 
+from recell.api import Cell
+from recell.api.cell import WorkloadKind, WorkloadRef
 from recell.api.failure import DataIntegrity, Strategy, Verdict
 from recell.api.meta import duration_text, fraction, seconds
 from recell.api.placement import HoldState, PlacementSpec
@@ -17,6 +19,7 @@ from recell.domain.gate import health_gate
 from recell.domain.health import Level
 from recell.domain.observation import WorkloadPhase, WorkloadState
 from recell.domain.runs import effect_token
+from recell.domain.wording import listed
 from recell.engine.outcome import Ask, Done, Fail, Outcome, Wait
 from recell.engine.procedure import LOOK_AGAIN, Procedure, Step, StepContext, within
 from recell.procedures import increments, validating
@@ -75,8 +78,8 @@ def _unseen(ctx: StepContext) -> str:
 
 def _unfit(ctx: StepContext) -> str | None:
     name = ctx.cell.metadata.name
-    if not ctx.cell.spec.workloads:
-        return f"Cell {name} names no workloads (spec.workloads): there is nothing to restart"
+    if not _restarted(ctx.cell):
+        return f"Cell {name} names no workloads that can be restarted (spec.workloads): there is nothing to restart"
     missing = [s for s in ctx.ports.workloads.states(ctx.cell) if s.phase is WorkloadPhase.NOT_FOUND]
     if missing:
         return f"{missing[0].ref} of cell {name} does not exist in namespace {ctx.cell.workload_namespace}"
@@ -149,6 +152,11 @@ def rehearse_drain(ctx: StepContext) -> str:
 # 3 restart-workloads ---------------------------------------------------------------------------------
 
 
+def _restarted(cell: Cell) -> list[WorkloadRef]:
+    """A CronJob is not: its next Job starts anew."""
+    return [ref for ref in cell.spec.workloads if ref.kind is not WorkloadKind.CRON_JOB]
+
+
 def _healthy_again(ctx: StepContext) -> bool:
     state = ctx.ports.observer.health(ctx.cell.key)
     return state is not None and state.level is Level.HEALTHY
@@ -168,6 +176,8 @@ async def restart_workloads(ctx: StepContext) -> Outcome:
         return Done(
             f"Not restarted: cell {ctx.cell.metadata.name} is healthy again by itself", data={"selfRecovered": True}
         )
+    others = [str(s.ref) for s in states if s.ref.kind is WorkloadKind.CRON_JOB]
+    states = tuple(s for s in states if s.ref.kind is not WorkloadKind.CRON_JOB)
     for state in states:
         if state.restart_token != token:
             await ctx.ports.workloads.restart(ctx.cell, state.ref, token)
@@ -180,7 +190,8 @@ async def restart_workloads(ctx: StepContext) -> Outcome:
             )
         if not _back(state):
             return Wait(LOOK_AGAIN, f"{state.ref}: {state.message}", observed=state.phase is not WorkloadPhase.UNKNOWN)
-    return Done("Restarted " + ", ".join(str(s.ref) for s in states))
+    anew = f"; left alone: {listed(others)}, whose next Job starts anew" if others else ""
+    return Done("Restarted " + ", ".join(str(s.ref) for s in states) + anew)
 
 
 def _back(state: WorkloadState) -> bool:
@@ -302,7 +313,7 @@ CELL_RESTART = Procedure(
             "Restart the cell's workloads, one after the other",
             restart_workloads,
             within("restart_timeout"),
-            rehearse=lambda ctx: "Would restart " + ", then ".join(str(ref) for ref in ctx.cell.spec.workloads),
+            rehearse=lambda ctx: "Would restart " + ", then ".join(map(str, _restarted(ctx.cell))),
         ),
         Step(
             "check-health",

@@ -69,6 +69,34 @@ async def test_it_drains_half_restarts_and_restores() -> None:
     assert world.placements[NAMESPACE, "shop"].spec.holds == []
 
 
+NIGHTLY = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "b-nightly"}
+
+
+async def test_cron_jobs_are_left_alone_and_that_is_said() -> None:
+    world = failing_fleet()
+    world.name_workloads("b", NIGHTLY)
+    key = await run_restart(world)
+    run = world.runs[key]
+    assert run.phase is RunPhase.SUCCEEDED, run.status.to_dict()
+    assert [workload.restarts for workload in world.workloads["b"]] == [0, 1]
+    (step,) = (step for step in run.status.steps if step.name == "restart-workloads")
+    assert "left alone: CronJob/b-nightly, whose next Job starts anew" in (step.message or "")
+
+
+async def test_a_cell_of_cron_jobs_alone_cannot_be_restarted() -> None:
+    world = failing_fleet()
+    world.name_workloads("b", NIGHTLY)
+    cell = world.cells[NAMESPACE, "b"]
+    spec = cell.spec.to_dict() | {"workloads": [NIGHTLY]}
+    world.cells[cell.key] = cell.model_validate({"metadata": cell.metadata, "spec": spec})
+    world.workloads["b"] = world.workloads["b"][:1]
+    world.template("small")
+    key = await run_restart(world)
+    run = world.runs[key]
+    assert "names no workloads that can be restarted" in str(run.status.to_dict())
+    assert all(workload.restarts == 0 for workload in world.workloads["b"])
+
+
 async def test_each_step_costs_at_most_two_writes_beside_its_effects() -> None:
     world = failing_fleet()
     await run_restart(world)

@@ -545,6 +545,40 @@ async def test_one_workload_that_cannot_be_stopped_keeps_no_other_from_it() -> N
     assert world.runs[key].phase is RunPhase.SUCCEEDED
 
 
+NIGHTLY = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "b-nightly"}
+
+
+@pytest.mark.parametrize("router", [{}, IN_CELL])
+async def test_nobody_is_routed_away_before_the_sources_cron_jobs_are_seen_at_zero(router: dict[str, Any]) -> None:
+    world = fleet(**router)
+    world.name_workloads("b", NIGHTLY)
+    nightly, _ = world.workloads["b"]
+    nightly.stops = False  # a Job's pod that does not end
+    key = replace(world)
+    run = await asked(world, key, "unfenced-source")
+    assert "CronJob/b-nightly" in run.status.awaiting.message  # type: ignore[union-attr]
+    assert placement.home_share(spec_of(world), made(world)) == 0
+    nightly.stops = True
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.SUCCEEDED, world.runs[key].status.to_dict()
+    assert placement.home_share(spec_of(world), "b") == 0
+    assert nightly.stop_token
+
+
+async def test_a_source_that_keeps_its_customers_has_its_cron_jobs_back() -> None:
+    world = fleet(**IN_CELL)
+    world.name_workloads("b", NIGHTLY)
+    nightly, web = world.workloads["b"]
+    nightly.stops = False
+    key = replace(world)
+    await asked(world, key, "unfenced-source")
+    assert nightly.stop_token
+    world.control(key, abort=True)
+    await play(world, key)
+    assert world.runs[key].phase is RunPhase.ABORTED, world.runs[key].status.to_dict()
+    assert (nightly.stop_token, web.stop_token) == (None, None)
+
+
 @pytest.mark.parametrize("router", [{}, IN_CELL])
 async def test_a_source_that_somebody_scales_back_is_asked_about_and_named_and_stopped_once_they_leave_it(
     router: dict[str, Any],
