@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from recell.api import Cell, RecoveryRun, Router
 from recell.api.cell import Failure
 from recell.api.failure import FailureType, Strategy
-from recell.api.recovery_run import DecisionInputs, StatedFailure, TargetKind
+from recell.api.recovery_run import DecisionInputs, RunPhase, StatedFailure, TargetKind
 from recell.controllers.automatic import automatic
 from recell.controllers.observer import CellObserver
 from recell.domain import failure as failures
@@ -76,8 +76,8 @@ class Storms:
     def aborted(self, router: Router, cells: Mapping[str, Cell]) -> RecoveryRun | None:
         """The run for several cells that a person aborted, as long as that holds."""
         runs = self._runs(router)
-        if not runs:
-            return None
+        if all(run.phase is not RunPhase.ABORTED for run in runs):
+            return None  # as nearly always; each cell asks, and what follows looks at all of them
         placed, now = self._switchboard.current(router.key), self._clock.now()
         state = failures.together(cells, self._states(cells), placed.spec if placed else None, now)
         every = self._store.runs_of(TargetKind.ROUTER, router.key)
