@@ -257,34 +257,35 @@ class CellController:
     def _allowance(self, cell: Cell) -> limits.Allowance:
         namespace, router_key = cell.metadata.namespace, router_of(cell)
         policy, router = self._store.policy_for(cell), self._store.router(router_key)
-        placed = self._switchboard.current(router_key)
+        placed, siblings = self._switchboard.current(router_key), self._store.cells_of(router_key)
+        state = self._observer.health(cell.key)
+        failed = state is not None and state.level is Level.FAILED
         return limits.blocked(
             cell,
             policy.spec,
             self._clock.now(),
-            lineage=self._lineage(cell),
+            lineage=self._lineage(cell, siblings),
             active=[run for run in self._store.open_runs(namespace) if started(run) and self._is_of(run, router_key)],
             freezes=self._store.freezes_in(namespace),
-            state=self._observer.health(cell.key),
+            state=state,
             failure=self._observer.failure(cell.key),
             spec=placed.spec if placed else None,
             policy_name=policy.metadata.name or "(built in)",
             router_labels=router.metadata.labels if router else None,
             cascade=cascade_of(cell, self._store.runs_of(TargetKind.ROUTER, router_key)),
-            aborted=self._storms.aborted(router, self._store.cells_of(router_key)) if router else None,
+            aborted=self._storms.aborted(router) if router else None,
             max_concurrent_runs=self._store.router_policy(router_key).spec.limits.max_concurrent_runs,
-            about_to_fail=self._about_to_fail(cell),
+            about_to_fail=self._about_to_fail(cell, siblings) if failed else (),
         )
 
-    def _about_to_fail(self, cell: Cell) -> list[str]:
+    def _about_to_fail(self, cell: Cell, siblings: Mapping[str, Cell]) -> list[str]:
         """Other cells of the Router with evidence from two places that has not lasted yet."""
-        siblings = self._store.cells_of(router_of(cell))
         states = {name: self._observer.health(c.key) for name, c in siblings.items() if name != cell.metadata.name}
         return [name for name, s in states.items() if s and s.failed_since and s.level is not Level.FAILED]
 
-    def _lineage(self, cell: Cell) -> list[RecoveryRun]:
+    def _lineage(self, cell: Cell, siblings: Mapping[str, Cell]) -> list[RecoveryRun]:
         """Runs for the cell and for those that it descends from (rule 26)."""
-        names = provisioning.lineage(cell, self._store.cells_of(router_of(cell)).values())
+        names = provisioning.lineage(cell, siblings.values())
         namespace = cell.metadata.namespace
         return [run for name in sorted(names) for run in self._store.runs_of(TargetKind.CELL, (namespace, name))]
 

@@ -73,12 +73,13 @@ class Storms:
             policy_name=policy.metadata.name or "(built in)",
         )
 
-    def aborted(self, router: Router, cells: Mapping[str, Cell]) -> RecoveryRun | None:
+    def aborted(self, router: Router) -> RecoveryRun | None:
         """The run for several cells that a person aborted, as long as that holds."""
         runs = self._runs(router)
         if all(run.phase is not RunPhase.ABORTED for run in runs):
             return None  # as nearly always; each cell asks, and what follows looks at all of them
-        placed, now = self._switchboard.current(router.key), self._clock.now()
+        cells, now = self._store.cells_of(router.key), self._clock.now()
+        placed = self._switchboard.current(router.key)
         state = failures.together(cells, self._states(cells), placed.spec if placed else None, now)
         every = self._store.runs_of(TargetKind.ROUTER, router.key)
         return limits.aborted_for_cells(router, now, state=state, runs=runs, every=every)
