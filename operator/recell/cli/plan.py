@@ -256,35 +256,20 @@ def _lifted(fleet: Fleet, target: Cell | Router) -> bool:
 
 
 def _router_limits(fleet: Fleet, router: Router, run: RecoveryRun, policy: RecoveryPolicy) -> limits.Allowance:
-    placement = fleet.placement(router.key)
-    spec = placement.spec if placement else None
+    placement, several = fleet.placement(router.key), admission.about_cells(run)
     every = [other for other in fleet.runs if target_router(other) == router.key]
-    runs = [other for other in every if admission.about_cells(other) == admission.about_cells(run)]
-    freezes = [f for f in fleet.freezes if f.metadata.namespace == router.metadata.namespace]
-    policy_name = policy.metadata.name or "(built in)"
-    if admission.about_cells(run):
-        return limits.cells_blocked(
-            router,
-            policy.spec,
-            fleet.now,
-            state=_together(fleet, router),
-            runs=runs,
-            every=every,
-            freezes=freezes,
-            spec=spec,
-            policy_name=policy_name,
-        )
     return limits.router_blocked(
         router,
         policy.spec,
         fleet.now,
-        runs=runs,
+        several=several,
+        runs=[other for other in every if admission.about_cells(other) == several],
         every=every,
-        freezes=freezes,
-        state=_health(router, fleet.now),
+        freezes=[f for f in fleet.freezes if f.metadata.namespace == router.metadata.namespace],
+        state=_together(fleet, router) if several else _health(router, fleet.now),
         failure=router.status.failure,
-        spec=spec,
-        policy_name=policy_name,
+        spec=placement.spec if placement else None,
+        policy_name=policy.metadata.name or "(built in)",
     )
 
 

@@ -240,9 +240,13 @@ class CellObserver:
 
     def _states_of(self, cell: Cell) -> Mapping[str, HealthState]:
         """The health of all cells of the cell's router, as last looked at."""
-        cells = self._store.cells_of(router_of(cell))
-        return {name: self._states[other.key] for name, other in cells.items() if other.key in self._states}
+        return states_of(self, self._store.cells_of(router_of(cell)))
 
 
 def router_of(cell: Cell) -> Key:
     return (cell.metadata.namespace, cell.spec.router_ref.name)
+
+
+def states_of(observer: CellObserver, cells: Mapping[str, Cell]) -> dict[str, HealthState]:
+    """Of those whose health is known."""
+    return {name: state for name, cell in cells.items() if (state := observer.health(cell.key)) is not None}

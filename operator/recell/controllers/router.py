@@ -23,13 +23,13 @@ from recell.api.recovery_policy import RecoveryPolicySpec
 from recell.api.router import CellCounts, OnUnhealthy, RouterStatus, RouterType
 from recell.controllers import status
 from recell.controllers.finalizers import drop_finalizer, namespace_ends
-from recell.controllers.observer import CellObserver
+from recell.controllers.observer import CellObserver, states_of
 from recell.controllers.programming import MOMENT, Programming
 from recell.controllers.router_recovery import Told
 from recell.controllers.switchboard import PlacementSwitchboard
 from recell.domain import placement, runs, shedding, shift
 from recell.domain.capabilities import capabilities_with
-from recell.domain.health import HealthState, Level
+from recell.domain.health import Level
 from recell.domain.placement import Candidate, Routing
 from recell.domain.reach import out_of_reach, unfit
 from recell.engine.errors import PERMANENT, BadInput, Conflict, Forbidden, NotFound
@@ -358,12 +358,8 @@ class RouterController:
         holder = Holder(kind="Router", name=router.metadata.name, uid=router.metadata.uid)
         if router.spec.on_unhealthy is not OnUnhealthy.SHIFT:
             return placement.release(spec, routing, holder=holder)
-        states, broken = self._states(cells), self._observer.broken(router.key)
+        states, broken = states_of(self._observer, cells), self._observer.broken(router.key)
         return shift.shifted(spec, routing, cells, states, broken, holder=holder, now=self._clock.now())
-
-    def _states(self, cells: Mapping[str, Cell]) -> dict[str, HealthState]:
-        """Of those whose health is known."""
-        return {name: state for name, cell in cells.items() if (state := self._observer.health(cell.key)) is not None}
 
     async def _remember(self, router: Router, uid: str) -> None:
         body = {"metadata": {"uid": router.metadata.uid, "annotations": {ANNOTATION_PLACEMENT_UID: uid}}}
@@ -540,8 +536,8 @@ class RouterController:
         if cells and all(cell.spec.weight == 0 for cell in cells.values()):
             return (True, "AllWeightsZero", "Every Cell has spec.weight 0: the table stays as it was")
         if router.spec.on_unhealthy is OnUnhealthy.SHIFT:
-            why = shift.obstacle(placed.spec, cells, self._states(cells), self._observer.broken(router.key))
-            if why:
+            states, broken = states_of(self._observer, cells), self._observer.broken(router.key)
+            if why := shift.obstacle(placed.spec, cells, states, broken):
                 return (True, "SharedCause", f"{why}: the cause is likely shared, so Shift moves nobody away from home")
         return (True, "Serving", f"{pods} {places} serve {len(placed.spec.cells)} cells")
 

@@ -13,7 +13,7 @@ from recell.api.cell import Failure
 from recell.api.failure import FailureType, Strategy
 from recell.api.recovery_run import DecisionInputs, RunPhase, StatedFailure, TargetKind
 from recell.controllers.automatic import automatic
-from recell.controllers.observer import CellObserver
+from recell.controllers.observer import CellObserver, states_of
 from recell.domain import failure as failures
 from recell.domain import limits, matrix, runs
 from recell.domain.health import HealthState
@@ -60,16 +60,16 @@ class Storms:
     def allowance(self, router: Router, cells: Mapping[str, Cell]) -> limits.Allowance:
         """Whether a run for several cells may start by itself now."""
         policy, placed = self._store.router_policy(router.key), self._switchboard.current(router.key)
-        now, spec = self._clock.now(), placed.spec if placed else None
-        return limits.cells_blocked(
+        return limits.router_blocked(
             router,
             policy.spec,
-            now,
-            state=failures.together(cells, self._states(cells), spec, now),
+            self._clock.now(),
+            several=True,
+            state=self._together(router, cells),
             runs=self._runs(router),
             every=self._store.runs_of(TargetKind.ROUTER, router.key),
             freezes=self._store.freezes_in(router.metadata.namespace),
-            spec=spec,
+            spec=placed.spec if placed else None,
             policy_name=policy.metadata.name or "(built in)",
         )
 
@@ -78,19 +78,19 @@ class Storms:
         runs = self._runs(router)
         if all(run.phase is not RunPhase.ABORTED for run in runs):
             return None  # as nearly always; each cell asks, and what follows looks at all of them
-        cells, now = self._store.cells_of(router.key), self._clock.now()
-        placed = self._switchboard.current(router.key)
-        state = failures.together(cells, self._states(cells), placed.spec if placed else None, now)
+        state = self._together(router, self._store.cells_of(router.key))
         every = self._store.runs_of(TargetKind.ROUTER, router.key)
-        return limits.aborted_for_cells(router, now, state=state, runs=runs, every=every)
+        return limits.aborted_for_cells(router, self._clock.now(), state=state, runs=runs, every=every)
 
-    def _states(self, cells: Mapping[str, Cell]) -> dict[str, HealthState]:
-        return {name: state for name, cell in cells.items() if (state := self._observer.health(cell.key))}
+    def _together(self, router: Router, cells: Mapping[str, Cell]) -> HealthState:
+        placed = self._switchboard.current(router.key)
+        spec = placed.spec if placed else None
+        return failures.together(cells, states_of(self._observer, cells), spec, self._clock.now())
 
     def _failure(self, router: Router, cells: Mapping[str, Cell]) -> Failure | None:
         placed = self._switchboard.current(router.key)
         known = {name: self._observer.failure(cell.key) for name, cell in cells.items()}
-        states = self._states(cells)
+        states = states_of(self._observer, cells)
         failed = failures.failed_cells(states, placed.spec if placed else None)
         if not all(self._observer.settled(cells[name]) for name in failed):
             return None

@@ -71,7 +71,7 @@ def blocked(
     its cells, if there is one at work, `aborted` the one that `aborted_for_cells` names; `about_to_fail` are the
     Router's other cells that look like failing.
     """
-    runs = [run for run in lineage if not run.spec.dry_run and run.phase != RunPhase.SKIPPED]
+    runs = _counted(lineage)
     attempts = _attempts(runs, policy, now)
     most = policy.limits.max_concurrent_runs if max_concurrent_runs is None else max_concurrent_runs
     checks = (
@@ -100,6 +100,7 @@ def router_blocked(
     policy: RecoveryPolicySpec,
     now: datetime,
     *,
+    several: bool = False,
     runs: Iterable[RecoveryRun] = (),
     every: Sequence[RecoveryRun] = (),
     freezes: Iterable[RecoveryFreeze] = (),
@@ -108,51 +109,21 @@ def router_blocked(
     spec: PlacementSpec | None = None,
     policy_name: str = "default",
 ) -> Allowance:
-    """The first reason why no automatic run may start for the router itself.
+    """The first reason why no automatic run may start for the router itself; `several`: for several of its cells.
 
-    `runs` are those about the router itself, `every` all of the Router: who acknowledged the last of them has seen the
-    others. Runs of its cells hold nothing back: a router that fails is everybody's failure.
+    `runs` are those about the same, `every` all of the Router: who acknowledged the last of them has seen the others.
+    `failure` is the router's own, and `state` too; for several cells it is theirs (`failure.together`). What is done
+    for the one holds nothing back for the other, nor do runs of single cells.
     """
-    counted = [run for run in runs if not run.spec.dry_run and run.phase != RunPhase.SKIPPED]
+    counted = _counted(runs)
     attempts = _attempts(counted, policy, now)
+    onset = (state.failing_since if state else None) if several else _onset(router, state, failure)
     checks = (
         _frozen(router, freezes, now, None),
         _mode(router, policy, policy_name),
-        _aborted(router, counted, state, now, every),
-        _left_to_people(router, counted, _onset(router, state, failure), every),
+        _aborted(router, counted, state, now, every, several=several),
+        _left_to_people(router, counted, onset, every, several=several),
         _flapping(router, state, policy, now),
-        _at_work(router, counted),
-        _in_fallback(router, spec),
-        _exhausted(router, attempts, policy, policy_name),
-        _cooldown(router, counted, policy, now),
-    )
-    return _allowance(checks, len(attempts))
-
-
-def cells_blocked(
-    router: Router,
-    policy: RecoveryPolicySpec,
-    now: datetime,
-    *,
-    state: HealthState,
-    runs: Iterable[RecoveryRun] = (),
-    every: Sequence[RecoveryRun] = (),
-    freezes: Iterable[RecoveryFreeze] = (),
-    spec: PlacementSpec | None = None,
-    policy_name: str = "default",
-) -> Allowance:
-    """The first reason why no automatic run may start for several cells of the router.
-
-    `state` is the cells' (`failure.together`), `runs` are those about several of them, `every` all of the Router. What
-    is done for the router itself holds nothing back.
-    """
-    counted = [run for run in runs if not run.spec.dry_run and run.phase != RunPhase.SKIPPED]
-    attempts = _attempts(counted, policy, now)
-    checks = (
-        _frozen(router, freezes, now, None),
-        _mode(router, policy, policy_name),
-        _aborted(router, counted, state, now, every, several=True),
-        _left_to_people(router, counted, state.failing_since, every, several=True),
         _at_work(router, counted),
         _in_fallback(router, spec),
         _exhausted(router, attempts, policy, policy_name),
@@ -171,9 +142,9 @@ def aborted_for_cells(
 ) -> RecoveryRun | None:
     """The last run for several cells, if a person aborted it and that still holds automation back.
 
-    `state`, `runs` and `every` are as for `cells_blocked`.
+    `state`, `runs` and `every` are as for `router_blocked` with `several`.
     """
-    counted = [run for run in runs if not run.spec.dry_run and run.phase != RunPhase.SKIPPED]
+    counted = _counted(runs)
     return _last(counted) if _aborted(router, counted, state, now, every, several=True) else None
 
 
@@ -472,6 +443,11 @@ def _cooldown(target: Target, runs: Sequence[RecoveryRun], policy: RecoveryPolic
         f" kubectl recell recover {_typed(target)}",
         until,
     )
+
+
+def _counted(runs: Iterable[RecoveryRun]) -> list[RecoveryRun]:
+    """Those that did something, or are to."""
+    return [run for run in runs if not run.spec.dry_run and run.phase != RunPhase.SKIPPED]
 
 
 def _attempts(runs: Sequence[RecoveryRun], policy: RecoveryPolicySpec, now: datetime) -> list[datetime]:

@@ -18,7 +18,6 @@ from recell.domain.limits import (
     Allowance,
     aborted_for_cells,
     blocked,
-    cells_blocked,
     frozen,
     frozen_message,
     router_blocked,
@@ -217,7 +216,7 @@ def cascade(phase: str, at: datetime = NOW, name: str = "storm-1", **more: Any) 
 
 
 def ask_for_cells(of: Router | None = None, now: datetime = NOW, **more: Any) -> Allowance:
-    return cells_blocked(of or router(), RESTLESS, now, **({"state": FAILED} | more))
+    return router_blocked(of or router(), RESTLESS, now, several=True, **({"state": FAILED} | more))
 
 
 def test_an_abort_for_several_cells_says_both_ways_on() -> None:

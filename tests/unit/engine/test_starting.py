@@ -32,6 +32,14 @@ async def look(world: World, key: Key) -> RecoveryRun:
     return world.runs[key]
 
 
+async def asking_to_start() -> tuple[World, Key]:
+    """A run that waits for a person's word before it starts."""
+    world = failing_fleet(mode="Approve")
+    key = world.run("r", "b", trigger="Automatic")
+    await look(world, key)
+    return world, key
+
+
 def condition(run: RecoveryRun, type: str) -> Condition:
     return next(c for c in run.status.conditions if c.type == type)
 
@@ -285,9 +293,7 @@ async def test_an_approval_of_a_start_lapses_after_an_hour_in_which_the_run_was_
 
 @pytest.mark.parametrize("what", HOLDS)
 async def test_an_approval_that_has_not_lapsed_starts_the_run_once_nothing_holds_it_back(what: str) -> None:
-    world = failing_fleet(mode="Approve")
-    key = world.run("r", "b", trigger="Automatic")
-    await look(world, key)
+    world, key = await asking_to_start()
     await held_back_by(world, key, what)
     world.clock.advance(3000)
     world.tick(60)
@@ -296,9 +302,7 @@ async def test_an_approval_that_has_not_lapsed_starts_the_run_once_nothing_holds
 
 
 async def test_the_right_decision_at_another_gate_approves_nothing() -> None:
-    world = failing_fleet(mode="Approve")
-    key = world.run("r", "b", trigger="Automatic")
-    await look(world, key)
+    world, key = await asking_to_start()
     approve(world, key, gate="unknown-integrity")
     world.tick(10)
     run = await look(world, key)
@@ -309,9 +313,7 @@ async def test_the_right_decision_at_another_gate_approves_nothing() -> None:
 
 
 async def test_a_run_that_waits_for_a_person_does_not_go_on_saying_what_held_it_back_before() -> None:
-    world = failing_fleet(mode="Approve")
-    key = world.run("r", "b", trigger="Automatic")
-    await look(world, key)
+    world, key = await asking_to_start()
     world.freezes.append(RecoveryFreeze.model_validate(FREEZE))
     assert condition(await look(world, key), "Paused").status == "True"
     world.freezes.clear()

@@ -17,6 +17,7 @@ from recell.engine.errors import RecellError
 from recell.engine.ports import Clock
 from recell.providers.kube import kstatus
 from recell.providers.kube.api import Api, Object
+from recell.providers.kube.ownership import owned_by
 from recell.providers.kube.paths import JOBS, PODS
 from recell.providers.kube.pods import WorkloadKey
 
@@ -68,8 +69,7 @@ async def _pods(api: Api, cron_job: Object, jobs: Sequence[Object]) -> list[Obje
 
 
 def _is_of(job: Object, cron_job: Object) -> bool:
-    owners = job["metadata"].get("ownerReferences") or ()
-    return any(owner["uid"] == cron_job["metadata"]["uid"] for owner in owners)
+    return owned_by(job, cron_job["metadata"]["uid"])
 
 
 def _ended(job: Object) -> bool:

@@ -16,7 +16,7 @@ from recell.api.meta import LABEL_ROUTER
 from recell.engine.errors import BadInput, Forbidden, NotFound, RecellError, Reverted
 from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api, Object
-from recell.providers.kube.ownership import last_manager
+from recell.providers.kube.ownership import is_of_router, last_manager
 from recell.providers.kube.paths import Resource
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class KeptObjects:
         key = router.key
         live = self._copies(key).get(key) or await self._unseen(key)
         if live is not None:
-            if _strange(live, router):
+            if not is_of_router(live, router):
                 raise BadInput(
                     f"{self._name(key)} is there already and was not made for this Router: delete it, name the Router"
                     f" otherwise, or hand it over with the label {LABEL_ROUTER}={key[1]}"
@@ -115,10 +115,3 @@ class KeptObjects:
 def _says(live: Object, wanted: Object) -> bool:
     noted, meant = (obj["metadata"].get("annotations") or {} for obj in (live, wanted))
     return bool(live["spec"] == wanted["spec"]) and meant.items() <= noted.items()
-
-
-def _strange(live: Object, router: Router) -> bool:
-    """Somebody else made it: neither its owner nor its label says otherwise."""
-    metadata = live["metadata"]
-    owned = any(owner["uid"] == router.metadata.uid for owner in metadata.get("ownerReferences") or ())
-    return not owned and (metadata.get("labels") or {}).get(LABEL_ROUTER) != router.metadata.name

@@ -53,6 +53,16 @@ def of_router(router: Router, resource: Resource, spec: Object, annotations: Map
     }
 
 
+def owned_by(obj: Object, uid: str) -> bool:
+    return any(owner["uid"] == uid for owner in obj["metadata"].get("ownerReferences") or ())
+
+
+def is_of_router(obj: Object, router: Router) -> bool:
+    """Made for it: what has lost its label still has its owner."""
+    label = (obj["metadata"].get("labels") or {}).get(LABEL_ROUTER)
+    return owned_by(obj, router.metadata.uid) or label == router.metadata.name
+
+
 def made_for(obj: Object, cell: str) -> bool:
     """Made here for exactly this cell. Both labels: one of them is also put on workloads that a person's Cell names."""
     labels = obj["metadata"].get("labels") or {}

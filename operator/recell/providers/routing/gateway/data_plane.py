@@ -30,7 +30,7 @@ from recell.engine.errors import BadInput, Conflict, Forbidden, NotFound, Recell
 from recell.engine.ports import Clock, Key
 from recell.providers.kube.api import Api, Object
 from recell.providers.kube.collection import Collection
-from recell.providers.kube.ownership import last_manager
+from recell.providers.kube.ownership import is_of_router, last_manager
 from recell.providers.kube.paths import HTTP_ROUTES
 from recell.providers.routing.gateway import route
 from recell.providers.routing.gateway.figures import Figures
@@ -223,9 +223,7 @@ class GatewayDataPlane:
             found = await self._api.get(HTTP_ROUTES.path(*key))
         except NotFound:
             return None
-        metadata = found["metadata"]
-        owned = any(owner["uid"] == router.metadata.uid for owner in metadata.get("ownerReferences") or ())
-        if not owned and (metadata.get("labels") or {}).get(LABEL_ROUTER) != key[1]:
+        if not is_of_router(found, router):
             raise BadInput(
                 f"HTTPRoute {key[0]}/{key[1]} is there already and was not made for this Router: name the Router"
                 f" otherwise, delete the route, or hand it over with the label {LABEL_ROUTER}={key[1]}"
