@@ -478,18 +478,28 @@ def test_an_upgrade_brings_new_crds_and_keeps_what_is_stored(
         {"name": "Newer", "type": "string", "jsonPath": ".spec.mode"}
     )
     path.write_text(yaml.safe_dump(crd))
-    where = ("--namespace", namespaces.system)
-    try:
+
+    def upgrade(chart: Path) -> None:
         # forced: these tests applied the CRDs before
-        cluster.helm("upgrade", release, str(newer), *where, "--force-conflicts", values=values)
-        shown = cluster.kubectl("-n", namespaces.fleet, "get", "recoverypolicies")
-        assert "NEWER" in shown
-        assert "kept" in shown
+        cluster.helm(
+            *("upgrade", release, str(chart), "--namespace", namespaces.system, "--force-conflicts"), values=values
+        )
+
+    def shown() -> str:
+        return cluster.kubectl("-n", namespaces.fleet, "get", "recoverypolicies")
+
+    def newer_shown() -> bool:
+        """Tests beside this one apply the CRDs as well, and a server takes a moment to serve what changed."""
+        upgrade(newer)
+        return "NEWER" in shown()
+
+    try:
+        eventually("the new column is shown", newer_shown)
+        assert "kept" in shown()
     finally:
-        cluster.helm("upgrade", release, str(CHART), *where, "--force-conflicts", values=values)
-    shown = cluster.kubectl("-n", namespaces.fleet, "get", "recoverypolicies")
-    assert "NEWER" not in shown
-    assert "kept" in shown
+        upgrade(CHART)
+    eventually("the former columns are shown", lambda: "NEWER" not in shown())
+    assert "kept" in shown()
 
 
 def test_uninstalling_leaves_the_crds_and_what_they_hold(
