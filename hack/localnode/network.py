@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import folders
 from .addresses import RANGE, Addresses
-from .command import Failure, run
+from .command import Failure, run, succeeds
 from .namespaces import Namespaces
 
 SINK = "services0"
@@ -52,7 +52,8 @@ def ensure(addresses: Addresses, namespaces: Namespaces, init_pid: int) -> None:
         echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables
     """
     namespaces.run(["sh", "-ec", guard])
-    if not Path(f"/sys/class/net/{addresses.link}").exists():
+    if not succeeds(namespaces.inside(["ip", "link", "show", UPLINK])):
+        _delete_link(addresses)  # it leads into a node that died: the kernel takes a moment to remove what was in there
         run(["ip", "link", "add", addresses.link, "type", "veth", "peer", "name", UPLINK, "netns", str(init_pid)])
     joined = f"""
         ip addr replace {node}/30 dev {UPLINK}
@@ -70,6 +71,12 @@ def ensure(addresses: Addresses, namespaces: Namespaces, init_pid: int) -> None:
 
 def remove(addresses: Addresses, *, last: bool) -> None:
     """Remove the machine's end of the link; with the last cluster also the range's guard."""
+    _delete_link(addresses)
+    if last:
+        run(["ip", "route", "delete", "unreachable", str(RANGE), "metric", "4096"], check=False)
+
+
+def _delete_link(addresses: Addresses) -> None:
     link = Path(f"/sys/class/net/{addresses.link}")
     if link.exists():
         try:
@@ -77,8 +84,6 @@ def remove(addresses: Addresses, *, last: bool) -> None:
         except Failure:  # its other end went with the node's network, and it with that, while we looked
             if link.exists():
                 raise
-    if last:
-        run(["ip", "route", "delete", "unreachable", str(RANGE), "metric", "4096"], check=False)
 
 
 KERNEL_SETTINGS = {"net/ipv4/ip_forward": "1"}

@@ -395,9 +395,10 @@ def test_the_audit_log_tells_who_wrote_what(side: Side) -> None:
 
 def test_a_node_that_died_comes_back_with_its_objects(side: Side) -> None:
     init = next(pid for pid in side.processes() if is_init(pid))
-    os.kill(int(init), signal.SIGKILL)
-    eventually("the end of the node", lambda: not side.processes(), within=10)
-    cluster("up", "--name", NAME)
+    with Path(f"/proc/{init}/ns/net").open():  # as long as this is held, its network and the link into it are there
+        os.kill(int(init), signal.SIGKILL)
+        eventually("the end of the node", lambda: not side.processes(), within=10)
+        cluster("up", "--name", NAME)
     url = side.service("web")
     eventually("the workload after the restart", lambda: knock(url) == "connected", within=60)
 
