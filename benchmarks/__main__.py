@@ -127,10 +127,11 @@ async def _idle(client: Client, stage: Stage, audit: Audit, cells: int, minutes:
     await rest.calm(audit)
     _say(f"at rest for {minutes:g} min")
     audit.again()
-    before = await rest.own_figure(client, stage, "process_cpu_seconds_total")
+    before = [await rest.own_figure(client, stage, figure) for figure in (rest.CPU, rest.LOOKS_AT_CELLS)]
     await asyncio.sleep(60 * minutes)
     seen = audit.writes()
-    spent = await rest.own_figure(client, stage, "process_cpu_seconds_total") - before
+    after = [await rest.own_figure(client, stage, figure) for figure in (rest.CPU, rest.LOOKS_AT_CELLS)]
+    spent, looks = (now - then for now, then in zip(after, before, strict=True))
     other = [write for write in seen if write.kind != "leases"]
     return {
         "cells": cells,
@@ -139,6 +140,7 @@ async def _idle(client: Client, stage: Stage, audit: Audit, cells: int, minutes:
         "by_what": by_what(other),
         "leases": by_kind(seen).get("leases", 0),
         "cpu_percent": round(100 * spent / (60 * minutes), 1),
+        "looks_per_cell_and_minute": round(looks / cells / minutes, 1),
     }
 
 

@@ -39,6 +39,8 @@ def lines(figures: dict[str, Any]) -> list[str]:
         rest = f"in {idle['minutes']:g} min, {idle['cells']} Cells; Lease: {idle['leases']}"
         out.append(_line("writes of the operator at rest", str(idle["writes"]), rest))
         out.append(_line("CPU of the operator at rest", f"{idle['cpu_percent']:.1f} %", "of one core"))
+        looks = f"{idle['looks_per_cell_and_minute']:.1f}"
+        out.append(_line("  looks at each Cell in a minute", looks, "one at least, though nothing happens"))
     for count, megabytes in figures.get("memory_mb", {}).items():
         out.append(_line(f"memory of the operator, {count} Cells", f"{megabytes:.0f} MB", "resident"))
     if writes := figures.get("writes_per_run"):

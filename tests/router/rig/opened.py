@@ -21,7 +21,7 @@ class Opened:
         self.received = 0
         """Bytes of the answer beside its head."""
         self.ended_at: float | None = None
-        """Monotonic second; None while it is open."""
+        """Second since 1970; None while it is open."""
 
     async def __aenter__(self) -> "Opened":
         self._reading = asyncio.create_task(self._read())
@@ -55,7 +55,7 @@ class Opened:
                 while status in (b"200", b"101") and (data := await reader.read(4096)):
                     self.received += len(data)
         finally:
-            self.ended_at = time.monotonic()
+            self.ended_at = time.time()
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()

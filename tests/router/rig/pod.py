@@ -13,6 +13,8 @@ from typing import Any
 
 import aiohttp
 
+from router.agent.runtime_socket import RuntimeSocket
+from router.agent.table import held, parse_map
 from tests.fakes.ports import free_port
 from tests.router.rig.placements import NAME, NAMESPACE, PlacementApi
 
@@ -153,6 +155,11 @@ class RouterPod:
                     if (await self.get(self.admin_port, "/ready"))[0] == 200:
                         return
                 await asyncio.sleep(0.02)
+
+    async def closing(self) -> Mapping[int, int]:
+        """By index of the cell, the second since 1970 from which its connections are closed, as HAProxy has it."""
+        entries = await RuntimeSocket(self.run / "haproxy.sock").map_entries(self.run / "placement.map")
+        return held(parse_map(entries)).closing
 
     async def cli(self, command: str) -> str:
         reader, writer = await asyncio.open_unix_connection(self.run / "haproxy.sock")

@@ -132,6 +132,23 @@ async def test_a_window_that_is_less_than_half_covered_tells_nothing(world: Worl
     assert seen.cells["a"].requests == 100
 
 
+@pytest.mark.parametrize("window", [1, 2, 3, 10])
+async def test_a_window_of_few_reports_is_never_half_empty(world: World, window: int) -> None:
+    """Whenever they are asked for, and though reports come a little early or late."""
+    early_or_late = (0.0, 0.04, -0.06, 0.02, -0.03, 0.07, -0.01, 0.05)
+    for second in range(30):
+        at = second + early_or_late[second % len(early_or_late)]
+        told = line({0: cell(100 + 10 * second)})
+        await world.tell(told, told, at=at)
+        for later in (0.01, 0.5, 0.9):
+            world.clock.seconds = at + later
+            seen = world.traffic.observed(KEY, window=window)
+            if second > window:
+                assert seen is not None
+                assert seen.cells["a"].requests == 2 * 10 * window
+                assert seen.window == pytest.approx(window, abs=0.2)
+
+
 async def test_nothing_fresh_from_one_serving_pod_tells_nothing(world: World) -> None:
     await steady(world, 10)
     told = line({0: cell(300), 1: cell(700)})

@@ -157,12 +157,13 @@ class HAProxyTraffic:
         now = self._clock.now()
         if not all(_fresh(pod, now) for pod in serving.values()):
             return None
-        asked_since = now - timedelta(seconds=window)
         known = state.figures.get((window, not_before))
         if known is not None and now - known[0] < KEPT_FIGURES:
             return known[1]
-        since = max(asked_since, not_before or asked_since)
-        spans = [_span(pod.history, since) for pod in serving.values()]
+        # From the report that is nearest to the window's length before the last one: of few reports, one that comes a
+        # little early or late would leave the window half empty now and then.
+        nearest = window + SAMPLE_INTERVAL / 2
+        spans = [_span(pod.history, _since(pod.heard_at or now, nearest, not_before)) for pod in serving.values()]
         whole = [span for span in spans if span is not None and not span.from_zero]
         new = [span for span in spans if span is not None and span.from_zero]
         measured = whole or new
@@ -172,7 +173,7 @@ class HAProxyTraffic:
         if min(s.seconds for s in whole or [max(new, key=lambda s: s.seconds)]) < window / 2:
             return None
         left = [pod.history for pod in state.pods.values() if not pod.serving] + state.gone
-        new += [span for history in left if (span := _span(history, since)) is not None]
+        new += [span for history in left if (span := _span(history, _since(now, window, not_before))) is not None]
         told = _Told(
             serving=[pod.report for pod in serving.values() if pod.report],
             # Also pods that only end what they began.
@@ -325,6 +326,11 @@ class _Told:
 
 def _fresh(pod: _Pod, now: datetime) -> bool:
     return pod.heard_at is not None and now - pod.heard_at <= STALE
+
+
+def _since(ends: datetime, window: float, not_before: datetime | None) -> datetime:
+    begin = ends - timedelta(seconds=window)
+    return max(begin, not_before or begin)
 
 
 def _span(history: PodHistory, since: datetime) -> _Span | None:
