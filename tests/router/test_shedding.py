@@ -162,7 +162,7 @@ async def test_an_open_circuit_spares_the_cell_until_it_expires() -> None:
         placed = cells.placed(sick=0, well=1)
         api.put(placement(placed, table, generation=1))
         await pod.applied(1)
-        api.put(placement(placed, table, generation=2, circuits={"sick": (100, soon(8)), "gone": (100, FAR)}))
+        api.put(placement(placed, table, generation=2, circuits={"sick": (100, soon(15)), "gone": (100, FAR)}))
         assert (await pod.applied(2))["openCircuits"] == {"0": 100}
         for customer in customers_of(0, table)[:20]:
             answer = await ask(pod.port, ("x-customer-id", customer))
@@ -171,7 +171,7 @@ async def test_an_open_circuit_spares_the_cell_until_it_expires() -> None:
         for customer in customers_of(1, table)[:20]:
             assert (await ask(pod.port, ("x-customer-id", customer))).cell == "well"
         assert cells["sick"].total == 0
-        await eventually(lambda: pod.last["openCircuits"] == {})
+        await eventually(lambda: pod.last["openCircuits"] == {}, 40)
         assert (await ask(pod.port, ("x-customer-id", customers_of(0, table)[0]))).cell == "sick"
         # In part: nine in ten are turned away.
         api.put(placement(placed, table, generation=3, circuits={"sick": (90, FAR)}))
