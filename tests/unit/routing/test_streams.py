@@ -152,9 +152,9 @@ async def test_a_window_of_few_reports_is_never_half_empty(world: World, window:
 async def test_nothing_fresh_from_one_serving_pod_tells_nothing(world: World) -> None:
     await steady(world, 10)
     told = line({0: cell(300), 1: cell(700)})
-    await world.tell(told, None, at=12)
+    await world.tell(told, None, at=13)
     assert world.traffic.observed(KEY, window=10) is not None
-    await world.tell(told, None, at=12.1)
+    await world.tell(told, None, at=13.1)
     assert world.traffic.observed(KEY, window=10) is None
     world.serve(True, False)
     assert world.traffic.observed(KEY, window=10) is not None

@@ -31,7 +31,9 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_INTERVAL = 1.0
 """Seconds between two reports of a pod."""
-STALE = timedelta(seconds=2 * SAMPLE_INTERVAL)
+STALE = timedelta(seconds=3 * SAMPLE_INTERVAL)
+"""One report that is lost, or late because this process has much to do, is no silence: the figures of a hundred cells
+that go and come back would give it more to do."""
 SERVER_TIMEOUT = 30.0
 """`timeout server` in the router's haproxy.cfg: no answer took longer, so it bounds the last bucket."""
 CONNECT_WITHIN = 3.0
