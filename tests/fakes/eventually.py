@@ -10,11 +10,13 @@ DEADLINE = 60.0
 
 
 async def eventually(look: Callable[[], T | Awaitable[T]], what: str, *, deadline: float = DEADLINE) -> T:
-    """Until `look` gives something true. An AssertionError from it counts as not yet."""
+    """Until `look` gives something true, by a last look after the deadline at the latest. An AssertionError from it
+    counts as not yet."""
     loop = asyncio.get_running_loop()
     ends = loop.time() + deadline
     last: object = None
     while True:
+        last_look = loop.time() >= ends
         try:
             found = look()
             found = await found if isinstance(found, Awaitable) else found
@@ -23,6 +25,6 @@ async def eventually(look: Callable[[], T | Awaitable[T]], what: str, *, deadlin
             last = found
         except AssertionError as error:
             last = error
-        if loop.time() > ends:
+        if last_look:
             raise AssertionError(f"not within {deadline:g} s: {what}; the last look gave {last!r}")
         await asyncio.sleep(0.05)

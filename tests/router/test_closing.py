@@ -40,10 +40,10 @@ async def test_what_is_open_at_a_cell_that_must_not_serve_is_closed_before_that_
         async with Opened(pod.port, AT_A, path) as at_a, Opened(pod.port, AT_B, path) as at_b:
             api.put(placement(placed, ONLY_B, generation=2, held={"a": state}))
             await pod.applied(2)
-            await eventually(lambda: not at_a.open, 5)
+            await eventually(lambda: not at_a.open)
             await at_b.goes_on()
             await pod.later_report()
-            await eventually(lambda: pod.last["cells"]["0"]["inFlight"] == 0)
+            await eventually(lambda: pod.told(0, "inFlight") == 0)
             await at_b.goes_on()
         assert (await ask(pod.port, ("x-customer-id", AT_A.encode()))).cell == "b"
 
@@ -65,14 +65,14 @@ async def test_what_is_open_at_a_drained_cell_is_served_until_the_deadline_and_t
             api.put(placement(placed, ONLY_B, generation=3, held={"a": "Draining"}, pins={"vip": 1}))
             await pod.applied(3)
             assert await pod.closing() == due
-            await eventually(lambda: not at_a.open, 30)
+            await eventually(lambda: not at_a.open)
             assert at_a.ended_at is not None
             assert at_a.ended_at >= due[0]
             await at_b.goes_on()
 
 
 async def test_a_cell_that_serves_again_before_the_deadline_keeps_what_is_open() -> None:
-    async with Cells("a", "b") as cells, PlacementApi() as api, RouterPod(api, environment=timeout(6)) as pod:
+    async with Cells("a", "b") as cells, PlacementApi() as api, RouterPod(api, environment=timeout(12)) as pod:
         placed = cells.placed(a=0, b=1)
         api.put(placement(placed, BOTH, generation=1))
         await pod.applied(1)
@@ -89,10 +89,8 @@ async def test_a_cell_that_serves_again_before_the_deadline_keeps_what_is_open()
             drained = time.time()
             api.put(placement(placed, ONLY_B, generation=4))
             await pod.applied(4)
-            assert (await pod.closing())[0] >= drained + 6
-            await eventually(lambda: not at_a.open, 30)
-            assert at_a.ended_at is not None
-            assert at_a.ended_at >= drained + 6
+            assert (await pod.closing())[0] >= drained + 12
+            await at_a.goes_on()
 
 
 @pytest.mark.parametrize("left", ["a slot", "a slot for reading", "a pin"])
@@ -126,7 +124,7 @@ async def test_a_deadline_outlives_the_agent_with_or_without_the_api_server(api_
                 await api.away()
             await asyncio.sleep(LATER)
             await pod.start_agent()
-            await eventually(lambda: not at_a.open, 30)
+            await eventually(lambda: not at_a.open)
             assert at_a.ended_at is not None
             assert at_a.ended_at >= due[0]
             assert await pod.closing() == due, "not begun anew by the agent that started"
@@ -149,8 +147,12 @@ async def test_who_was_on_the_way_to_an_isolated_cell_is_closed_too(restarted: b
             await pod.stop_agent(signal.SIGKILL)
             await api.away()
             await pod.start_agent()
+        # The agent sleeps until the request has reached the cell, or it would be closed before there is an answer.
+        assert pod.agent is not None
+        pod.agent.send_signal(signal.SIGSTOP)
         await haproxy.set_in_map(table, [(slot, before)])
         async with Opened(pod.port, AT_A) as late, Opened(pod.port, AT_B) as at_b:
+            pod.agent.send_signal(signal.SIGCONT)
             await eventually(lambda: not late.open)
             await at_b.goes_on()
 
@@ -171,7 +173,9 @@ async def test_an_isolation_that_the_agent_slept_through_closes_as_well() -> Non
 
 @pytest.mark.parametrize("isolated", [False, True])
 async def test_what_is_open_at_a_cell_that_leaves_or_moves_is_closed_too(isolated: bool) -> None:
-    async with Cells("a", "b", "moved") as cells, PlacementApi() as api, RouterPod(api, environment=timeout(4)) as pod:
+    # What is closed at once is closed long before the deadline, so that is far away where something is.
+    drains = timeout(600 if isolated else 4)
+    async with Cells("a", "b", "moved") as cells, PlacementApi() as api, RouterPod(api, environment=drains) as pod:
         placed = cells.placed(a=0, b=1)
         api.put(placement(placed, BOTH, generation=1))
         await pod.applied(1)
@@ -184,10 +188,11 @@ async def test_what_is_open_at_a_cell_that_leaves_or_moves_is_closed_too(isolate
             held = {"a": "Isolated"} if isolated else {}
             api.put(placement(there, ONLY_B, generation=2, held=held))
             await pod.applied(2)
-            await eventually(lambda: not at_a.open, 30)
-            await eventually(lambda: not at_b.open, 30)
-            assert at_a.ended_at is not None
-            assert at_b.ended_at is not None
-            assert at_b.ended_at - changed >= 4
-            # Of the same deadline both are closed in one go.
-            assert (at_b.ended_at - at_a.ended_at > 2) is isolated
+            await eventually(lambda: not at_a.open)
+            if isolated:
+                await at_b.goes_on()
+            else:
+                await eventually(lambda: not at_b.open)
+                for ended in (at_a.ended_at, at_b.ended_at):
+                    assert ended is not None
+                    assert ended - changed >= 4

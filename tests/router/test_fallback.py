@@ -4,7 +4,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,31 @@ import pytest
 
 from recell.api.placement import REJECT, encode_table
 from recell.domain.fallback import Entry, Table
+from tests.fakes.eventually import eventually
 from tests.router.rig import Cells, PlacementApi, RouterPod, ask, placement, spread
 from tests.router.rig.fallback import FallbackPod
 from tests.router.rig.load import Load
-from tests.router.rig.pod import ROUTER, eventually
+from tests.router.rig.pod import ROUTER
 from tests.router.test_routing import odd_keys
 
 Pins = tuple[tuple[str, int], ...]
 NAMES = ("a", "b", "c", "d")
 
 
-def table(cells: Cells, *names: str, out: str = "", homes: str | None = None, pins: Pins = ()) -> Table:
+def table(
+    cells: Cells, *names: str, out: str = "", homes: str | None = None, pins: Pins = (), checked: str = ""
+) -> Table:
+    """A cell that is `checked` by a path is down where this process does not answer within a second; for the others
+    the kernel takes the connection."""
     entries = tuple(
-        Entry(name, cells[name].address, cells[name].port, check="/healthz", out=name in out.split()) for name in names
+        Entry(
+            name,
+            cells[name].address,
+            cells[name].port,
+            check="/healthz" if name in checked.split() else "",
+            out=name in out.split(),
+        )
+        for name in names
     )
     return Table(entries, homes, pins)
 
@@ -78,13 +89,21 @@ async def test_a_key_that_cannot_be_told_is_refused_as_by_the_router_itself(head
 
 
 async def test_a_cell_that_dies_or_hangs_moves_its_own_bucket_alone() -> None:
-    async with Cells(*NAMES) as cells, FallbackPod(table(cells, *NAMES)) as pod:
+    async with Cells(*NAMES) as cells, FallbackPod(table(cells, *NAMES, checked="a b c d")) as pod:
         keys = [f"customer-{number}".encode() for number in range(60)]
 
-        async def landed() -> Mapping[bytes, str | None]:
-            return {key: (await land(pod.port, key))[1] for key in keys}
+        async def land_at(expected: Mapping[bytes, str | None]) -> None:
+            """A cell that was slow to say that it is well may be away for a moment; none is for good."""
 
-        before = await landed()
+            async def so() -> bool:
+                landed = {key: (await land(pod.port, key))[1] for key in keys}
+                assert landed == expected
+                return True
+
+            await eventually(so, "everybody lands where expected", deadline=120)
+
+        before: Mapping[bytes, str | None] = {key: NAMES[bucket(key, len(NAMES))] for key in keys}
+        await land_at(before)
         for lost, ring in (("b", "c"), ("d", "a")):
             cell = cells[lost]
             if lost == "b":
@@ -92,35 +111,16 @@ async def test_a_cell_that_dies_or_hangs_moves_its_own_bucket_alone() -> None:
             else:
                 cell.hung = True
             expected = {key: ring if name == lost else name for key, name in before.items()}
-            began = time.monotonic()
-            mine = next(key for key, name in before.items() if name == lost)
-            while await landing(pod.port, mine) != ring:
-                assert time.monotonic() - began < 60, f"{lost} was not found to be down"
-            assert await landed() == expected
+            await land_at(expected)
             if lost == "b":
                 await cell.start()
             else:
                 cell.hung = False
-            await eventually_landed(pod.port, mine, lost)
-        assert await landed() == before
-
-
-async def landing(port: int, key: bytes) -> str | None:
-    """The cell; None also for a request that hangs with its cell."""
-    try:
-        return (await land(port, key))[1]
-    except TimeoutError:
-        return None
-
-
-async def eventually_landed(port: int, key: bytes, cell: str) -> None:
-    ends = time.monotonic() + 60
-    while (await land(port, key))[1] != cell:
-        assert time.monotonic() < ends, f"customers of {cell} did not come back to it"
+            await land_at(before)
 
 
 async def test_a_cell_that_is_out_gets_nothing_and_the_others_keep_theirs() -> None:
-    async with Cells(*NAMES) as cells, FallbackPod(table(cells, *NAMES, out="b c")) as pod:
+    async with Cells(*NAMES) as cells, FallbackPod(table(cells, *NAMES, out="b c", checked="b c")) as pod:
         for number in range(80):
             key = f"customer-{number}".encode()
             own = NAMES[bucket(key, 4)]
@@ -170,7 +170,7 @@ async def test_clients_leave_by_themselves_and_the_primary_lets_them_go_when_tol
         await pod.applied(3)
         assert "close" not in await ask_keeping(pod.port)
         async with FallbackPod(table(cells, "a", "b")) as fallback, Load((fallback.port,), pause=0.0) as load:
-            await eventually(lambda: len(load.answers) > 500, 60, "500 answers")
+            await eventually(lambda: len(load.answers) > 500, "500 answers")
         assert set(load.statuses) == {200}
         assert load.errors == []
 
@@ -218,7 +218,8 @@ async def test_the_largest_table_is_served() -> None:
         # The others are down at once: one process could not answer the checks of so many cells in time.
         ports = [cells["cell-000"].port if number in asked else 1 for number in range(819)]
         entries = tuple(
-            Entry(f"cell-{number:03}", "127.0.0.1", port, check="/healthz") for number, port in enumerate(ports)
+            Entry(f"cell-{number:03}", "127.0.0.1", port, check="/healthz" if port == 1 else "")
+            for number, port in enumerate(ports)
         )
         async with FallbackPod(Table(entries)) as pod:
             for key in keys:

@@ -62,7 +62,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest.fixture(scope="module")
 def kubectl(kubeconfig: Path) -> Kubectl:
-    def run(*arguments: str, stdin: object = None, within: float = 120) -> str:
+    def run(*arguments: str, stdin: object = None, within: float = 300) -> str:
         done = subprocess.run(
             ["kubectl", *arguments],
             env={**os.environ, "KUBECONFIG": str(kubeconfig)},
@@ -139,7 +139,7 @@ class Installed:
         self.traffic.set_placement(KEY, Placement.model_validate(made))
         return int(made["metadata"]["generation"])
 
-    async def applied(self, generation: int, *, epoch: int = 1, within: float = 60) -> None:
+    async def applied(self, generation: int, *, epoch: int = 1, within: float = 180) -> None:
         async with asyncio.timeout(within):
             while not (
                 (seen := self.traffic.applied(KEY)) and seen.pods == 2 and seen.covers(self.uid, epoch, generation)
@@ -155,13 +155,14 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
         command = ["--name", cluster, "--tag", IMAGE, "--file", "router/Dockerfile", "--context", "router"]
         subprocess.run([str(ROOT / "hack" / "cluster"), "build-image", *command], cwd=ROOT, timeout=1200, check=True)
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    kubectl("wait", "--for=condition=Established", "crd/routers.recell.dev", "crd/placements.recell.dev")
+    named = ("crd/routers.recell.dev", "crd/placements.recell.dev")
+    kubectl("wait", "--for=condition=Established", *named, "--timeout=120s")
     enforced = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
-    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", within=180)
+    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", within=240)
     apply(kubectl, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": enforced}})
     yield NAMESPACE
     kubectl("-n", NAMESPACE, "delete", "router,placement", "--all", "--ignore-not-found")
-    kubectl("delete", "namespace", NAMESPACE, within=180)
+    kubectl("delete", "namespace", NAMESPACE, within=240)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -175,7 +176,7 @@ async def installed(kubectl: Kubectl, namespace: str) -> AsyncIterator[Installed
         apply(kubectl, obj)
     cells = {}
     for index, name in enumerate(names):
-        kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=90s")
+        kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=240s")
         ip = kubectl("-n", namespace, "get", "pod", name, "-o", "jsonpath={.status.podIP}")
         cells[name] = (index, ip, 8080)
     made = Installed(kubectl, router, cells)
@@ -221,7 +222,7 @@ async def test_only_the_operator_gets_at_the_agents_and_haproxys_ports(installed
 
 
 async def _eventually_reached(ip: str, port: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not await reaches(ip, port):
         assert time.monotonic() < deadline, f"{ip}:{port} is closed"
 
@@ -239,7 +240,7 @@ async def test_pods_are_ready_only_once_there_is_a_placement(installed: Installe
     )
     assert not any(ready for _, ready in installed.pods().values())
     generation = installed.write(spread(1024, 0, 1))
-    kubectl("-n", NAMESPACE, "rollout", "status", deployment, "--timeout=90s", within=100)
+    kubectl("-n", NAMESPACE, "rollout", "status", deployment, "--timeout=240s")
     await installed.applied(generation)
     for ip, _ in installed.pods().values():
         for customer in (b"alice", b"bob", b"carol"):
@@ -248,8 +249,11 @@ async def test_pods_are_ready_only_once_there_is_a_placement(installed: Installe
             assert answer.headers["x-router"] in installed.pods()
 
 
-async def test_the_customers_way_in_is_tried_slot_by_slot(installed: Installed, kubeconfig: Path) -> None:
+async def test_the_customers_way_in_is_tried_slot_by_slot(
+    installed: Installed, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An invented customer lands where HAProxy's own hash puts it: one slot is rejected, and only that."""
+    monkeypatch.setattr("recell.providers.access.TIMEOUT", 60.0)
     backend = {"type": "Service", "service": {"name": "cell-a", "port": 80}}
     spec = {"routerRef": {"name": "shop"}, "backend": backend, "health": {"probe": {"path": "/deep/healthz"}}}
     cell = Cell.model_validate({"metadata": {"name": "cell-a", "namespace": NAMESPACE}, "spec": spec})
@@ -277,7 +281,7 @@ async def test_every_change_is_told_by_every_pod(installed: Installed, kubeconfi
         begin = time.monotonic()
         made = await api.merge_patch(PLACEMENTS.path(*KEY), {"spec": {"serving": table, "homes": table}})
         generation = made["metadata"]["generation"]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not ((seen := installed.traffic.applied(KEY)) and seen.covers(installed.uid, 1, generation)):
                 installed.changed.clear()
                 await installed.changed.wait()
@@ -307,10 +311,10 @@ async def test_a_rollout_of_the_router_loses_no_request(installed: Installed) ->
     await installed.applied(generation)
     service = installed.kubectl("-n", NAMESPACE, "get", "service", "shop", "-o", "jsonpath={.spec.clusterIP}")
     deployment = f"deployment/{name_of('shop')}"
-    async with Load((80,), clients=4, pause=0.02, limit=40_000, within=120, address=service) as load:
+    async with Load((80,), clients=4, pause=0.02, address=service) as load:
         await eventually(lambda: len(load.answers) > 100)
         await asyncio.to_thread(installed.kubectl, "-n", NAMESPACE, "rollout", "restart", deployment)
-        command = ("-n", NAMESPACE, "rollout", "status", deployment, "--timeout=110s")
+        command = ("-n", NAMESPACE, "rollout", "status", deployment, "--timeout=240s")
         await asyncio.to_thread(installed.kubectl, *command)
         await asyncio.sleep(4)
     assert load.errors == []
@@ -370,16 +374,19 @@ async def test_a_deleted_placement_leaves_the_pods_serving(installed: Installed)
 
 async def test_deleting_the_router_takes_its_objects_and_leaves_the_placement(installed: Installed) -> None:
     await asyncio.to_thread(installed.kubectl, "-n", NAMESPACE, "delete", "router", "shop")
-    await eventually(lambda: installed.pods() == {}, within=120)
+    await eventually(lambda: installed.pods() == {})
     kinds = "deployment,service,role,rolebinding,serviceaccount,networkpolicy,poddisruptionbudget"
     labelled = ("-n", NAMESPACE, "get", kinds, "-l", f"{LABEL_ROUTER}=shop", "-o", "name")
     await eventually(lambda: installed.kubectl(*labelled) == "")
     assert "shop" in installed.kubectl("-n", NAMESPACE, "get", "placements", "-o", "name")
 
 
-async def eventually(condition: Callable[[], Any], within: float = 60.0) -> None:
+async def eventually(condition: Callable[[], Any], within: float = 180.0) -> None:
     """As the rig's, for conditions that ask the cluster: they run beside the loop, a few times a second."""
-    deadline = time.monotonic() + within
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, f"did not happen within {within} s"
+    ends = time.monotonic() + within
+    while True:
+        last_look = time.monotonic() >= ends
+        if await asyncio.to_thread(condition):
+            return
+        assert not last_look, f"did not happen within {within} s"
         await asyncio.sleep(0.2)

@@ -71,7 +71,7 @@ async def test_rejected_and_read_only_slots_and_what_the_customer_is_told() -> N
             assert (answer.status, answer.reason) == (503, "read-only")
             assert "retry-after" in answer.headers
         assert cells["b"].total == 3
-        report = await pod.later_report()
+        report = await pod.counted()
         assert report["rejected"] == 5
         assert report["cells"]["1"]["requests"] == 3
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 from aiohttp import web
 
+from tests.fakes.ports import free_port
 from tests.router.rig.opened import STREAM, WEBSOCKET
 
 
@@ -29,8 +30,9 @@ class HttpCell:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self.address, self.port, backlog=1024).start()
-        self.port = self._runner.addresses[0][1]
+        self.port = self.port or free_port()  # one that is still free when it starts again
+        # The checks of 819 backends that are this cell's, while this process waits for its turn.
+        await web.TCPSite(self._runner, self.address, self.port, backlog=4096).start()
         return self
 
     async def stop(self) -> None:

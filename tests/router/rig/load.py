@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+PATIENCE = 30.0
+"""Seconds after which a client of a load gives a request up: as long as HAProxy waits for a cell."""
+
 
 def slot_of(key: bytes, slots: int) -> int:
     """The definition that HAProxy's configuration has to agree with."""
@@ -36,7 +39,7 @@ async def ask(
     path: str = "/",
     host: bytes | None = b"shop.example",
     address: str = "127.0.0.1",
-    within: float = 10.0,
+    within: float = 60.0,
 ) -> Answer:
     """One request in raw bytes on a connection of its own."""
     lines = [f"{method} {path} HTTP/1.1".encode(), b"Connection: close"]
@@ -65,8 +68,8 @@ class Load:
     clients: int = 8
     customers: int = 400
     pause: float = 0.01
-    limit: int = 20_000
-    within: float = 60.0
+    limit: int = 100_000
+    within: float = 300.0
     address: str = "127.0.0.1"
     path: str = "/"
     answers: list[tuple[float, str, int, str]] = field(default_factory=list)
@@ -94,7 +97,7 @@ class Load:
         deadline = time.monotonic() + self.within
         port = self.ports[number % len(self.ports)]
         connector = aiohttp.TCPConnector(limit=1)
-        timeout = aiohttp.ClientTimeout(total=10)
+        timeout = aiohttp.ClientTimeout(total=PATIENCE)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             for turn in range(self.limit // self.clients):
                 if self._stop or time.monotonic() > deadline:

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from recell.api.placement import encode_table
+from tests.fakes.ports import free_port
 
 NAMESPACE = "fleet"
 NAME = "shop"
@@ -85,7 +86,8 @@ class PlacementApi:
         self._version = 100
         self._watches: list[tuple[str, asyncio.Queue[dict[str, Any] | None]]] = []
         self._runner: web.AppRunner | None = None
-        self._port = 0
+        self._port = free_port()
+        """Nobody else's while it is away."""
         self.lists = 0
 
     @property
@@ -106,7 +108,6 @@ class PlacementApi:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await site.start()
-        self._port = self._runner.addresses[0][1]
 
     async def away(self) -> None:
         self.cut()

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,16 @@ ROUTER = Path(__file__).parents[3] / "router"
 HEADER_KEY = {"CUSTOMER_KEY_TYPE": "Header", "CUSTOMER_KEY_NAME": "x-customer-id"}
 
 
-async def eventually(condition: Callable[[], Any], within: float = 20.0, what: str = "") -> Any:
-    """The condition's first true value. Fails the test when there is none in time."""
-    try:
-        async with asyncio.timeout(within):
-            while True:
-                value = condition()
-                if value:
-                    return value
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"did not happen within {within} s: {what or condition}") from None
+async def eventually(condition: Callable[[], Any], within: float = 60.0, what: str = "") -> Any:
+    """The condition's first true value, by a last look after so many seconds at the latest."""
+    ends = time.monotonic() + within
+    while True:
+        last_look = time.monotonic() >= ends
+        value = condition()
+        if value:
+            return value
+        assert not last_look, f"did not happen within {within} s: {what or condition}"
+        await asyncio.sleep(0.02)
 
 
 class RouterPod:
@@ -96,7 +96,7 @@ class RouterPod:
                 sys.executable, "-S", "-m", "agent.main", env=self._environment, stdout=log, stderr=log
             )
         # The startup probe: HAProxy is started after it passes.
-        async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+        async with aiohttp.ClientSession() as session, asyncio.timeout(60):
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
                     async with session.get(f"http://{self.address}:{self.agent_port}/healthz") as answer:
@@ -127,7 +127,11 @@ class RouterPod:
     def last(self) -> dict[str, Any]:
         return self.reports[-1] if self.reports else {}
 
-    async def applied(self, generation: int, *, epoch: int = 1, within: float = 20.0) -> dict[str, Any]:
+    def told(self, cell: int, what: str) -> Any:
+        """What the last report says of the cell with this index; None where it says nothing of it."""
+        return self.last.get("cells", {}).get(str(cell), {}).get(what)
+
+    async def applied(self, generation: int, *, epoch: int = 1, within: float = 60.0) -> dict[str, Any]:
         """The first report that says so."""
 
         def seen() -> dict[str, Any] | None:
@@ -142,16 +146,32 @@ class RouterPod:
         return report
 
     async def later_report(self) -> dict[str, Any]:
-        """A report whose counters were read after this moment."""
-        count = len(self.reports)
-        await eventually(lambda: len(self.reports) > count + 1)
+        """A report whose counters were read after this moment: the second that was made since, for the first may
+        have counters that were read before it."""
+        moment = time.time()
+
+        def found() -> dict[str, Any] | None:
+            later = [report for report in self.reports if report["at"] > moment]
+            return next((report for report in later[1:] if report["rejected"] is not None), None)
+
+        report: dict[str, Any] = await eventually(found, what="a report with counters")
+        return report
+
+    async def counted(self) -> dict[str, Any]:
+        """The same once no request is under way: HAProxy ends one a little after its customer has the answer."""
+        await self.later_report()
+
+        def none() -> bool:
+            return bool(self.last["cells"]) and all(cell["inFlight"] == 0 for cell in self.last["cells"].values())
+
+        await eventually(none, what="no request is under way")
         return self.last
 
     async def ready(self) -> None:
         """HAProxy says that it serves a Placement."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
-                with contextlib.suppress(aiohttp.ClientError):
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                     if (await self.get(self.admin_port, "/ready"))[0] == 200:
                         return
                 await asyncio.sleep(0.02)
@@ -164,19 +184,19 @@ class RouterPod:
     async def cli(self, command: str) -> str:
         reader, writer = await asyncio.open_unix_connection(self.run / "haproxy.sock")
         writer.write(command.encode() + b"\n")
-        text = (await asyncio.wait_for(reader.read(-1), 10)).decode()
+        text = (await asyncio.wait_for(reader.read(-1), 60)).decode()
         writer.close()
         return text
 
     async def get(self, port: int, path: str) -> tuple[int, str]:
         async with (
             aiohttp.ClientSession() as session,
-            session.get(f"http://127.0.0.1:{port}{path}", timeout=aiohttp.ClientTimeout(total=10)) as answer,
+            session.get(f"http://127.0.0.1:{port}{path}", timeout=aiohttp.ClientTimeout(total=60)) as answer,
         ):
             return answer.status, await answer.text()
 
     async def _listen(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, sock_read=10)
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
         async with aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 22) as session:
             while True:
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
@@ -191,7 +211,7 @@ async def _end(process: asyncio.subprocess.Process | None, how: signal.Signals) 
         return
     process.send_signal(how)
     try:
-        await asyncio.wait_for(process.wait(), 10)
+        await asyncio.wait_for(process.wait(), 30)
     except TimeoutError:
         process.kill()
         await process.wait()
