@@ -57,7 +57,7 @@ class Plane(Protocol):
         """Somebody writes the Placement: a is 0, b is 1; with what is turned away, as the rig's `placement` has it."""
         ...
 
-    async def until(self, condition: Callable[[], Any], within: float = 30.0) -> Any:
+    async def until(self, condition: Callable[[], Any], within: float = 120.0) -> Any:
         """Time passes until the condition holds; fails when it does not within so many seconds."""
         ...
 
@@ -126,7 +126,7 @@ class FakePlane:
         self.traffic.apply(made)
         return made
 
-    async def until(self, condition: Callable[[], Any], within: float = 30.0) -> Any:
+    async def until(self, condition: Callable[[], Any], within: float = 120.0) -> Any:
         for _ in range(int(within * 10)):
             value = condition()
             if value:
@@ -193,7 +193,7 @@ class RealPlane:
         self._api.put(obj)
         return made
 
-    async def until(self, condition: Callable[[], Any], within: float = 30.0) -> Any:
+    async def until(self, condition: Callable[[], Any], within: float = 120.0) -> Any:
         try:
             return await eventually(condition, "what the test waits for", deadline=within)
         except AssertionError as error:
@@ -245,7 +245,7 @@ async def real_plane() -> AsyncIterator[RealPlane]:
         traffic = HAProxyTraffic(SystemClock(), on_change=lambda key: None, port=port)
         stack.push_async_callback(traffic.stop)
         plane = RealPlane(api, cells, pods, traffic)
-        load = Load(tuple(pod.port for pod in pods), clients=8, pause=0.05, within=90)
+        load = Load(tuple(pod.port for pod in pods), clients=8, pause=0.05)
         await stack.enter_async_context(load)
         try:
             yield plane
@@ -303,7 +303,7 @@ class PlayedPlane:
             await self._plane.ensure(gateway_router(self._served.port))
             await self._plane.tell(ROUTER, placed)
 
-    async def until(self, condition: Callable[[], Any], within: float = 30.0) -> Any:
+    async def until(self, condition: Callable[[], Any], within: float = 120.0) -> Any:
         return await eventually(condition, "what the test waits for", deadline=within)
 
     def failing(self, cell: str) -> None:

@@ -1,6 +1,7 @@
 """The contract of the Traffic port, with writing a Placement: the fake and real routers keep it alike."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -38,18 +39,20 @@ async def a_is_reached_still(plane: Plane) -> None:
     if FIGURES in plane.lacks:
         await plane.until(lambda: plane.now() - begin > timedelta(seconds=WINDOW))
     else:
-        assert (await window_after_now(plane)).cells["a"].requests > 0
+        await window_after_now(plane, lambda seen: seen.cells["a"].requests > 0)
 
 
-async def window_after_now(plane: Plane) -> RouterTraffic:
-    """Traffic of a whole window that begins now."""
+async def window_after_now(plane: Plane, so: Callable[[RouterTraffic], bool] = lambda seen: True) -> RouterTraffic:
+    """Traffic of a whole window that begins now, or later where it is not so yet: what was under way has to end first,
+    and a busy machine asks little for a moment."""
     begin = plane.now()
-    seen: RouterTraffic = await plane.until(
-        lambda: (
-            plane.now() - begin > timedelta(seconds=WINDOW)
-            and plane.traffic.observed(ROUTER, window=WINDOW, not_before=begin)
-        )
-    )
+
+    def found() -> RouterTraffic | None:
+        seen = plane.traffic.observed(ROUTER, window=WINDOW, not_before=begin)
+        whole = plane.now() - begin > timedelta(seconds=WINDOW)
+        return seen if whole and seen is not None and so(seen) else None
+
+    seen: RouterTraffic = await plane.until(found)
     assert seen.since >= begin
     assert seen.until <= plane.now()
     return seen
@@ -77,13 +80,18 @@ async def test_applied_means_every_serving_pod(plane: Plane) -> None:
 async def test_traffic_goes_where_the_table_says_and_a_drained_cell_gets_none(plane: Plane) -> None:
     needs(plane, FIGURES)
     await applied(plane, plane.write(EVEN, generation=1))
-    even = await window_after_now(plane)
+
+    def divided(seen: RouterTraffic) -> bool:
+        """The pods told as often as each other, or the rate is none of the whole window."""
+        return 0.3 < seen.cells["a"].requests / max(1, seen.requests) < 0.7 and all(
+            cell.requests > 20 and abs(cell.requests_per_second * seen.window - cell.requests) < 0.35 * cell.requests
+            for cell in seen.cells.values()
+        )
+
+    even = await window_after_now(plane, divided)
     assert set(even.cells) == {"a", "b"}
-    assert 0.3 < even.cells["a"].requests / even.requests < 0.7
     assert even.pods == 2
     for cell in even.cells.values():
-        assert cell.requests > 20
-        assert abs(cell.requests_per_second * even.window - cell.requests) < 0.35 * cell.requests
         assert cell.failures == 0
         assert cell.error_rate == 0
         assert cell.latency_p95 is not None
@@ -94,21 +102,21 @@ async def test_traffic_goes_where_the_table_says_and_a_drained_cell_gets_none(pl
     assert at is not None
     # Nothing is told of a window that has only begun.
     assert plane.traffic.observed(ROUTER, window=60, not_before=at.at) is None
-    drained = await window_after_now(plane)
-    assert drained.cells["a"].requests == 0
+    drained = await window_after_now(
+        plane, lambda seen: seen.cells["a"].requests == 0 and seen.cells["b"].requests > 40
+    )
     assert drained.cells["a"].error_rate is None
     assert drained.cells["a"].latency_p95 is None
     assert drained.cells["a"].in_flight == (None if IN_FLIGHT in plane.lacks else 0)
-    assert drained.cells["b"].requests > 40
 
 
 async def test_failures_are_counted_for_the_cell_that_fails(plane: Plane) -> None:
     needs(plane, FIGURES)
     await applied(plane, plane.write(EVEN, generation=1))
     plane.failing("a")
-    seen = await window_after_now(plane)
-    assert seen.cells["a"].error_rate is not None
-    assert seen.cells["a"].error_rate > 0.9
+    seen = await window_after_now(
+        plane, lambda seen: (seen.cells["a"].error_rate or 0) > 0.9 and seen.cells["b"].requests > 0
+    )
     assert seen.cells["b"].error_rate == 0
 
 
@@ -122,10 +130,8 @@ async def test_a_hung_cell_shows_requests_in_flight_and_none_that_ended(plane: P
         return IN_FLIGHT in plane.lacks or (in_flight is not None and in_flight >= 5)
 
     await plane.until(lambda: waiting(plane.traffic.observed(ROUTER, window=WINDOW)))
-    seen = await window_after_now(plane)
-    assert seen.cells["a"].requests == 0
+    seen = await window_after_now(plane, lambda seen: waiting(seen) and seen.cells["a"].requests == 0)
     assert seen.cells["a"].error_rate is None
-    assert waiting(seen)
 
 
 async def test_a_dead_cell_fails_at_once_and_every_pod_sees_it_down(plane: Plane) -> None:
@@ -136,8 +142,10 @@ async def test_a_dead_cell_fails_at_once_and_every_pod_sees_it_down(plane: Plane
         await plane.until(
             lambda: (seen := plane.traffic.observed(ROUTER, window=WINDOW)) and seen.cells["a"].check_up is False
         )
-    seen = await window_after_now(plane)
-    assert seen.cells["a"].failures == seen.cells["a"].requests > 0
+    seen = await window_after_now(
+        plane,
+        lambda seen: seen.cells["a"].failures == seen.cells["a"].requests > 0 and seen.cells["b"].requests > 0,
+    )
     assert seen.cells["b"].check_up is (None if CHECKS in plane.lacks else True)
     assert seen.cells["b"].error_rate == 0
 
@@ -146,36 +154,40 @@ async def test_turned_away_requests_are_the_routers_and_no_cells(plane: Plane) -
     needs(plane, FIGURES)
     needs(plane, REJECTING)
     await applied(plane, plane.write([REJECT if slot % 2 else 1 for slot in range(1024)], generation=1))
-    seen = await window_after_now(plane)
-    assert seen.rejected > 20
-    assert seen.cells["a"].requests == 0
+    seen = await window_after_now(plane, lambda seen: seen.rejected > 20 and seen.cells["a"].requests == 0)
     assert seen.cells["b"].failures == 0
 
 
 async def test_what_is_shed_is_counted_for_its_class_and_for_no_cell_and_ends_when_it_is_lifted(plane: Plane) -> None:
     needs(plane, SHEDDING)
     await applied(plane, plane.write(EVEN, generation=1, shed={"default": (40, FAR)}))
-    shedding = await window_after_now(plane)
-    seen = shedding.classes["default"]
-    assert 0.3 < seen.shed / seen.requests < 0.5
-    assert seen.failures == 0
-    assert abs(shedding.rejected - seen.shed) <= 0.1 * seen.shed
+
+    def in_part(seen: RouterTraffic) -> bool:
+        told = seen.classes.get("default")
+        return (
+            told is not None
+            and 0.3 < told.shed / max(1, told.requests) < 0.5
+            and abs(seen.rejected - told.shed) <= 0.1 * told.shed
+            and abs(seen.requests + told.shed - told.requests) <= 0.1 * told.requests
+            and 0.3 < seen.cells["a"].requests / max(1, seen.requests) < 0.7
+        )
+
+    shedding = await window_after_now(plane, in_part)
+    assert shedding.classes["default"].failures == 0
     assert {name: cell.failures for name, cell in shedding.cells.items()} == {"a": 0, "b": 0}
-    assert abs(shedding.requests + seen.shed - seen.requests) <= 0.1 * seen.requests
-    assert 0.3 < shedding.cells["a"].requests / shedding.requests < 0.7
     await applied(plane, plane.write(EVEN, generation=2))
-    lifted = await window_after_now(plane)
-    assert (lifted.rejected, lifted.classes["default"].shed) == (0, 0)
-    assert lifted.requests > 40
+    lifted = await window_after_now(plane, lambda seen: seen.requests > 40 and seen.rejected == 0)
+    assert lifted.classes["default"].shed == 0
 
 
 async def test_an_open_circuit_spares_its_cell_and_no_other(plane: Plane) -> None:
     needs(plane, SHEDDING)
     await applied(plane, plane.write(EVEN, generation=1, circuits={"a": (90, FAR)}))
-    seen = await window_after_now(plane)
-    assert 0 < seen.cells["a"].requests < 0.3 * seen.cells["b"].requests
+    seen = await window_after_now(
+        plane,
+        lambda seen: 0 < seen.cells["a"].requests < 0.3 * seen.cells["b"].requests and seen.rejected > 20,
+    )
     assert seen.cells["b"].failures == 0
-    assert seen.rejected > 20
     assert seen.classes["default"].shed == 0
 
 
