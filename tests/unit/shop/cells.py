@@ -90,7 +90,7 @@ class Cells:
     def stop(self, cell: str) -> None:
         """End the cell's database as a crash would."""
         self._processes[cell].send_signal(signal.SIGQUIT)
-        self._processes[cell].wait(30)
+        self._processes[cell].wait(90)
 
     def lose_volume(self, cell: str) -> None:
         """End the cell's database, and its data with it."""
@@ -164,7 +164,7 @@ class Cells:
 
     # --- the data program ------------------------------------------------------------------------
 
-    def data(self, operation: str, cell: str = "cell-a", target: str = "", timeout: float = 120, **more: str) -> Done:
+    def data(self, operation: str, cell: str = "cell-a", target: str = "", timeout: float = 240, **more: str) -> Done:
         """Run the data program to its end. Further variables are named without RECELL_."""
         result = self.scratch / f"result-{time.monotonic_ns()}"
         process = self.begin_data(operation, cell, target, result, **more)
@@ -204,7 +204,7 @@ class Cells:
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         """End a program, and what it started, as the loss of its node would."""
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+        process.wait(90)
 
     # ---------------------------------------------------------------------------------------------
 
@@ -218,13 +218,13 @@ class Cells:
         for process in self._processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGQUIT)
-                process.wait(30)
+                process.wait(90)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _answers(self, cell: str) -> bool:
         assert self._processes[cell].poll() is None, self.log(cell)
         command = [BINARIES / "pg_isready", "-q"]
-        return subprocess.run(command, env=self.environment(cell), check=False, timeout=30).returncode == 0
+        return subprocess.run(command, env=self.environment(cell), check=False, timeout=60).returncode == 0
 
     def environment(self, cell: str) -> dict[str, str]:
         """The environment of the containers of the cell's database, and of a Job about it."""

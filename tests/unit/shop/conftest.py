@@ -47,7 +47,7 @@ def start_web(database: dict[str, str], tmp_path: Path) -> Iterator[StartWeb]:
     for web in started:
         if web.process.poll() is None:
             web.process.kill()
-        web.process.wait(10)
+        web.process.wait(60)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from typing import Any
 
 SHOP = Path(__file__).resolve().parents[3] / "examples" / "shop"
 BINARIES = Path("/usr/lib/postgresql/15/bin")
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 90.0
 
 
 def wait_until(
@@ -59,11 +59,11 @@ class Postgres:
             f"-c listen_addresses='' -c unix_socket_directories={self.folder} -c fsync=off -c full_page_writes=off"
         )
         log = str(self.folder / "log")
-        self._run("pg_ctl", "-D", str(self._data), "-l", log, "-w", "-t", "30", "-o", options, "start")
+        self._run("pg_ctl", "-D", str(self._data), "-l", log, "-w", "-t", "90", "-o", options, "start")
 
     def stop(self) -> None:
         """Stop the server as a crash would: without a goodbye to its clients."""
-        self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "-t", "30", "stop")
+        self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "-t", "90", "stop")
 
     def create_database(self) -> dict[str, str]:
         """A new, empty database; returns the environment that leads there."""
@@ -93,10 +93,10 @@ class Postgres:
     def close(self) -> None:
         """Stop the server and remove its folder."""
         subprocess.run(
-            [BINARIES / "pg_ctl", "-D", self._data, "-m", "immediate", "-w", "-t", "30", "stop"],
+            [BINARIES / "pg_ctl", "-D", self._data, "-m", "immediate", "-w", "-t", "90", "stop"],
             capture_output=True,
             check=False,
-            timeout=60,
+            timeout=120,
             cwd="/",
             **self._user,
         )
@@ -135,7 +135,7 @@ def ask(
     path: str,
     body: object = None,
     headers: dict[str, str] | None = None,
-    timeout: float = 10.0,
+    timeout: float = 60.0,
 ) -> Answer:
     """One request on a connection of its own."""
     return Asked(port, method, path, body, headers, timeout).answer()
@@ -206,7 +206,7 @@ class Web:
         body: object = None,
         customer: str | None = None,
         key: str | None = None,
-        timeout: float = 10.0,
+        timeout: float = 60.0,
     ) -> Answer:
         """Ask the public port, as a customer and with an idempotency key if they are given."""
         headers = {"x-customer-id": customer, "Idempotency-Key": key}
@@ -215,7 +215,7 @@ class Web:
 
     def begin_order(self, customer: str) -> Asked:
         """Send an order and do not wait for its answer."""
-        return Asked(self.port, "POST", "/orders", {"item": "tea", "cents": 450}, {"x-customer-id": customer}, 20)
+        return Asked(self.port, "POST", "/orders", {"item": "tea", "cents": 450}, {"x-customer-id": customer}, 60)
 
     def order(self, customer: str, item: str = "tea", cents: int = 450, key: str | None = None) -> Answer:
         """Place an order."""
@@ -252,16 +252,29 @@ class Web:
         found: list[re.Match[str]] = []
 
         def said() -> bool:
+            ended = self.process.poll() is not None  # looked at first: it may say its port, and then crash as ordered
             found.extend(re.finditer(rf"{name} port is (\d+)", self.log()))
-            assert found or self.process.poll() is None, f"the process ended at once: {self.log()}"
+            assert found or not ended, f"the process ended at once: {self.log()}"
             return bool(found)
 
         wait_until(said, f"the process says its {name} port")
         return int(found[0][1])
 
 
-def run_load(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-    """Run the command shop-load as a user would."""
+def run_load(*arguments: str, timeout: float = 180.0) -> subprocess.CompletedProcess[str]:
+    """Run the command shop-load as a user would, to its end."""
+    with begin_load(*arguments) as running:
+        try:
+            output, errors = running.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            raise
+    return subprocess.CompletedProcess(running.args, running.returncode, output, errors)
+
+
+def begin_load(*arguments: str) -> subprocess.Popen[str]:
+    """Start the command shop-load. Its customers are patient unless one says otherwise: the machine may be busy."""
     environment = {"PATH": os.environ["PATH"], "PYTHON": sys.executable}
-    command: Sequence[str | Path] = [SHOP / "bin" / "shop-load", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, env=environment)
+    patience = () if "--timeout" in arguments else ("--timeout", "60")
+    command: Sequence[str | Path] = [SHOP / "bin" / "shop-load", *arguments, *patience]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)

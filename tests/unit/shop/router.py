@@ -29,18 +29,18 @@ class SlotRouter:
 
     def __enter__(self) -> SlotRouter:
         self._thread.start()
-        assert self._started.wait(10), "the test's router did not start"
+        assert self._started.wait(60), "the test's router did not start"
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(10)
+        self._thread.join(60)
 
     async def _serve(self) -> None:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-        async with ClientSession(timeout=ClientTimeout(total=30)) as session:
+        async with ClientSession(timeout=ClientTimeout(total=60)) as session:
             self._session = session
             app = web.Application()
             app.router.add_route("*", "/{path:.*}", self._pass_on)

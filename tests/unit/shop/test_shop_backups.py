@@ -113,7 +113,7 @@ def test_archived_wal_is_never_overwritten(cells: Cells, web_a: Web) -> None:
     def archive() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [cells.image / "bin" / "archive-wal", path, segment.stem], cwd=data, env=cells.environment("cell-a"),
-            capture_output=True, text=True, check=False, timeout=30, **as_nobody(),
+            capture_output=True, text=True, check=False, timeout=120, **as_nobody(),
         )  # fmt: skip
 
     path.write_bytes(gzip.decompress(segment.read_bytes()))
@@ -164,5 +164,5 @@ def test_a_backup_is_kept_beside_the_database(cells: Cells, web_a: Web) -> None:
     wait_until(lambda: listed() == 1, "the first backup, of the empty database")
     fill(web_a)
     wait_until(lambda: listed() == 2, "another one as soon as there are customers")
-    with urllib.request.urlopen(f"{cells.archive_url}/cell-a/", timeout=10) as answer:
+    with urllib.request.urlopen(f"{cells.archive_url}/cell-a/", timeout=60) as answer:
         assert len(json.loads(answer.read())) == 1

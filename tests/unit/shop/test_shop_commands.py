@@ -16,7 +16,7 @@ from tests.unit.shop.processes import SHOP, Web
 def chaos(web: Web, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(SHOP / "bin" / "shop-chaos"), "--admin", f"http://127.0.0.1:{web.admin_port}", *arguments]
     environment = {"PATH": os.environ["PATH"], "PYTHON": sys.executable}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_wrong_settings_end_the_start_and_name_the_variable(environment: dict[st
     ended = subprocess.run(
         [sys.executable, "-m", "shop"],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SHOP / "web"), **environment},
-        capture_output=True, text=True, check=False, timeout=30,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
 
     assert ended.returncode == 2

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +13,7 @@ import pytest
 
 from tests.fakes.ports import free_port
 from tests.unit.shop.conftest import StartWeb
-from tests.unit.shop.processes import SHOP, Postgres, Web, run_load, wait_until
+from tests.unit.shop.processes import Postgres, Web, begin_load, run_load, wait_until
 from tests.unit.shop.router import SlotRouter
 
 CELLS = ("cell-a", "cell-b")
@@ -109,15 +106,22 @@ def test_a_refusal_by_the_router_counts_for_the_customers_home(router: SlotRoute
     assert "?" not in homes
 
 
-def test_moved_customers_and_their_missing_orders_are_seen(router: SlotRouter, tmp_path: Path) -> None:
-    router.cell_of_slot = lambda slot: half_and_half(slot) if router.passed < 80 else "cell-a"
+def test_moved_customers_and_their_missing_orders_are_seen(
+    router: SlotRouter, cells: dict[str, Web], tmp_path: Path
+) -> None:
     orders = tmp_path / "orders"
-    ended = run_load(
-        "--target", router.url, "--customers", "12", "--rate", "80", "--duration", "2", "--json",
+    with begin_load(
+        "--target", router.url, "--customers", "12", "--rate", "80", "--duration", "600", "--json",
         "--orders-file", str(orders), "--write-share", "20",
-    )  # fmt: skip
+    ) as running:  # fmt: skip
+        wait_until(lambda: cells["cell-b"].ask("GET", "/integrity").body["orders"] > 5, "orders come in")
+        router.cell_of_slot = lambda slot: "cell-a"
+        passed = router.passed
+        wait_until(lambda: router.passed > passed + 400, "everybody asks, and nobody was on the way")
+        running.send_signal(signal.SIGTERM)
+        output, _ = running.communicate(timeout=120)
 
-    summary = records(ended.stdout)[-1]
+    summary = records(output)[-1]
     of_b = {record["customer"] for record in records(orders.read_text()) if record["cell"] == "cell-b"}
     assert summary["errors"] == {}
     # At least once each: requests that overtake one another on their way make a customer change more often.
@@ -158,16 +162,16 @@ def test_an_unexpected_cell_is_wrong_and_a_silent_one_is_named(web: Web) -> None
 
 
 def test_why_there_was_no_answer_is_told_apart(web: Web) -> None:
-    arguments = ("--customers", "5", "--rate", "20", "--duration", "0.5", "--timeout", "0.3", "--json")
+    arguments = ("--customers", "5", "--rate", "20", "--duration", "0.5", "--json")
     web.chaos("POST", {"kind": "hang", "paths": ["/orders", "/customer"]})
-    hung = run_load("--target", f"http://127.0.0.1:{web.port}", *arguments)
+    hung = run_load("--target", f"http://127.0.0.1:{web.port}", *arguments, "--timeout", "0.3")
     assert records(hung.stdout)[-1]["errors"] == {"timeout": 10}
     assert hung.returncode == 3
 
     refused = run_load("--target", f"http://127.0.0.1:{free_port()}", *arguments)
     assert records(refused.stdout)[-1]["errors"] == {"refused": 10}
 
-    unknown = run_load("--target", "http://no-such-shop.invalid", *arguments)
+    unknown = run_load("--target", "http://no-such-shop.invalid", *arguments, "--timeout", "0.3")
     assert records(unknown.stdout)[-1]["errors"].keys() <= {"dns", "timeout"}
 
 
@@ -213,15 +217,10 @@ def test_a_run_without_keepalive_uses_a_connection_for_each_request(web: Web) ->
 
 
 def test_a_run_can_be_ended_early_and_is_summarised(web: Web) -> None:
-    command = [
-        str(SHOP / "bin" / "shop-load"), "--target", f"http://127.0.0.1:{web.port}",
-        "--rate", "20", "--duration", "600",
-    ]  # fmt: skip
-    environment = {"PATH": os.environ["PATH"], "PYTHON": sys.executable}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as running:
+    with begin_load("--target", f"http://127.0.0.1:{web.port}", "--rate", "20", "--duration", "600") as running:
         wait_until(lambda: web.ask("GET", "/integrity").body["orders"] > 5, "orders come in")
         running.send_signal(signal.SIGTERM)
-        output, _ = running.communicate(timeout=30)
+        output, _ = running.communicate(timeout=120)
 
     assert running.returncode == 0
     assert "no problem" in output

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.unit.shop.cells import SLOT_COUNT, Cells, Done
-from tests.unit.shop.processes import Web, run_load, wait_until
+from tests.unit.shop.processes import Web, begin_load, run_load, wait_until
 from tests.unit.shop.router import SlotRouter
 
 STOPS = "SELECT count(*) FROM shop.write_stops"
@@ -64,7 +65,7 @@ class Writer(threading.Thread):
 
     def end(self) -> None:
         self._over.set()
-        self.join(30)
+        self.join(90)
 
 
 @contextmanager
@@ -131,16 +132,20 @@ def test_customers_who_are_led_to_the_new_cell_miss_nothing(
 ) -> None:
     leads_to, orders = ["cell-a"], str(tmp_path / "orders")
     with SlotRouter({"cell-a": web_a.port, "cell-b": web_b.port}, lambda _: leads_to[0]) as router:
-        run = f"--target {router.url} --customers 40 --rate 30 --duration 20 --json --orders-file {orders}"
-        with ThreadPoolExecutor(1) as pool:
-            load = pool.submit(run_load, *run.split())
+        run = f"--target {router.url} --customers 40 --rate 30 --duration 600 --json --orders-file {orders}"
+        with begin_load(*run.split()) as load:
             wait_until(lambda: router.passed > 100, "customers come")
             assert cells.data("Migrate", "cell-a", "cell-b").code == 0
             leads_to[0] = "cell-b"
             passed = router.passed
             wait_until(lambda: router.passed > passed + 100, "customers come to the new cell")
+            time.sleep(3)  # in seconds of their own, however many came at once
             leads_to[0] = "cell-a"  # by mistake: the old cell has old copies
-            records = [json.loads(line) for line in load.result().stdout.splitlines()]
+            mistaken = router.passed
+            wait_until(lambda: router.passed > mistaken + 100, "customers come to the old cell")
+            load.send_signal(signal.SIGTERM)
+            output, _ = load.communicate(timeout=120)
+            records = [json.loads(line) for line in output.splitlines()]
         leads_to[0] = "cell-b"
         verified = run_load("verify", "--target", router.url, "--orders-file", orders)
     assert verified.returncode == 0, verified.stdout
@@ -159,13 +164,13 @@ def test_a_write_under_way_is_waited_for(cells: Cells, web_a: Web, web_b: Web) -
         target=cells.sql,
         args=(
             "cell-a",
-            "BEGIN; SELECT shop.place_order('cell-a', 'customer-0', 'slow', 'tea', 1); SELECT pg_sleep(3); COMMIT",
+            "BEGIN; SELECT shop.place_order('cell-a', 'customer-0', 'slow', 'tea', 1); SELECT pg_sleep(8); COMMIT",
         ),
     )
     placing.start()
     wait_until(lambda: cells.sql("cell-a", "SELECT count(*) FROM pg_locks WHERE classid = 7304552") == "1", "it writes")
     done = cells.data("Migrate", "cell-a", "cell-b")
-    placing.join(30)
+    placing.join(90)
 
     assert (counts(done), done.result["records"]) == ((1, 1, 0), 2)
 
@@ -199,7 +204,7 @@ def test_two_attempts_at_once_do_nothing_twice(cells: Cells, web_a: Web, web_b: 
     fill(web_a, 20, 1)
     other = cells.begin_data("Migrate", "cell-a", "cell-b")
     assert counts(cells.data("Migrate", "cell-a", "cell-b")) == (20, 20, 0)
-    assert other.wait(60) == 0
+    assert other.wait(180) == 0
     assert cells.sql("cell-b", ALL_ORDERS) == cells.sql("cell-a", ALL_ORDERS)
     assert cells.data("CheckIntegrity", "cell-b").result == {"intact": True}
 

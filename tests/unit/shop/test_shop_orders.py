@@ -133,8 +133,8 @@ def test_cells_that_share_a_database_serve_any_customer_as_their_own(start_web: 
 
 
 def test_at_the_end_readiness_goes_first_and_requests_in_flight_are_finished(start_web: StartWeb) -> None:
-    web = start_web("cell-a", SHOP_DRAIN_SECONDS="2").wait_ready()
-    web.chaos("POST", {"kind": "slow", "ms": 3000, "paths": ["/orders"], "scope": "pod"})
+    web = start_web("cell-a", SHOP_DRAIN_SECONDS="6").wait_ready()
+    web.chaos("POST", {"kind": "slow", "ms": 8000, "paths": ["/orders"], "scope": "pod"})
     ordering = web.begin_order("alice")
     assert web.ask("GET", "/readyz").status == 200
     web.process.send_signal(signal.SIGTERM)
