@@ -106,7 +106,7 @@ async def test_changes_that_wait_together_are_one_write() -> None:
 async def test_a_change_that_is_asked_the_moment_another_ends_is_not_forgotten() -> None:
     one = OneObject()
     switch = board(one)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for percent in range(90, 10, -10):
             await switch.change(KEY, held(one, "a", percent))
             await asyncio.gather(switch.change(KEY, held(one, "b", percent)), switch.change(KEY, lambda spec: spec))

@@ -34,7 +34,8 @@ class Front:
 
 
 @pytest.fixture
-async def front() -> AsyncIterator[Front]:
+async def front(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Front]:
+    monkeypatch.setattr("recell.providers.access.TIMEOUT", 60.0)
     made = Front()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", made.answer)

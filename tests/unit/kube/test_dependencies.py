@@ -42,6 +42,7 @@ class Shared:
 @pytest.fixture
 async def shared(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shared]:
     monkeypatch.setattr(dependencies, "EVERY", 0.02)
+    monkeypatch.setattr(dependencies, "WITHIN", 60.0)
     made = Shared()
     await made.start()
     yield made

@@ -48,7 +48,7 @@ async def backend() -> AsyncIterator[Backend]:
         await runner.cleanup()
 
 
-def cell(key: Key, *, probe: bool = True, integrity: bool = False, timeout: str = "300ms") -> Cell:
+def cell(key: Key, *, probe: bool = True, integrity: bool = False, timeout: str = "60s") -> Cell:
     spec: dict[str, Any] = {
         "routerRef": {"name": "main"},
         "backend": {"type": "Service", "service": {"name": "x", "port": 80}},
@@ -110,7 +110,7 @@ async def test_what_passes(prober: Prober, status: int, ok: bool) -> None:
 async def test_a_hanging_backend_fails_within_its_timeout(prober: Prober) -> None:
     async with backend() as web_a:
         web_a.delay = 5.0
-        prober.set_target(cell(A), ("127.0.0.1", web_a.port))
+        prober.set_target(cell(A, timeout="300ms"), ("127.0.0.1", web_a.port))
         result = await eventually(lambda: prober.probe(A), "a result")
         assert (result.ok, result.message) == (False, "no answer within 0.3 s")
 
@@ -207,7 +207,7 @@ async def test_targets_come_and_go(prober: Prober) -> None:
         await eventually(lambda: prober.probe(A), "a result")
         prober.set_target(cell(A), None)
         assert prober.probe(A) is None
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1)  # what was on its way has arrived
         count = len(web_a.requests)
         await asyncio.sleep(0.4)
         assert len(web_a.requests) == count

@@ -168,7 +168,7 @@ class World:
 async def world() -> AsyncIterator[World]:
     world = World()
     world.store.start()
-    await asyncio.wait_for(world.store.wait_synced(), 10)
+    await asyncio.wait_for(world.store.wait_synced(), 60)
     yield world
     await world.provisioner.stop()
     await world.ground.stop()

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from recell.engine.errors import BadInput, Forbidden, Retryable, Unreachable
+from recell.providers.kube import remote_connection
 from recell.providers.kube.api import Api
 from recell.providers.kube.kubeconfig import Kubeconfig, parse
 from recell.providers.kube.remote_connection import CALLS, RemoteConnection
@@ -41,7 +42,8 @@ class Server:
 
 
 @pytest.fixture
-async def server(certificate: tuple[Path, Path]) -> AsyncIterator[Server]:
+async def server(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    monkeypatch.setattr(remote_connection, "BEAT_TIMEOUT", 60.0)
     trust = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trust.load_cert_chain(*certificate)
     made = Server("", certificate[0].read_text(), [])

@@ -103,7 +103,7 @@ class Scene:
 
     async def start(self) -> None:
         self.workloads.start()
-        await asyncio.wait_for(self.workloads.wait_synced(), 10)
+        await asyncio.wait_for(self.workloads.wait_synced(), 60)
 
     @property
     def state(self) -> WorkloadState:

@@ -55,7 +55,7 @@ class Fleet:
 
     async def open(self) -> KubeStore:
         self.store.start()
-        await asyncio.wait_for(self.store.wait_synced(), 10)
+        await asyncio.wait_for(self.store.wait_synced(), 60)
         return self.store
 
 

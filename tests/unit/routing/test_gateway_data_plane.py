@@ -1,13 +1,13 @@
 """Routers of type Gateway on an API server and an implementation in memory: what is written, when, and what is said."""
 
-import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
 
 from recell.api import Cell, Placement, Router
-from recell.engine.errors import BadInput, Forbidden, NotFound, Reverted
+from recell.engine.errors import BadInput, Forbidden, NotFound, RecellError, Reverted
 from recell.engine.ports import Key
 from recell.providers.kube.paths import HTTP_ROUTES
 from recell.providers.routing.gateway import data_plane
@@ -15,6 +15,7 @@ from recell.providers.routing.gateway.data_plane import GatewayDataPlane
 from recell.providers.routing.gateway.figures import Figures
 from recell.providers.routing.gateway.route import ANNOTATION_PLACEMENT, parents
 from recell.runtime.clock import SystemClock
+from tests.fakes.eventually import eventually
 from tests.router.rig import placement
 from tests.unit.routing.played_gateway import NAMESPACE, PlayedGateway, RouteApi, router_spec
 
@@ -70,9 +71,7 @@ class Scene:
         return placed
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(5):
-            while not condition():
-                await asyncio.sleep(0.01)
+        await eventually(condition, "what the test waits for")
 
     def in_force(self, placed: Placement) -> bool:
         seen = self.plane.applied(KEY)
@@ -96,7 +95,8 @@ class Scene:
 
 
 @pytest.fixture
-async def scene() -> AsyncIterator[Scene]:
+async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    monkeypatch.setattr(data_plane, "SYNC_WITHIN", 60.0)
     made = Scene(PlayedGateway())
     yield made
     await made.plane.stop()
@@ -291,6 +291,9 @@ async def test_a_cluster_without_the_api_or_the_right_is_said(
         on_change=lambda key: None,
     )
     try:
+        with contextlib.suppress(RecellError):
+            await plane.ensure(scene.router())
+        await eventually(lambda: plane.routes.trouble is not None, "the refusal is seen")
         with pytest.raises(raised, match=said):
             await plane.ensure(scene.router())
         await plane.tell(KEY, Placement.model_validate(placement(CELLS, EVEN, generation=1)))
@@ -325,7 +328,7 @@ async def test_what_is_shed_is_in_the_route_only_once_there_is_something_that_an
 async def test_behind_envoy_what_turns_requests_away_comes_and_goes_with_next_to_nothing(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_plane, "SETTLED_AFTER", 0.5)
+    monkeypatch.setattr(data_plane, "SETTLED_AFTER", 600.0)
     scene.spec = SHEDDING | {"gateway": scene.router(port=9).spec.to_dict()["gateway"]}
     faint = {"a": 1_000_000, "b": 1_000_000, "shop-shed": 1, "shop-circuit-open": 1}
     await scene.write(EVEN, 1)
@@ -342,7 +345,7 @@ async def test_behind_envoy_what_turns_requests_away_comes_and_goes_with_next_to
     await scene.write(EVEN, 3)
     assert len(scene.served.writes) == written
     await scene.until(lambda: scene.in_force(lifted))
-    await asyncio.sleep(0.5)
+    monkeypatch.setattr(data_plane, "SETTLED_AFTER", 0.0)
     await scene.write(EVEN, 3)
     assert scene.weights == {"a": 512, "b": 512}
     await scene.until(lambda: scene.in_force(lifted))

@@ -11,6 +11,7 @@ from aiohttp import web
 from recell.api.placement import PlacementMode
 from recell.engine.errors import BadInput, Forbidden, NotFound, Retryable, Reverted
 from recell.providers.kube.paths import GATEWAYS
+from recell.providers.routing import asking
 from tests.fakes.certificates import self_signed
 from tests.fakes.eventually import eventually
 from tests.fakes.ports import free_port
@@ -127,7 +128,10 @@ async def test_what_keeps_it_from_being_read_is_said(
     assert rig.switch.at(KEY) is None
 
 
-async def test_where_there_is_https_alone_customers_land_by_it(rig: GatewayRig, tmp_path: Path) -> None:
+async def test_where_there_is_https_alone_customers_land_by_it(
+    rig: GatewayRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "TIMEOUT", 60.0)
     asked: list[str | None] = []
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(*self_signed(tmp_path, "shop.example.com"))

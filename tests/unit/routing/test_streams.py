@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from recell.providers.routing.haproxy import streams
 from recell.providers.routing.haproxy.report import parse
 from recell.providers.routing.haproxy.streams import HAProxyTraffic
 from tests.fakes.ports import free_port
@@ -91,7 +92,9 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr(streams, "SILENT_FOR", 600.0)  # pods say only what the tests tell them to
+    monkeypatch.setattr(streams, "CONNECT_WITHIN", 60.0)
     made = World(free_port())
     for pod in made.pods:
         await pod.start()

@@ -57,7 +57,7 @@ async def test_ready_when_every_copy_is_complete(process: Process) -> None:
     assert f"{PATH} is not complete yet" in text
     assert await process.get("/healthz") == (200, "ok\n")
     process.reflector.start()
-    await asyncio.wait_for(process.reflector.synced.wait(), 10)
+    await asyncio.wait_for(process.reflector.synced.wait(), 60)
     assert await process.get("/readyz") == (200, "ok\n")
     process.health.stopping()
     assert await process.get("/readyz") == (503, "stopping\n")

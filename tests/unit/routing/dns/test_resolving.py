@@ -17,7 +17,9 @@ from tests.unit.routing.dns.builders import NAME, block
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[NameServer]:
+async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[NameServer]:
+    monkeypatch.setattr(resolving, "TIMEOUT", 60.0)
+    monkeypatch.setattr(resolving, "FIND_WITHIN", 60.0)
     async with NameServer("example.com") as server:
         yield server
 

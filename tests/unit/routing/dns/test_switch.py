@@ -126,7 +126,7 @@ async def test_an_address_that_changes_while_customers_are_there_follows(rig: Na
 async def test_what_keeps_it_from_being_read_is_said(
     rig: NameRig, broken: Exception, raised: type[Exception], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recell.providers.routing.dns.switch.READ_WITHIN", 0.05)
+    monkeypatch.setattr("recell.providers.routing.dns.switch.READ_WITHIN", 1.0)
     rig.api.broken = broken
     with pytest.raises(raised, match=told):
         await rig.switch.keep(by_name())
