@@ -21,11 +21,15 @@ SOON = 3.0
 LATER = 1.5
 """Seconds after which a deadline that is begun anew is another one: deadlines are whole seconds."""
 
-both_kinds = pytest.mark.parametrize("path", [STREAM, WEBSOCKET])
-
 
 def timeout(seconds: int) -> dict[str, str]:
     return {"DRAIN_TIMEOUT": str(seconds)}
+
+
+LONG = timeout(600)
+"""What is closed at once is closed long before this."""
+
+both_kinds = pytest.mark.parametrize("path", [STREAM, WEBSOCKET])
 
 
 @both_kinds
@@ -33,7 +37,7 @@ def timeout(seconds: int) -> dict[str, str]:
 async def test_what_is_open_at_a_cell_that_must_not_serve_is_closed_before_that_counts_as_applied(
     state: str, path: str
 ) -> None:
-    async with Cells("a", "b") as cells, PlacementApi() as api, RouterPod(api) as pod:
+    async with Cells("a", "b") as cells, PlacementApi() as api, RouterPod(api, environment=LONG) as pod:
         placed = cells.placed(a=0, b=1)
         api.put(placement(placed, BOTH, generation=1))
         await pod.applied(1)
@@ -134,7 +138,7 @@ async def test_a_deadline_outlives_the_agent_with_or_without_the_api_server(api_
 @pytest.mark.parametrize("restarted", [False, True])
 async def test_who_was_on_the_way_to_an_isolated_cell_is_closed_too(restarted: bool) -> None:
     """A request for which the cell was chosen before the change and which reached it after."""
-    async with Cells("a", "b") as cells, PlacementApi() as api, RouterPod(api) as pod:
+    async with Cells("a", "b") as cells, PlacementApi() as api, RouterPod(api, environment=LONG) as pod:
         placed = cells.placed(a=0, b=1)
         api.put(placement(placed, BOTH, generation=1))
         await pod.applied(1)
@@ -158,7 +162,7 @@ async def test_who_was_on_the_way_to_an_isolated_cell_is_closed_too(restarted: b
 
 
 async def test_an_isolation_that_the_agent_slept_through_closes_as_well() -> None:
-    async with Cells("a", "b") as cells, PlacementApi() as api, RouterPod(api) as pod:
+    async with Cells("a", "b") as cells, PlacementApi() as api, RouterPod(api, environment=LONG) as pod:
         placed = cells.placed(a=0, b=1)
         api.put(placement(placed, BOTH, generation=1))
         await pod.applied(1)
@@ -173,8 +177,7 @@ async def test_an_isolation_that_the_agent_slept_through_closes_as_well() -> Non
 
 @pytest.mark.parametrize("isolated", [False, True])
 async def test_what_is_open_at_a_cell_that_leaves_or_moves_is_closed_too(isolated: bool) -> None:
-    # What is closed at once is closed long before the deadline, so that is far away where something is.
-    drains = timeout(600 if isolated else 4)
+    drains = LONG if isolated else timeout(4)
     async with Cells("a", "b", "moved") as cells, PlacementApi() as api, RouterPod(api, environment=drains) as pod:
         placed = cells.placed(a=0, b=1)
         api.put(placement(placed, BOTH, generation=1))
