@@ -57,6 +57,8 @@ venv: $(VENV)/.installed ## The Python environment, from the lock file
 
 $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it or set PYTHON=..."; exit 1; }
+	@# One that was left half made is made anew: pip takes a package for installed although its programs are not there yet.
+	@if [ -e $@ ]; then rm $@; else rm -rf $(VENV); fi
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --require-hashes -r requirements-dev.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .

@@ -143,16 +143,16 @@ class Stage:
         self._say("operator")
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
         for resource in OWN.values():
-            self.kubectl("wait", "--for=condition=Established", f"crd/{resource.full_name}", "--timeout=60s")
+            self.kubectl("wait", "--for=condition=Established", f"crd/{resource.full_name}", "--timeout=110s")
         self.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "manifests"))
-        self.kubectl("-n", SYSTEM, "rollout", "status", "deployment", "--timeout=180s", within=200)
+        self.kubectl("-n", SYSTEM, "rollout", "status", "deployment", "--timeout=400s", within=420)
 
     def restart_operator(self) -> None:
         self.kubectl("-n", SYSTEM, "rollout", "restart", "deployment")
-        self.kubectl("-n", SYSTEM, "rollout", "status", "deployment", "--timeout=180s", within=200)
+        self.kubectl("-n", SYSTEM, "rollout", "status", "deployment", "--timeout=400s", within=420)
 
     def remove_operator(self) -> None:
-        self.kubectl("delete", "-k", str(ROOT / "manifests"), "--ignore-not-found", "--timeout=120s", within=200)
+        self.kubectl("delete", "-k", str(ROOT / "manifests"), "--ignore-not-found", "--timeout=400s", within=420)
 
     def open_shop(self, policy: Object | None = None, *, data: str = "shared") -> None:
         """Three cells, a Router, a policy. `data`: shared, one database for all cells, so that each can serve every
@@ -164,23 +164,23 @@ class Stage:
         databases = [f"{cell}-db" for cell in CELLS] + ["shop-archive"] if data == "incell" else ["shop-db"]
         workloads = [f"statefulset/{name}" for name in databases] + [f"deployment/{cell}-web" for cell in CELLS]
         for workload in (*workloads, "deployment/load"):
-            self.kubectl("-n", SHOP, "rollout", "status", workload, "--timeout=180s", within=200)
+            self.kubectl("-n", SHOP, "rollout", "status", workload, "--timeout=400s", within=420)
         self._say("cells, router, policy")
         if policy is not None:
             self.apply(json.dumps(policy))
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "examples/shop/recell" / data))
-        self.eventually("every cell is Healthy", self.all_healthy, within=180)
-        self.eventually("the Router is Ready", lambda: self.condition("router", "shop", "Ready") == "True", within=120)
+        self.eventually("every cell is Healthy", self.all_healthy, within=400)
+        self.eventually("the Router is Ready", lambda: self.condition("router", "shop", "Ready") == "True", within=400)
 
     def add_cell(self, name: str) -> None:
         """One more cell like cell-c for a shop with one database; nobody is at home there but by weight."""
         shop = ROOT / "examples/shop"
         rendered = self.kubectl("kustomize", str(shop / "manifests/shared/cell-c"))
         self.apply(rendered.replace("cell-c", name))
-        self.kubectl("-n", SHOP, "rollout", "status", f"deployment/{name}-web", "--timeout=120s", within=150)
+        self.kubectl("-n", SHOP, "rollout", "status", f"deployment/{name}-web", "--timeout=400s", within=420)
         cells = (shop / "recell/shared/cells.yaml").read_text().split("---\n")
         self.apply(next(cell for cell in cells if "name: cell-c" in cell).replace("cell-c", name))
-        self.eventually(f"{name} is Healthy", lambda: self.phase(name) == "Healthy", within=120)
+        self.eventually(f"{name} is Healthy", lambda: self.phase(name) == "Healthy", within=400)
 
     def make_scarce(self, cascade: Object) -> None:
         """A shop with one database gets a fourth cell, cells that bear little, and request classes of which orders may
@@ -189,7 +189,7 @@ class Stage:
         for cell in (*CELLS, "cell-d"):
             self.patch("cell", cell, {"spec": {"capacity": {"requestsPerSecond": BEARS}}})
         self.patch("router", "shop", {"spec": {"shedding": SHEDDING}})
-        self.kubectl("-n", SHOP, "rollout", "status", "deployment/shop-router", "--timeout=120s", within=150)
+        self.kubectl("-n", SHOP, "rollout", "status", "deployment/shop-router", "--timeout=400s", within=420)
         self.patch("recoverypolicy", "default", {"spec": {"cascade": cascade}})
 
     def is_as_opened(self) -> bool:
@@ -211,7 +211,7 @@ class Stage:
     def close_shop(self) -> None:
         """Without a trace: finalizers are Recell's, so the operator must still run."""
         for kind in ("recoveryruns", "recoveryfreezes"):
-            self.kubectl("-n", SHOP, "delete", kind, "--all", "--ignore-not-found", "--timeout=120s", within=150)
+            self.kubectl("-n", SHOP, "delete", kind, "--all", "--ignore-not-found", "--timeout=400s", within=420)
         # A Cell stays for as long as customers are at home there, but for force.
         for cell in self.all("cells"):
             forced = ["annotate", "cell", cell["metadata"]["name"], "recell.dev/force=true", "--overwrite"]
@@ -219,7 +219,12 @@ class Stage:
         self.kubectl("delete", "namespace", SHOP, "--ignore-not-found", "--wait=false")
         # Nobody sends requests any more, so no pod needs the time that it would take to finish them.
         self.kubectl("-n", SHOP, "delete", "pods", "--all", "--grace-period=1", "--wait=false")
-        self.kubectl("wait", "--for=delete", f"namespace/{SHOP}", "--timeout=180s", within=200)
+        self.kubectl("wait", "--for=delete", f"namespace/{SHOP}", "--timeout=400s", within=420)
+
+    def is_in_use(self) -> bool:
+        """Something of an operator or of a shop is here."""
+        there = self.kubectl("get", "namespaces", "-o", "jsonpath={.items[*].metadata.name}").split()
+        return not {SYSTEM, SHOP}.isdisjoint(there)
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -275,13 +280,16 @@ class Stage:
         self.kubectl("-n", SYSTEM, "delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
 
     @contextmanager
-    def load(self, *, rate: int = 100, customers: int = 300, seconds: int = 600, orders: str = "") -> Iterator["Load"]:
-        """Customers, from inside the cluster, until the context ends; `orders` is a file in the load's pod that keeps
-        every acknowledged order."""
+    def load(
+        self, *, rate: int = 100, customers: int = 300, seconds: int = 600, patience: int = 5, orders: str = ""
+    ) -> Iterator["Load"]:
+        """Customers, from inside the cluster, until the context ends; each waits `patience` seconds for an answer.
+        `orders` is a file in the load's pod that keeps every acknowledged order."""
         command = [
             "kubectl", "--kubeconfig", self.kubeconfig, "-n", SHOP, "exec", "deployment/load", "--",
             "shop-load", "--target", "http://shop", "--rate", str(rate), "--customers", str(customers),
-            "--duration", str(seconds), "--json", *(["--orders-file", orders] if orders else []),
+            "--duration", str(seconds), "--timeout", str(patience), "--json",
+            *(["--orders-file", orders] if orders else []),
         ]  # fmt: skip
         told = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed when the load has ended
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told, text=True)
@@ -320,7 +328,7 @@ class Stage:
         for container in job["spec"]["template"]["spec"]["containers"]:
             container["env"] += [{"name": key, "value": value} for key, value in asked.items()]
         self.apply(json.dumps(job))
-        self.kubectl("-n", SHOP, "wait", "--for=condition=Complete", f"job/{name}", "--timeout=120s", within=150)
+        self.kubectl("-n", SHOP, "wait", "--for=condition=Complete", f"job/{name}", "--timeout=400s", within=420)
 
     def keep_from_starting(self, cell: str) -> None:
         """The pods of the cell's web app end, and new ones cannot start."""
@@ -353,17 +361,16 @@ sys.exit(0 if hit else f'no process of pod {pod}')
 _CHAOS = """
 import sys, urllib.request
 url, method, body = sys.argv[1:]
-urllib.request.urlopen(urllib.request.Request(url, body.encode() or None, method=method), timeout=10).read()
+urllib.request.urlopen(urllib.request.Request(url, body.encode() or None, method=method), timeout=60).read()
 """
 _STOP_LOAD = """
 import os, pathlib, signal
 for p in pathlib.Path('/proc').iterdir():
     try:
-        words = (p / 'cmdline').read_bytes().split(b'\\0')
-    except OSError:
+        if b'shop_load' in (p / 'cmdline').read_bytes().split(b'\\0'):
+            os.kill(int(p.name), signal.SIGTERM)
+    except OSError:  # it has ended by itself
         continue
-    if b'shop_load' in words:
-        os.kill(int(p.name), signal.SIGTERM)
 """
 
 
@@ -390,7 +397,7 @@ class Load:
 
     def finish(self) -> None:
         try:
-            self._process.wait(timeout=30)
+            self._process.wait(timeout=120)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(timeout=30)

@@ -13,12 +13,15 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from . import folders
+
 ARCHITECTURE = "arm64" if os.uname().machine == "aarch64" else "amd64"
 
 
 def of_binary(binary: Path, *, image: str, target: Path) -> Path:
-    """An image of `binary` alone, started as its entry point, at `target`."""
-    if not target.exists():
+    """An image of `binary` alone, started as its entry point, at `target`; made now unless it is there."""
+
+    def make() -> None:
         layer = target.with_suffix(".layer")
         target.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(layer, "w") as tar:
@@ -28,7 +31,9 @@ def of_binary(binary: Path, *, image: str, target: Path) -> Path:
                 tar.addfile(member, content)
         of_layer(layer, image=image, target=target, settings={"Entrypoint": [f"/{binary.name}"]})
         layer.unlink()
-    return target
+
+    # Clusters that come up for the first time beside each other all need it at once.
+    return folders.made_once(target, f"archive-{target.name}", make)
 
 
 def of_layer(layer: Path, *, image: str, target: Path, settings: Mapping[str, Sequence[str]]) -> None:

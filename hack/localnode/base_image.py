@@ -38,6 +38,7 @@ def ensure(progress: Progress) -> Path:
 def _make(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     layer = target.with_suffix(".layer.tar")
+    layer.unlink(missing_ok=True)
     include = ",".join(versions.BASE_PACKAGES)
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
     options.append("--dpkgopt=path-include=/usr/share/doc/*/copyright")

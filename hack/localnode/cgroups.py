@@ -41,7 +41,7 @@ def ensure(name: str) -> None:
 def remove(name: str) -> None:
     """Remove the cluster's groups; they are empty once its processes are gone."""
     tops = [h / parent(name).lstrip("/") for h in _hierarchies()]
-    wait_until(f"the removal of the control groups {parent(name)}", lambda: all(map(_removed, tops)), within=30)
+    wait_until(f"the removal of the control groups {parent(name)}", lambda: all(map(_removed, tops)), within=120)
 
 
 def _removed(top: Path) -> bool:

@@ -45,10 +45,10 @@ def run(
     return done.stdout.decode(errors="replace")
 
 
-def succeeds(argv: Sequence[str | Path], *, within: float = 30) -> bool:
+def succeeds(argv: Sequence[str | Path], *, within: float = 30, stdin: str = "") -> bool:
     """Whether `argv` exits with 0; a program that is missing or late counts as a no."""
     try:
-        run(argv, within=within)
+        run(argv, within=within, stdin=stdin)
     except Failure:
         return False
     return True

@@ -30,7 +30,7 @@ class Component:
     """A URL inside the node that answers 200 when the program serves; empty where there is none."""
     files: Mapping[Path, str] = field(default_factory=dict)
     """Configuration read at the start; a change restarts the program."""
-    within: float = 60
+    within: float = 180
 
 
 class Components:
@@ -170,7 +170,6 @@ state = "/run/containerd"
             argv,
             ready="https://127.0.0.1:6443/readyz",
             files={policy: json.dumps(audit.POLICY, indent=1)},
-            within=90,
         )
 
     def _controller_manager(self) -> Component:
@@ -243,6 +242,8 @@ state = "/run/containerd"
             "serializeImagePulls": False,
             # There is no registry to pull an image from again: never collect images for space.
             "imageGCHighThresholdPercent": 100,
+            # By default a node tells of its fifty largest only, and those of a cluster that lasts become many.
+            "nodeStatusMaxImages": -1,
             "imageGCLowThresholdPercent": 99,
             "evictionHard": {"memory.available": "100Mi"},
             "kubeAPIQPS": 100,

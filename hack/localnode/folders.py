@@ -27,6 +27,11 @@ def clusters() -> Path:
     return _folder("RECELL_STATE", Path.home() / ".local" / "state" / "recell") / "clusters"
 
 
+def removed() -> Path:
+    """The folder into which a cluster's own is moved before it is deleted, so that nobody meets half a cluster."""
+    return clusters().parent / "removed"
+
+
 def sources() -> Path:
     """The Go programs that belong to this package."""
     return Path(__file__).resolve().parent / "go"
@@ -62,14 +67,15 @@ def link(path: Path, target: Path) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)  # of one that was killed, and whose number is ours now
     partial.symlink_to(target)
     partial.replace(path)
 
 
 def write(path: Path, content: str, mode: int = 0o644) -> None:
-    """Write a whole file or nothing: a reader, or a crash, never meets half of it."""
+    """Write a whole file or nothing: a reader, a crash, or who writes the same beside us, never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(content)
     partial.chmod(mode)
     partial.replace(path)

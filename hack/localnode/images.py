@@ -68,8 +68,9 @@ class _Buildah:
     def build(self, name: str, dockerfile: Path, folder: Path, arguments: Sequence[str], archive: Path) -> None:
         """Build and write the docker-archive; a failed build leaves none."""
         archive.parent.mkdir(parents=True, exist_ok=True)
-        partial = archive.with_suffix(".partial")
-        partial.unlink(missing_ok=True)
+        for left in archive.parent.glob("*.partial"):  # of a build that was killed
+            left.unlink()
+        partial = archive.with_suffix(f".{os.getpid()}.partial")  # one that outlives who began it writes to its own
         with tempfile.TemporaryDirectory(prefix="recell-build-") as temporary:
             scratch = Path(temporary)
             known = self._store / "base"

@@ -27,6 +27,7 @@ class Namespaces:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._init = folder / "bin" / "recell-node-init"
+        self._laid_out = folder / "run" / "laid-out"
 
     def init_pid(self) -> int | None:
         """The init's pid as the machine sees it, or None when the node is down."""
@@ -40,16 +41,17 @@ class Namespaces:
     def ensure(self, pause: Path) -> int:
         """Start the init and lay out the mounts inside, unless that is done; return the init's pid."""
         pid = self.init_pid()
-        if pid is not None and (self.folder / "run" / "laid-out").exists():
+        if pid is not None and self._laid_out.exists():
             return pid
         if pid is not None:
             self.end()
         self._init.parent.mkdir(parents=True, exist_ok=True)
         self._init.unlink(missing_ok=True)
         self._init.symlink_to(pause)
+        self._laid_out.unlink(missing_ok=True)  # by the one before: whoever is killed from here on leaves none
         unshare = ["unshare", "--net", "--pid", "--fork", "--mount", "--propagation", "private", "--mount-proc"]
         self._start([*unshare, str(self._init)], self.folder / "log" / "init.log")
-        wait_until("the node's init process", lambda: self.init_pid() is not None, within=10)
+        wait_until("the node's init process", lambda: self.init_pid() is not None, within=60)
         self._lay_out()
         pid = self.init_pid()
         if pid is None:
@@ -64,13 +66,11 @@ class Namespaces:
             Path(path).mkdir(parents=True, exist_ok=True)
             lines.append(f"mount --bind '{own}' {path}")
         # Sockets, locks and network namespaces of containers: gone with the node, apart from the machine's own.
-        keep = self.folder / "run"
-        keep.mkdir(exist_ok=True)
-        (keep / "laid-out").unlink(missing_ok=True)
+        self._laid_out.parent.mkdir(exist_ok=True)
         lines += ["mount -t tmpfs -o mode=0755,nosuid,nodev recell-run /run", "mkdir -p /run/netns /run/lock"]
         lines += ["ip link set lo up"]
         self.run(["sh", "-ec", "\n".join(lines)])
-        (keep / "laid-out").touch()
+        self._laid_out.touch()
 
     def inside(self, argv: Sequence[str | Path]) -> list[str]:
         """The command line that runs `argv` inside."""
@@ -86,7 +86,7 @@ class Namespaces:
     def start(self, argv: Sequence[str | Path], log: Path) -> None:
         """Start a long-running program inside; what it prints is appended to `log`."""
         # Left behind as a child of the init, which reaps it: a waiting nsenter would outlive a program it saw stopped.
-        self._start(self.inside(["setsid", "sh", "-c", '"$@" &', "sh", *argv]), log).wait(timeout=10)
+        self._start(self.inside(["setsid", "sh", "-c", '"$@" &', "sh", *argv]), log).wait(timeout=60)
 
     def processes(self, program: str | None = None) -> list[int]:
         """The pids inside (as the machine sees them), or only those started as `program`."""
@@ -105,7 +105,7 @@ class Namespaces:
         self.signal(program, signal.SIGKILL)
         # Its command line goes first, its sockets a moment later: only a process that was reaped holds nothing.
         gone = f"the end of {program}"
-        wait_until(gone, lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), within=20, every=0.02)
+        wait_until(gone, lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), within=60, every=0.02)
 
     def end(self) -> None:
         """End everything inside; return when no process is left."""
@@ -117,9 +117,9 @@ class Namespaces:
         wait_until(
             "the end of the node's processes",
             lambda: all(not Path(f"/proc/{pid}").exists() or _state(pid) in "ZX" for pid in [init, *members]),
-            within=30,
+            within=120,
         )
-        (self.folder / "run" / "laid-out").unlink(missing_ok=True)
+        self._laid_out.unlink(missing_ok=True)
 
     @staticmethod
     def _start(argv: list[str], log: Path) -> subprocess.Popen[bytes]:

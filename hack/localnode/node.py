@@ -37,6 +37,7 @@ class LocalNode:
         self._progress = progress
         self._namespaces = Namespaces(self.folder)
         self._settings = self.folder / "cluster.json"
+        self._removed = folders.removed() / name
         self._lock = folders.clusters() / f".{name}.lock"
 
     # -- commands ------------------------------------------------------------------------------------------------
@@ -46,11 +47,13 @@ class LocalNode:
         _require_root()
         packages.ensure(packages.NODE, self._progress)
         with self._locked():
+            shutil.rmtree(self._removed, ignore_errors=True)
             binaries = self._binaries(self._version(kubernetes))
             addresses = self._claim(kubernetes)
             parts = self._components(addresses, binaries["kube-router"])
             self._link(binaries["kubernetes"])
-            network.KernelSettings().apply()
+            with folders.locked(folders.clusters() / ".lock"):
+                network.KernelSettings().apply()
             fresh = self._namespaces.init_pid() is None
             if fresh:  # groups of containers that died with their node keep a new kubelet busy for half a minute
                 cgroups.remove(self.name)
@@ -58,10 +61,13 @@ class LocalNode:
             network.ensure(addresses, self._namespaces, self._namespaces.ensure(binaries["pause"]))
             containerd = parts.containerd()
             self._ensure(containerd)
+            self._revive_api_server()
             for component in parts.control_plane():
                 self._ensure(component)
             parts.admin_kubeconfig()
-            self._kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=addons.manifests(addresses))
+            # Patient: the API server makes its own namespaces only a moment after it is ready for the first time.
+            manifests = addons.manifests(addresses)
+            self._kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=manifests, patient=True)
             self._wait_ready(containerd)
             self._own_images(binaries)
             if fresh:  # an earlier node's "Ready" is no news of this one
@@ -70,12 +76,13 @@ class LocalNode:
                 self._ensure(component)
             self._kubectl("wait", "--for=condition=Ready", f"node/{self.name}", "--timeout=60s", patient=True)
             asked = f"an answer from cluster DNS at {addresses.dns_service}"
-            wait_until(asked, lambda: _resolves(addresses), within=60)
+            wait_until(asked, lambda: _resolves(addresses), within=180)
         self._progress.say(f"cluster {self.name} is up: Kubernetes {self._version(kubernetes)} at {addresses.server}")
 
     def down(self) -> None:
         """Remove the cluster with everything it made, whatever is left of it."""
         _require_root()
+        shutil.rmtree(self._removed, ignore_errors=True)  # what one that was killed had not deleted yet
         if not self.folder.exists() and self._namespaces.init_pid() is None:
             self._progress.say(f"cluster {self.name} is not there")
             return
@@ -89,7 +96,10 @@ class LocalNode:
                 if not others:
                     network.KernelSettings().restore()
                     release_mount_points()
-                shutil.rmtree(self.folder)
+                if self.folder.exists():
+                    self._removed.parent.mkdir(parents=True, exist_ok=True)
+                    self.folder.rename(self._removed)
+            shutil.rmtree(self._removed, ignore_errors=True)
             self._lock.unlink()
         self._progress.say(f"cluster {self.name} is down")
 
@@ -126,12 +136,7 @@ class LocalNode:
         send packets to them."""
         with self._locked():
             parts = self._components(self.addresses(), gotools.ensure(gotools.KUBE_ROUTER, self._progress))
-            self._namespaces.signal("kube-apiserver", signal.SIGCONT)
-            if not self._namespaces.processes("kube-apiserver"):
-                # They would look for it again only after up to a minute, by a backoff of their own. Meanwhile no pod is
-                # placed, and packets go to pods that are no more.
-                for name in _FOLLOWERS:
-                    self._stop(name)
+            self._revive_api_server()
             for component in (*parts.control_plane(), *parts.node()):
                 self._ensure(component)
 
@@ -233,6 +238,15 @@ class LocalNode:
             folders.link(self.folder / "bin" / name, binary)
         folders.link(folders.programs() / "kubectl", binary)
 
+    def _revive_api_server(self) -> None:
+        """Thaw it; where it has to be started, what follows it is ended, to be started after it."""
+        self._namespaces.signal("kube-apiserver", signal.SIGCONT)
+        if not self._namespaces.processes("kube-apiserver"):
+            # They would look for it again only after up to a minute, by a backoff of their own. Meanwhile no pod is
+            # placed, and packets go to pods that are no more.
+            for name in _FOLLOWERS:
+                self._stop(name)
+
     def _ensure(self, component: Component) -> None:
         """Start the program unless it runs as it should; wait for its sign of readiness."""
         mark = self.folder / "run" / f"{component.name}.started-as"
@@ -257,7 +271,7 @@ class LocalNode:
     def _wait_ready(self, component: Component) -> None:
         def ready() -> bool:
             if not component.ready:
-                return succeeds(self._namespaces.inside(_ctr_argv("version")), within=5)
+                return succeeds(self._namespaces.inside(_ctr_argv("version")), within=15)
             return self._inside_answers(component.ready)
 
         try:
@@ -271,18 +285,18 @@ class LocalNode:
         """Whether `url` answers 200 inside the node's network."""
         probe = (
             "import ssl,sys,urllib.request as u;"
-            "sys.exit(u.urlopen(sys.argv[1],timeout=3,context=ssl._create_unverified_context()"
+            "sys.exit(u.urlopen(sys.argv[1],timeout=10,context=ssl._create_unverified_context()"
             " if sys.argv[1][:5]=='https' else None).status!=200)"
         )
-        return succeeds(self._namespaces.inside(["/usr/bin/python3", "-SIc", probe, url]), within=10)
+        return succeeds(self._namespaces.inside(["/usr/bin/python3", "-SIc", probe, url]), within=30)
 
     def _stop(self, name: str) -> None:
         self._namespaces.signal(name, signal.SIGTERM)
         try:
-            wait_until(f"the end of {name}", lambda: not self._namespaces.processes(name), within=15)
+            wait_until(f"the end of {name}", lambda: not self._namespaces.processes(name), within=30)
         except Failure:
             self._namespaces.signal(name, signal.SIGKILL)
-            wait_until(f"the end of {name}", lambda: not self._namespaces.processes(name), within=10)
+            wait_until(f"the end of {name}", lambda: not self._namespaces.processes(name), within=60)
 
     def _own_images(self, binaries: dict[str, Path]) -> None:
         for image, binary in ((versions.PAUSE_IMAGE, "pause"), (versions.COREDNS_IMAGE, "coredns")):
@@ -293,16 +307,18 @@ class LocalNode:
     def _has_image(self, image: str) -> bool:
         return image in self._ctr("images", "list", "-q", f"name=={image}").split()
 
-    def _ctr(self, *argv: str, within: float = 30) -> str:
+    def _ctr(self, *argv: str, within: float = 120) -> str:
         return self._namespaces.run(_ctr_argv(*argv), within=within)
 
     def _kubectl(self, *argv: str, stdin: object = None, patient: bool = False) -> None:
         command: list[str | Path] = [self.folder / "bin" / "kubectl", f"--kubeconfig={self.kubeconfig}", *argv]
         given = json.dumps(stdin) if stdin is not None else ""
-        if not patient:
-            run(command, within=90, stdin=given)
-        else:  # `kubectl wait` fails at once on an object that is about to appear
-            wait_until(" ".join(argv), lambda: succeeds(command, within=90), within=90, every=0.2)
+        if patient:  # `kubectl wait` fails at once on an object that is about to appear
+            with contextlib.suppress(Failure):  # the last attempt below tells why
+                tried = " ".join(argv)
+                wait_until(tried, lambda: succeeds(command, within=90, stdin=given), within=240, every=0.2)
+                return
+        run(command, within=90, stdin=given)
 
     def _must_run(self, program: str) -> None:
         if not self._namespaces.processes(program):

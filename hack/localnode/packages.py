@@ -46,7 +46,10 @@ def _install(missing: list[str], progress: Progress) -> None:
         raise Failure(f"these packages are needed and cannot be installed from here: {' '.join(missing)}")
     progress.say(f"installing {' '.join(missing)}")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+    # An installation that was killed may go on for a while, and leaves packages that have to be set up first.
+    wait = ["-o", "DPkg::Lock::Timeout=300"]
+    install = ["apt-get", *wait, "install", "-y", "--no-install-recommends", *missing]
+    run(["dpkg", "--configure", "-a"], within=600, env=env, check=False)
     try:
         run(install, within=600, env=env)
     except Failure:

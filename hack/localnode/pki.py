@@ -48,7 +48,8 @@ class Authority:
             partial.replace(self.certificate)
         if not self.service_account_public.exists():
             _new_key(self.service_account_key)
-            run(["openssl", "pkey", "-in", self.service_account_key, "-pubout", "-out", self.service_account_public])
+            public = run(["openssl", "pkey", "-in", self.service_account_key, "-pubout"])
+            folders.write(self.service_account_public, public)
 
     @property
     def key(self) -> Path:
