@@ -1,6 +1,8 @@
 """What was really written to the API server: its audit log, not our own records."""
 
 import json
+import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ class Audit:
 
     def __init__(self, stage: Stage) -> None:
         self._path = Path(stage.hack_cluster("audit-log").strip())
-        self._from = self._path.stat().st_size
+        self._begun = self._path.open("rb")
+        self._from = self._begun.seek(0, os.SEEK_END)
+        weakref.finalize(self, self._begun.close)
 
     def entries(self) -> Iterator[Entry]:
         """Accepted writes, in the order in which the server finished them."""
@@ -30,15 +34,22 @@ class Audit:
         )
 
     def _answered(self) -> Iterator[Entry]:
-        with self._path.open("rb") as file:
-            file.seek(self._from)
-            for line in file:
-                try:
-                    entry: Entry = json.loads(line)
-                except ValueError:
-                    continue  # the last line is still being written
-                if entry.get("stage") == "ResponseComplete":
-                    yield entry
+        for line in self._lines():
+            try:
+                entry: Entry = json.loads(line)
+            except ValueError:
+                continue  # the last line is still being written
+            if entry.get("stage") == "ResponseComplete":
+                yield entry
+
+    def _lines(self) -> Iterator[bytes]:
+        """Of the log that was written to then, and of the one that the server may have begun since."""
+        with self._path.open("rb") as now:
+            begun_anew = not os.path.sameopenfile(self._begun.fileno(), now.fileno())
+            self._begun.seek(self._from)
+            yield from self._begun
+            if begun_anew:
+                yield from now
 
     def created(self) -> list[tuple[str, str]]:
         """What the operator made, as resource and name, in order."""

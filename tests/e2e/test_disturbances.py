@@ -60,7 +60,7 @@ def a_patient_kubelet(stage: Stage) -> Iterator[None]:
     def after(failures: int) -> None:
         change = json.dumps([{"op": "replace", "path": where, "value": failures}])
         stage.kubectl("-n", SYSTEM, "patch", "deployment", "recell", "--type=json", "-p", change)
-        stage.kubectl("-n", SYSTEM, "rollout", "status", "deployment/recell", "--timeout=120s", within=130)
+        stage.kubectl("-n", SYSTEM, "rollout", "status", "deployment/recell", "--timeout=300s", within=330)
 
     after(30)
     try:
