@@ -30,7 +30,7 @@ from tests.unit.cli import objects, recoveries
 
 Object = dict[str, Any]
 
-TIMEOUT = 60
+TIMEOUT = 180
 
 
 @dataclass
@@ -88,34 +88,34 @@ class Fleet:
         body = {**item, "metadata": {name: value for name, value in item["metadata"].items() if name in kept}}
         where = self._where(item["kind"])
         try:
-            self._custom.create_namespaced_custom_object(**where, body=body, _request_timeout=10)
+            self._custom.create_namespaced_custom_object(**where, body=body, _request_timeout=60)
         except client.ApiException as error:
             if error.status != 409:
                 raise
             self._custom.patch_namespaced_custom_object(
-                **where, name=body["metadata"]["name"], body=body, _request_timeout=10
+                **where, name=body["metadata"]["name"], body=body, _request_timeout=60
             )
         if item.get("status"):
             self.status(item["kind"], item["metadata"]["name"], item["status"])
 
     def status(self, kind: str, name: str, status: Object) -> None:
         self._custom.patch_namespaced_custom_object_status(
-            **self._where(kind), name=name, body={"status": status}, _request_timeout=10
+            **self._where(kind), name=name, body={"status": status}, _request_timeout=60
         )
 
     def phase(self, name: str, phase: str, **status: Any) -> None:
         self.status("RecoveryRun", name, {"phase": phase, **status})
 
     def read(self, kind: str, name: str) -> Object:
-        found: Object = self._custom.get_namespaced_custom_object(**self._where(kind), name=name, _request_timeout=10)
+        found: Object = self._custom.get_namespaced_custom_object(**self._where(kind), name=name, _request_timeout=60)
         return found
 
     def names(self, kind: str) -> list[str]:
-        listed = self._custom.list_namespaced_custom_object(**self._where(kind), _request_timeout=10)
+        listed = self._custom.list_namespaced_custom_object(**self._where(kind), _request_timeout=60)
         return [item["metadata"]["name"] for item in listed["items"]]
 
     def delete(self, kind: str, name: str) -> None:
-        self._custom.delete_namespaced_custom_object(**self._where(kind), name=name, _request_timeout=10)
+        self._custom.delete_namespaced_custom_object(**self._where(kind), name=name, _request_timeout=60)
 
     def empty(self) -> None:
         """Everything is gone, finalizers or not."""
@@ -123,7 +123,7 @@ class Fleet:
             for name in self.names(kind):
                 free = {"metadata": {"finalizers": None}}
                 self._custom.patch_namespaced_custom_object(
-                    **self._where(kind), name=name, body=free, _request_timeout=10
+                    **self._where(kind), name=name, body=free, _request_timeout=60
                 )
                 self.delete(kind, name)
 
@@ -220,7 +220,7 @@ def test_recover_in_each_way(fleet: Fleet) -> None:
 
 
 def test_recover_waits_for_the_end(fleet: Fleet) -> None:
-    program = fleet.started("recover", "cell-b", "--yes", "--timeout", "50s")
+    program = fleet.started("recover", "cell-b", "--yes", "--timeout", "150s")
     lines = ""
     for line in program.stdout or ():
         lines += line
@@ -238,7 +238,7 @@ def test_recover_waits_for_the_end(fleet: Fleet) -> None:
     ("phase", "code"), [("Succeeded", 0), ("Failed", 1), ("ManualInterventionRequired", 5), ("Aborted", 6)]
 )
 def test_watch_ends_with_the_code_of_the_result(draining: Fleet, phase: str, code: int) -> None:
-    program = draining.started("watch", "cell-b-7fk2p", "--timeout", "40s", "-o", "json")
+    program = draining.started("watch", "cell-b-7fk2p", "--timeout", "150s", "-o", "json")
     first = program.stdout.readline() if program.stdout else ""
     draining.phase("cell-b-7fk2p", phase, summary="Because.")
     done = draining.ended(program, first)
@@ -362,7 +362,7 @@ def test_placement_init(fleet: Fleet) -> None:
     alone = fleet.recell("placement", "init", "shop", "--yes", "--timeout", "2s")
     assert alone.code == 4
     assert ANNOTATION_PLACEMENT_UID not in fleet.read("Router", "shop")["metadata"].get("annotations", {})
-    program = fleet.started("placement", "init", "shop", "--yes", "--timeout", "30s")
+    program = fleet.started("placement", "init", "shop", "--yes", "--timeout", "150s")
     said = program.stderr.readline() if program.stderr else ""
     assert "customers are divided anew" in said
     fleet.put(kept)

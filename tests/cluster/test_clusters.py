@@ -32,6 +32,8 @@ from tests.fakes.eventually import eventually
 pytestmark = pytest.mark.usefixtures("crds")
 
 SECRET = "far"
+PATIENT = 60.0
+"""Seconds of silence for which a cluster is not lost: it is only slow."""
 HOME_RIGHTS = [
     {"apiGroups": ["recell.dev"], "resources": ["*"], "verbs": ["list", "watch"]},
     {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "daemonsets"], "verbs": ["list", "watch"]},
@@ -125,7 +127,7 @@ class World:
         self.store.subscribe(Cell, self.clusters.attend)
         self.store.start()
         self.local.start()
-        await asyncio.wait_for(asyncio.gather(self.store.wait_synced(), self.local.wait_synced()), 30)
+        await asyncio.wait_for(asyncio.gather(self.store.wait_synced(), self.local.wait_synced()), 120)
 
     async def stop(self) -> None:
         await self.clusters.stop()
@@ -222,7 +224,7 @@ async def world(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[World]:
-    for name, seconds in (("BEAT", 1.0), ("BEAT_AGAIN", 0.5), ("BEAT_AT_LEAST", 1.0), ("LOST_AFTER", 3.0)):
+    for name, seconds in (("BEAT", 1.0), ("BEAT_AGAIN", 0.5), ("BEAT_AT_LEAST", 1.0)):
         monkeypatch.setattr(clusters_module, name, seconds)
     home = await Api.connect(str(kubeconfig_with(kubeconfig, kubectl, namespace, HOME_RIGHTS, tmp_path)))
     direct = await Api.connect(str(kubeconfig))
@@ -237,7 +239,13 @@ async def world(
     await direct.close()
 
 
-async def test_a_cell_there_from_its_first_look_to_new_credentials_and_an_outage(world: World, image: str) -> None:
+async def test_a_cell_there_from_its_first_look_to_new_credentials_and_an_outage(
+    world: World, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost_after(seconds: float) -> None:
+        monkeypatch.setattr(clusters_module, "LOST_AFTER", seconds)
+
+    lost_after(PATIENT)
     cell = await world.make(image)
     ref = cell.spec.workloads[0]
     await world.becomes(cell, "SecretNotFound")
@@ -251,12 +259,14 @@ async def test_a_cell_there_from_its_first_look_to_new_credentials_and_an_outage
     await world.is_current(cell, "one")
 
     world.new_account()
+    lost_after(3.0)
     await world.becomes(cell, "Unreachable")
     reach = world.workloads.reach(cell)
     assert reach is not None
     assert "the credentials are refused: renew them" in reach.message
     world.credentials()
     await world.becomes(cell, "Reachable")
+    lost_after(PATIENT)
     await world.workloads.ensure_labels(cell)
     await world.is_current(cell, "one")
 
@@ -266,6 +276,7 @@ async def test_a_cell_there_from_its_first_look_to_new_credentials_and_an_outage
     await isolation.lift(cell)
 
     await world.gate.shut()
+    lost_after(3.0)
     await world.becomes(cell, "Unreachable")
     state = world.workloads.states(cell)[0]
     assert (state.phase, state.pods, state.at_zero) == (WorkloadPhase.UNKNOWN, None, False)
@@ -275,6 +286,7 @@ async def test_a_cell_there_from_its_first_look_to_new_credentials_and_an_outage
     generation = (await world.deployed())["metadata"]["generation"]
     await world.gate.open()
     await world.becomes(cell, "Reachable")
+    lost_after(PATIENT)
     await world.is_current(cell, "one")
     found = await world.deployed()
     assert found["metadata"]["generation"] == generation, "nothing was done there meanwhile"

@@ -46,7 +46,7 @@ class Objects:
             arguments["dry_run"] = "All"
         try:
             made: Object = getattr(self._custom, verb)(
-                **arguments, body=obj, field_validation="Strict", _request_timeout=10
+                **arguments, body=obj, field_validation="Strict", _request_timeout=60
             )
         except client.ApiException as error:
             raise Refused(json.loads(error.body)["message"]) from error
@@ -62,7 +62,7 @@ class Objects:
         return self._call("replace_namespaced_custom_object_status", obj, dry_run, name=obj["metadata"]["name"])
 
     def get(self, kind: str, name: str) -> Object:
-        found: Object = self._custom.get_namespaced_custom_object(**self._where(kind), name=name, _request_timeout=10)
+        found: Object = self._custom.get_namespaced_custom_object(**self._where(kind), name=name, _request_timeout=60)
         return found
 
 
@@ -96,7 +96,7 @@ def test_a_cluster_that_never_had_them_accepts_them_without_a_warning(
     new["spec"]["group"] = f"new.{GROUP}"
     new["metadata"]["name"] = f"{kind.INFO.plural}.new.{GROUP}"
     _, status, headers = client.ApiextensionsV1Api(api).create_custom_resource_definition_with_http_info(
-        new, dry_run="All", field_validation="Strict", _request_timeout=10
+        new, dry_run="All", field_validation="Strict", _request_timeout=60
     )
     assert status == 201
     assert "Warning" not in headers

@@ -79,7 +79,7 @@ async def world(kubeconfig: Path, kubectl: Kubectl, namespace: str, tmp_path: Pa
 async def test_it_follows_what_happens_and_indexes_it(world: World) -> None:
     await world.make("before", colour="red")
     world.reflector.start()
-    await asyncio.wait_for(world.reflector.synced.wait(), 30)
+    await asyncio.wait_for(world.reflector.synced.wait(), 120)
     await world.has("before")
     await world.make("after", colour="blue")
     await world.has("before", "after")
@@ -103,7 +103,7 @@ async def test_it_follows_what_happens_and_indexes_it(world: World) -> None:
 async def test_deletions_behind_a_cut_and_expired_watch_are_known(world: World) -> None:
     await world.make(*(f"cell-{n}" for n in range(20)))
     world.reflector.start()
-    await asyncio.wait_for(world.reflector.synced.wait(), 30)
+    await asyncio.wait_for(world.reflector.synced.wait(), 120)
     await world.has(*(f"cell-{n}" for n in range(20)))
 
     world.proxy.refusing = True
@@ -124,7 +124,7 @@ async def test_deletions_behind_a_cut_and_expired_watch_are_known(world: World) 
 async def test_a_cut_watch_goes_on_where_it_was(world: World) -> None:
     await world.make("a", "b")
     world.reflector.start()
-    await asyncio.wait_for(world.reflector.synced.wait(), 30)
+    await asyncio.wait_for(world.reflector.synced.wait(), 120)
     world.proxy.refusing = True
     world.proxy.cut()
     await world.direct.delete(world.path("a"))
@@ -139,7 +139,7 @@ async def test_an_initial_list_that_is_cut_midway_is_not_taken_for_whole(world: 
     await world.make(*(f"m-{n}" for n in range(30)))
     world.proxy.cut_streams_after = 7
     world.reflector.start()
-    await asyncio.wait_for(world.reflector.synced.wait(), 30)
+    await asyncio.wait_for(world.reflector.synced.wait(), 120)
     await world.has(*(f"m-{n}" for n in range(30)))
     assert world.reflector.restarts >= 1
 
@@ -209,7 +209,7 @@ async def test_a_listener_that_fails_stops_nothing(world: World) -> None:
 
 async def test_many_changes_in_one_go_arrive_in_order(world: World) -> None:
     world.reflector.start()
-    await asyncio.wait_for(world.reflector.synced.wait(), 30)
+    await asyncio.wait_for(world.reflector.synced.wait(), 120)
     (made,) = await world.make("busy")
     look: Callable[[], Object | None] = lambda: world.reflector.get((world.namespace, "busy"))  # noqa: E731
     for n in range(30):

@@ -61,7 +61,7 @@ class World:
     async def start(self) -> None:
         self.store.start()
         self.workloads.start()
-        await asyncio.wait_for(asyncio.gather(self.store.wait_synced(), self.workloads.wait_synced()), 30)
+        await asyncio.wait_for(asyncio.gather(self.store.wait_synced(), self.workloads.wait_synced()), 120)
 
     async def stop(self) -> None:
         await self.workloads.stop()
@@ -152,6 +152,7 @@ async def world(kubeconfig: Path, kubectl: Kubectl, namespace: str, image: str, 
         kinds = ("deployments", "statefulsets", "daemonsets", "cronjobs", "services", "endpointslices")
         for kind in ("cells.recell.dev", *kinds):
             kubectl("delete", kind, "--all", "-n", namespace, "--wait=false")
+        kubectl("delete", "pods", "--all", "-n", namespace, "--grace-period=0", "--force", "--wait=false")
         await tested.close()
         await direct.close()
 
@@ -195,8 +196,11 @@ async def test_a_label_that_was_taken_away_is_put_back(world: World) -> None:
     await world.direct.merge_patch(
         DEPLOYMENTS.path(world.namespace, "web"), {"metadata": {"labels": {LABEL_CELL: None}}}
     )
-    await eventually(lambda: cell.key in world.changed, "the cell is told")
-    assert world.state(cell).phase == WorkloadPhase.UNKNOWN, "not seen is not yet missing"
+
+    def told() -> bool:  # of this, beside what is still told of its pods
+        return cell.key in world.changed and world.state(cell).phase == WorkloadPhase.UNKNOWN
+
+    await eventually(told, "the cell is told; not seen is not yet missing")
     await world.workloads.ensure_labels(cell)
     await world.reaches(cell, WorkloadPhase.CURRENT)
 
@@ -262,7 +266,7 @@ async def test_pods_that_cannot_come_up_make_it_failed(world: World, container: 
         {"spec": {"template": {"spec": {"containers": [world.pods("web")["spec"]["containers"][0]]}}}},
     )
     await world.reaches(cell, WorkloadPhase.CURRENT)
-    assert world.workloads._pods.reflectors == ()
+    await eventually(lambda: world.workloads._pods.reflectors == (), "they are not watched any longer")
 
 
 async def test_a_pod_that_no_node_takes_makes_it_failed(world: World) -> None:
@@ -364,9 +368,20 @@ async def test_a_stateful_set_rolls(world: World) -> None:
 # At zero
 
 
-async def test_a_workload_is_held_at_zero_and_seen_there_when_its_last_pod_is_gone(world: World) -> None:
-    template = world.pods("web", lifecycle={"preStop": {"sleep": {"seconds": 10}}})
-    template["spec"]["terminationGracePeriodSeconds"] = 20
+LINGER_SECONDS = 60
+LINGERS = {"preStop": {"sleep": {"seconds": LINGER_SECONDS}}}
+"""Of pods that are there until they were seen to end, and are then told to hurry."""
+
+
+def end_pods(kubectl: Kubectl, world: World, app: str) -> None:
+    kubectl("delete", "pods", "-n", world.namespace, "-l", f"app={app}", "--grace-period=0", "--force", "--wait=false")
+
+
+async def test_a_workload_is_held_at_zero_and_seen_there_when_its_last_pod_is_gone(
+    world: World, kubectl: Kubectl
+) -> None:
+    template = world.pods("web", lifecycle=LINGERS)
+    template["spec"]["terminationGracePeriodSeconds"] = LINGER_SECONDS
     await world.deployment("web", replicas=2, template=template)
     path = DEPLOYMENTS.path(world.namespace, "web")
     tracking = f"shop:apps/Deployment:{world.namespace}/web"
@@ -380,6 +395,7 @@ async def test_a_workload_is_held_at_zero_and_seen_there_when_its_last_pod_is_go
     assert len(world.proxy.writes()) == 1
     ending = await world.reaches(cell, WorkloadPhase.CURRENT)
     assert (ending.desired, ending.pods, ending.at_zero) == (0, 2, False), "its controller no longer counts them"
+    end_pods(kubectl, world, "web")
     await eventually(lambda: world.state(cell).at_zero, "its pods are gone", deadline=ROLLOUT)
     await eventually(lambda: world.workloads._pods.reflectors == (), "and not watched any longer")
     held = await world.direct.get(path)
@@ -397,9 +413,9 @@ async def test_a_workload_is_held_at_zero_and_seen_there_when_its_last_pod_is_go
     assert world.state(cell).stop_token is None
 
 
-async def test_a_cron_job_with_a_job_under_way_is_held_at_zero_and_comes_back(world: World) -> None:
-    template = world.pods("nightly", lifecycle={"preStop": {"sleep": {"seconds": 5}}})
-    template["spec"] |= {"restartPolicy": "Never", "terminationGracePeriodSeconds": 10}
+async def test_a_cron_job_with_a_job_under_way_is_held_at_zero_and_comes_back(world: World, kubectl: Kubectl) -> None:
+    template = world.pods("nightly", lifecycle=LINGERS)
+    template["spec"] |= {"restartPolicy": "Never", "terminationGracePeriodSeconds": LINGER_SECONDS}
     await world.cron_job("nightly", template)
     cell = await world.cell("web", ("CronJob", "nightly"))
     ref = cell.spec.workloads[0]
@@ -423,6 +439,7 @@ async def test_a_cron_job_with_a_job_under_way_is_held_at_zero_and_comes_back(wo
         assert (annotations[ANNOTATION_STOP], annotations[ANNOTATION_SUSPEND]) == ("run-11.fence", "false")
     ending = await world.reaches(cell, WorkloadPhase.CURRENT, "suspended; 1 pods not yet ended")
     assert (ending.desired, ending.pods, ending.at_zero) == (0, 1, False)
+    end_pods(kubectl, world, "nightly")
     await eventually(lambda: world.state(cell).at_zero, "its pod is gone", deadline=ROLLOUT)
     assert await its_pods("Pending", "Running") == []
 
@@ -565,8 +582,12 @@ async def test_slices_of_a_service_without_selector_are_found(world: World) -> N
     cell = await world.cell("outside")
     await world.workloads.ensure_labels(cell)
     await world.workloads.ensure_labels(cell)
-    found = await eventually(lambda: world.workloads.endpoints(cell), "the slice is known")
-    assert (found.ready, found.total) == (1, 2)
+
+    def known() -> bool:
+        found = world.workloads.endpoints(cell)
+        return found is not None and (found.ready, found.total) == (1, 2)
+
+    await eventually(known, "the slice is known")
 
 
 async def test_a_workload_belongs_to_the_older_cell_alone(world: World) -> None:
@@ -597,7 +618,7 @@ async def test_another_namespace_has_to_consent(
         with pytest.raises(BadInput, match="does not watch namespace"):
             await world.workloads.ensure_labels(outside)
         everywhere.start()
-        await asyncio.wait_for(everywhere.wait_synced(), 30)
+        await asyncio.wait_for(everywhere.wait_synced(), 120)
         with pytest.raises(Forbidden, match=f"kubectl label namespace {other} {LABEL_FLEET}={world.namespace}"):
             await everywhere.ensure_labels(outside)
         with pytest.raises(Forbidden):

@@ -81,7 +81,7 @@ class Fleet:
     async def start(self) -> None:
         self.store.start()
         self.workloads.start()
-        await asyncio.wait_for(asyncio.gather(self.store.wait_synced(), self.workloads.wait_synced()), 30)
+        await asyncio.wait_for(asyncio.gather(self.store.wait_synced(), self.workloads.wait_synced()), 120)
 
     async def stop(self) -> None:
         await self.workloads.stop()
@@ -182,16 +182,19 @@ class Fleet:
             while {"b-0", "b-1"} & await self.names(PODS):
                 await asyncio.sleep(0.2)
 
-    async def look(self) -> Seen:
-        """As the Cell controller does."""
+    async def look(self) -> Seen | None:
+        """As the Cell controller does; None where it would come again, for it was about what has changed since."""
         cell = self.store.cell((self.namespace, "b"))
         assert cell is not None
         await self.workloads.ensure_labels(cell)
-        return await self.retirements.look(cell)
+        try:
+            return await self.retirements.look(cell)
+        except Conflict:
+            return None
 
     async def reaches(self, reason: str) -> None:
         async with asyncio.timeout(SLOW):
-            while (await self.look()).conditions["DeletionBlocked"][1] != reason:
+            while (seen := await self.look()) is None or seen.conditions.get("DeletionBlocked", ("", ""))[1] != reason:
                 await asyncio.sleep(0.5)
 
 
@@ -205,7 +208,7 @@ async def fleet(kubeconfig: Path, kubectl: Kubectl, namespace: str, image: str) 
     await made.stop()
     kinds = ("cells.recell.dev", "routers.recell.dev", "placements.recell.dev", "statefulsets", "services", "pvc")
     for kind in kinds:
-        kubectl("delete", kind, "--all", "-n", namespace, "--wait=true", "--timeout=50s")
+        kubectl("delete", kind, "--all", "-n", namespace, "--wait=true", "--timeout=150s")
     await api.close()
 
 
@@ -222,12 +225,7 @@ async def test_only_with_a_verified_backup_of_the_successor_its_volumes_go(fleet
     fleet.backups["b2"] = (Backup("b2/2", moment, verified=True),)
     fleet.retirements.forget((fleet.namespace, "b"))
     async with asyncio.timeout(SLOW):
-        while True:
-            try:
-                if (await fleet.look()).deleted:
-                    break
-            except Conflict:
-                pass
+        while (seen := await fleet.look()) is None or not seen.deleted:
             await asyncio.sleep(0.5)
     assert await fleet.names(CELLS) == {"b2"}
     assert await fleet.names(STATEFUL_SETS) == {"b2"}

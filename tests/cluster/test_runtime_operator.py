@@ -13,7 +13,7 @@ from recell.engine.errors import NotFound
 from recell.providers.kube.api import Api
 from recell.providers.kube.paths import CELLS, CONFIG_MAPS, LEASES, RUNS
 from tests.fakes.eventually import eventually
-from tests.fakes.operators import OperatorProcess, Operators, operators_in
+from tests.fakes.operators import LONG_TERMS, OperatorProcess, Operators, operators_in
 
 pytestmark = pytest.mark.usefixtures("crds")
 
@@ -89,9 +89,31 @@ async def figure(operator: OperatorProcess, name: str) -> float:
     return float(found.group(1))
 
 
+async def kopf_watches(operator: OperatorProcess) -> None:
+    """Its watch of Cells is one that the server has taken."""
+    await eventually(
+        lambda: any(
+            "/cells" in s.path and "sendInitialEvents" not in s.query and "watch=" in s.query and s.status == 200
+            for s in operator.proxy.seen
+        ),
+        "kopf watches too",
+    )
+
+
+async def settles(operator: OperatorProcess) -> None:
+    """For two seconds it has asked for nothing but its Lease."""
+    loop = asyncio.get_running_loop()
+
+    def quiet() -> bool:
+        asked = [seen.at for seen in operator.proxy.seen if "/leases/" not in seen.path]
+        return bool(asked) and loop.time() - asked[-1] > 2
+
+    await eventually(quiet, "it has done what there was to do")
+
+
 async def test_what_is_there_and_what_comes_is_reconciled(operators: Operators, fleet: Fleet) -> None:
     await fleet.make("early", 10)
-    operator = await operators.start("solo", "echo")
+    operator = await operators.start("solo", "echo", *LONG_TERMS)
     await fleet.echoes(early=10)
     await fleet.make("late", 20)
     await fleet.echoes(early=10, late=20)
@@ -99,8 +121,12 @@ async def test_what_is_there_and_what_comes_is_reconciled(operators: Operators, 
     await fleet.echoes(early=30, late=20)
     assert (await operator.get("/healthz"))[0] == 200
     assert (await operator.get("/readyz"))[0] == 200
-    assert await figure(operator, 'recell_reconcile_total{controller="Cell",result="ok"}') >= 3
-    assert await figure(operator, 'recell_watch_objects{resource="cells"}') == 2
+
+    async def counted() -> bool:
+        reconciled = await figure(operator, 'recell_reconcile_total{controller="Cell",result="ok"}')
+        return reconciled >= 3 and await figure(operator, 'recell_watch_objects{resource="cells"}') == 2
+
+    await eventually(counted, "what was done is counted")
     operator.signal(signal.SIGTERM)
     assert await operator.ended() == 0
     assert operator.logged("stopped")
@@ -108,9 +134,10 @@ async def test_what_is_there_and_what_comes_is_reconciled(operators: Operators, 
 
 async def test_an_idle_leader_writes_its_lease_and_nothing_else(operators: Operators, fleet: Fleet) -> None:
     await fleet.make("still")
-    operator = await operators.start("solo", "echo")
+    operator = await operators.start("solo", "echo", *LONG_TERMS)
     await fleet.echoes(still=100)
-    await asyncio.sleep(1)
+    await kopf_watches(operator)
+    await settles(operator)
     operator.proxy.seen.clear()
     await asyncio.sleep(15)
     assert operator.proxy.writes(r"^(?!.*/leases/)") == []
@@ -124,13 +151,17 @@ async def test_an_idle_leader_writes_its_lease_and_nothing_else(operators: Opera
 async def test_cells_deleted_behind_a_cut_and_expired_watch_are_known(operators: Operators, fleet: Fleet) -> None:
     for n in range(6):
         await fleet.make(f"cell-{n}")
-    standby_of = await operators.start("holder", "echo")
+    standby_of = await operators.start("holder", "echo", *LONG_TERMS)
     await standby_of.leads()
     # A standby, since a leader does not outlive an API server that is away.
-    operator = await operators.start("standby", "echo")
+    operator = await operators.start("standby", "echo", *LONG_TERMS)
     await operator.stands_by()
-    assert await figure(operator, 'recell_watch_objects{resource="cells"}') == 6
-    await asyncio.sleep(1)  # kopf's watches too
+
+    async def left(count: int) -> bool:
+        return await figure(operator, 'recell_watch_objects{resource="cells"}') == count
+
+    await eventually(lambda: left(6), "the store knows what is there")
+    await kopf_watches(operator)
 
     operator.proxy.refusing = True
     operator.proxy.cut()
@@ -139,24 +170,14 @@ async def test_cells_deleted_behind_a_cut_and_expired_watch_are_known(operators:
     operator.proxy.fail(r"watch=.*resourceVersion=", 410, times=100, reason="Expired", message="too old")
     operator.proxy.refusing = False
 
-    async def two_left() -> bool:
-        return await figure(operator, 'recell_watch_objects{resource="cells"}') == 2
-
-    await eventually(two_left, "the store knows what is gone")
+    await eventually(lambda: left(2), "the store knows what is gone")
 
 
 async def test_each_of_the_two_watches_alone_suffices(operators: Operators, fleet: Fleet) -> None:
     await fleet.make("seen", 1)
-    operator = await operators.start("solo", "echo")
+    operator = await operators.start("solo", "echo", *LONG_TERMS)
     await fleet.echoes(seen=1)
-    await eventually(
-        lambda: any(
-            "/cells" in s.path and "sendInitialEvents" not in s.query and "watch=" in s.query
-            for s in operator.proxy.seen
-        ),
-        "kopf watches too",
-    )
-    await asyncio.sleep(1)
+    await kopf_watches(operator)
     operator.proxy.muted = "recell"
     await fleet.weigh("seen", 2)
     await fleet.echoes(seen=2)
@@ -167,7 +188,7 @@ async def test_each_of_the_two_watches_alone_suffices(operators: Operators, flee
 
 async def test_conflicts_and_overload_are_overcome(operators: Operators, fleet: Fleet) -> None:
     await fleet.make("pushed", 1)
-    operator = await operators.start("solo", "echo")
+    operator = await operators.start("solo", "echo", *LONG_TERMS)
     await fleet.echoes(pushed=1)
     operator.proxy.fail("configmaps/pushed", 409, method="PATCH", times=3, reason="Conflict")
     operator.proxy.fail("configmaps/pushed", 429, method="GET", times=2, headers={"Retry-After": "1"})
@@ -180,7 +201,7 @@ async def test_conflicts_and_overload_are_overcome(operators: Operators, fleet: 
 
 async def test_cut_watches_lose_nothing(operators: Operators, fleet: Fleet) -> None:
     await fleet.make("cut", 1)
-    operator = await operators.start("solo", "echo")
+    operator = await operators.start("solo", "echo", *LONG_TERMS)
     await fleet.echoes(cut=1)
     for weight in range(2, 6):
         operator.proxy.cut()
@@ -190,9 +211,9 @@ async def test_cut_watches_lose_nothing(operators: Operators, fleet: Fleet) -> N
 
 
 async def test_what_is_missing_for_readiness_is_said(operators: Operators, fleet: Fleet) -> None:
-    holder = await operators.start("holder", "echo")
+    holder = await operators.start("holder", "echo", *LONG_TERMS)
     await holder.leads()
-    operator = await operators.start("unready", "echo")
+    operator = await operators.start("unready", "echo", *LONG_TERMS)
     operator.proxy.fail(RUNS.plural, 403, times=10**6, reason="Forbidden", message="cannot watch resource recoveryruns")
 
     async def told() -> bool:

@@ -58,7 +58,7 @@ class VolumeWorld:
     async def start(self) -> None:
         self.store.start()
         self.workloads.start()
-        await asyncio.wait_for(asyncio.gather(self.store.wait_synced(), self.workloads.wait_synced()), 30)
+        await asyncio.wait_for(asyncio.gather(self.store.wait_synced(), self.workloads.wait_synced()), 120)
 
     async def stop(self) -> None:
         for provider in (self.data, *self._old):

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 async def eventually(look: Callable[[], T | Awaitable[T]], what: str, *, deadline: float = DEADLINE) -> T:

@@ -15,8 +15,10 @@ from tests.fakes.api_proxy import ApiProxy, Seen
 from tests.fakes.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
-TERMS = ("--lease-duration=8", "--renew-deadline=6", "--retry-period=0.5")
+TERMS = ("--lease-duration=12", "--renew-deadline=10", "--retry-period=0.5")
 """Short, so that a take-over is not waited for long; long enough for a busy machine."""
+LONG_TERMS = ("--lease-duration=100", "--renew-deadline=90", "--retry-period=0.5")
+"""Where nobody takes over."""
 
 
 @dataclass
@@ -30,7 +32,7 @@ class OperatorProcess:
         self.process.send_signal(number)
 
     async def ended(self) -> int:
-        return await asyncio.wait_for(self.process.wait(), 60)
+        return await asyncio.wait_for(self.process.wait(), 120)
 
     def writes(self, pattern: str = "configmaps") -> list[Seen]:
         """Those that the server took."""
