@@ -105,7 +105,8 @@ class PostgresStage:
         ]
         for item in released:
             folder = item["spec"]["hostPath"]["path"]
-            self.stage.hack_cluster("enter", "--", "find", folder, "-mindepth", "1", "-delete")
+            # Who had it may still be at its end.
+            self.stage.hack_cluster("enter", "--", "find", folder, "-mindepth", "1", "-ignore_readdir_race", "-delete")
             self.kubectl("patch", "pv", item["metadata"]["name"], "--type=merge", "-p", '{"spec":{"claimRef":null}}')
 
     def _operator(self) -> None:

@@ -104,8 +104,8 @@ def test_an_update_without_where_is_undone_by_a_run(stage: PostgresStage, shop: 
     shop.apply(json.dumps(backup))
     shop.kubectl(
         *("-n", SHOP, "wait", "--for=jsonpath={.status.phase}=completed", f"backup.postgresql.cnpg.io/{BACKUP}"),
-        *("--timeout=180s",),
-        within=200,
+        *("--timeout=300s",),
+        within=320,
     )
     with shop.load(rate=30, customers=60, orders=ORDERS):
         time.sleep(15)
