@@ -100,7 +100,7 @@ async def _with_cells(
     _say("waiting until every Cell is Healthy")
     await fleet.whole(client, count)
     await rest.calm(audit)
-    resident = await rest.own_figure(client, stage, "process_resident_memory_bytes")
+    (resident,) = await rest.own_figures(client, stage, rest.MEMORY)
     figures.setdefault("memory_mb", {})[count] = round(resident / 1e6, 1)
     _say(f"the reaction, {len(wanted)} samples")
     audit.again()
@@ -127,10 +127,10 @@ async def _idle(client: Client, stage: Stage, audit: Audit, cells: int, minutes:
     await rest.calm(audit)
     _say(f"at rest for {minutes:g} min")
     audit.again()
-    before = [await rest.own_figure(client, stage, figure) for figure in (rest.CPU, rest.LOOKS_AT_CELLS)]
+    before = await rest.own_figures(client, stage, rest.CPU, rest.LOOKS_AT_CELLS)
     await asyncio.sleep(60 * minutes)
     seen = audit.writes()
-    after = [await rest.own_figure(client, stage, figure) for figure in (rest.CPU, rest.LOOKS_AT_CELLS)]
+    after = await rest.own_figures(client, stage, rest.CPU, rest.LOOKS_AT_CELLS)
     spent, looks = (now - then for now, then in zip(after, before, strict=True))
     other = [write for write in seen if write.kind != "leases"]
     return {

@@ -7,6 +7,7 @@ from benchmarks.audit import Audit
 from benchmarks.client import BenchmarkError, Client
 from hack.stage import SYSTEM, Stage
 
+MEMORY = "process_resident_memory_bytes"
 CPU = "process_cpu_seconds_total"
 LOOKS_AT_CELLS = 'recell_reconcile_total{controller="Cell",result="ok"}'
 """Figures of the operator."""
@@ -25,14 +26,14 @@ async def calm(audit: Audit, quiet: float = 10, within: float = 300) -> None:
         await asyncio.sleep(1)
 
 
-async def own_figure(client: Client, stage: Stage, wanted: str) -> float:
-    """What the leading operator tells at /metrics, by name and labels as they stand there."""
+async def own_figures(client: Client, stage: Stage, *wanted: str) -> list[float]:
+    """What the leading operator tells at /metrics at one moment, by names and labels as they stand there."""
     path = f"/api/v1/namespaces/{SYSTEM}/pods/{stage.leader()}:8080/proxy/metrics"
-    for line in (await client.text(path)).splitlines():
-        name, _, value = line.partition(" ")
-        if name == wanted:
-            return float(value)
-    raise BenchmarkError(f"{path} does not tell {wanted}")
+    told = dict(line.rsplit(" ", 1) for line in (await client.text(path)).splitlines() if not line.startswith("#"))
+    missing = [figure for figure in wanted if figure not in told]
+    if missing:
+        raise BenchmarkError(f"{path} does not tell {', '.join(missing)}")
+    return [float(told[figure]) for figure in wanted]
 
 
 def scale(stage: Stage, replicas: int) -> None:

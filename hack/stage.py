@@ -84,6 +84,10 @@ class Stage:
     def kubectl(self, *arguments: str, stdin: str | None = None, within: float = 120) -> str:
         return _run(["kubectl", "--kubeconfig", self.kubeconfig, *arguments], stdin=stdin, within=within)
 
+    def _await(self, *arguments: str) -> None:
+        """A command of kubectl that waits itself, for as long as a busy machine may need."""
+        self.kubectl(*arguments, "--timeout=400s", within=420)
+
     def recell(self, *arguments: str, within: float = 600, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The command line, as a user runs it."""
         command = [str(Path(sys.executable).parent / "recell"), *arguments, "--kubeconfig", self.kubeconfig]
@@ -145,14 +149,14 @@ class Stage:
         for resource in OWN.values():
             self.kubectl("wait", "--for=condition=Established", f"crd/{resource.full_name}", "--timeout=110s")
         self.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "manifests"))
-        self.kubectl("-n", SYSTEM, "rollout", "status", "deployment", "--timeout=400s", within=420)
+        self._await("-n", SYSTEM, "rollout", "status", "deployment")
 
     def restart_operator(self) -> None:
         self.kubectl("-n", SYSTEM, "rollout", "restart", "deployment")
-        self.kubectl("-n", SYSTEM, "rollout", "status", "deployment", "--timeout=400s", within=420)
+        self._await("-n", SYSTEM, "rollout", "status", "deployment")
 
     def remove_operator(self) -> None:
-        self.kubectl("delete", "-k", str(ROOT / "manifests"), "--ignore-not-found", "--timeout=400s", within=420)
+        self._await("delete", "-k", str(ROOT / "manifests"), "--ignore-not-found")
 
     def open_shop(self, policy: Object | None = None, *, data: str = "shared") -> None:
         """Three cells, a Router, a policy. `data`: shared, one database for all cells, so that each can serve every
@@ -164,7 +168,7 @@ class Stage:
         databases = [f"{cell}-db" for cell in CELLS] + ["shop-archive"] if data == "incell" else ["shop-db"]
         workloads = [f"statefulset/{name}" for name in databases] + [f"deployment/{cell}-web" for cell in CELLS]
         for workload in (*workloads, "deployment/load"):
-            self.kubectl("-n", SHOP, "rollout", "status", workload, "--timeout=400s", within=420)
+            self._await("-n", SHOP, "rollout", "status", workload)
         self._say("cells, router, policy")
         if policy is not None:
             self.apply(json.dumps(policy))
@@ -177,7 +181,7 @@ class Stage:
         shop = ROOT / "examples/shop"
         rendered = self.kubectl("kustomize", str(shop / "manifests/shared/cell-c"))
         self.apply(rendered.replace("cell-c", name))
-        self.kubectl("-n", SHOP, "rollout", "status", f"deployment/{name}-web", "--timeout=400s", within=420)
+        self._await("-n", SHOP, "rollout", "status", f"deployment/{name}-web")
         cells = (shop / "recell/shared/cells.yaml").read_text().split("---\n")
         self.apply(next(cell for cell in cells if "name: cell-c" in cell).replace("cell-c", name))
         self.eventually(f"{name} is Healthy", lambda: self.phase(name) == "Healthy", within=400)
@@ -189,7 +193,7 @@ class Stage:
         for cell in (*CELLS, "cell-d"):
             self.patch("cell", cell, {"spec": {"capacity": {"requestsPerSecond": BEARS}}})
         self.patch("router", "shop", {"spec": {"shedding": SHEDDING}})
-        self.kubectl("-n", SHOP, "rollout", "status", "deployment/shop-router", "--timeout=400s", within=420)
+        self._await("-n", SHOP, "rollout", "status", "deployment/shop-router")
         self.patch("recoverypolicy", "default", {"spec": {"cascade": cascade}})
 
     def is_as_opened(self) -> bool:
@@ -211,7 +215,7 @@ class Stage:
     def close_shop(self) -> None:
         """Without a trace: finalizers are Recell's, so the operator must still run."""
         for kind in ("recoveryruns", "recoveryfreezes"):
-            self.kubectl("-n", SHOP, "delete", kind, "--all", "--ignore-not-found", "--timeout=400s", within=420)
+            self._await("-n", SHOP, "delete", kind, "--all", "--ignore-not-found")
         # A Cell stays for as long as customers are at home there, but for force.
         for cell in self.all("cells"):
             forced = ["annotate", "cell", cell["metadata"]["name"], "recell.dev/force=true", "--overwrite"]
@@ -219,7 +223,7 @@ class Stage:
         self.kubectl("delete", "namespace", SHOP, "--ignore-not-found", "--wait=false")
         # Nobody sends requests any more, so no pod needs the time that it would take to finish them.
         self.kubectl("-n", SHOP, "delete", "pods", "--all", "--grace-period=1", "--wait=false")
-        self.kubectl("wait", "--for=delete", f"namespace/{SHOP}", "--timeout=400s", within=420)
+        self._await("wait", "--for=delete", f"namespace/{SHOP}")
 
     def is_in_use(self) -> bool:
         """Something of an operator or of a shop is here."""
@@ -328,7 +332,7 @@ class Stage:
         for container in job["spec"]["template"]["spec"]["containers"]:
             container["env"] += [{"name": key, "value": value} for key, value in asked.items()]
         self.apply(json.dumps(job))
-        self.kubectl("-n", SHOP, "wait", "--for=condition=Complete", f"job/{name}", "--timeout=400s", within=420)
+        self._await("-n", SHOP, "wait", "--for=condition=Complete", f"job/{name}")
 
     def keep_from_starting(self, cell: str) -> None:
         """The pods of the cell's web app end, and new ones cannot start."""

@@ -453,14 +453,14 @@ def test_policies_end_at_the_watched_namespaces(cluster: Cluster, release: str, 
 def test_the_api_server_finds_no_fault_in_the_policies(cluster: Cluster, release: str) -> None:
     """It checks the types in each expression, and tells in the status."""
     for name in ("run-trigger", "run-approval", "placement"):
-        deadline = time.monotonic() + EVENTUALLY
-        while True:
+
+        def checked(name: str = name) -> Object | None:
             told = cluster.kubectl("get", "validatingadmissionpolicy", f"{release}-{name}", "-o", "json")
-            status = json.loads(told).get("status", {})
-            if "typeChecking" in status or time.monotonic() > deadline:
-                break
-            time.sleep(0.5)
-        assert status.get("typeChecking") == {}, f"{name}: {status}"
+            status: Object = json.loads(told).get("status", {})
+            return status if "typeChecking" in status else None
+
+        status = eventually(f"{name} is checked", checked)
+        assert status["typeChecking"] == {}, f"{name}: {status}"
 
 
 # Installing, upgrading, uninstalling

@@ -132,7 +132,7 @@ class CellObserver:
             placed = self._switchboard.current(router)
             failure = failures.derive(
                 cell,
-                self._states_of(cell),
+                states_of(self, self._store.cells_of(router)),
                 evidence,
                 placed.spec if placed else None,
                 self._traffic.observed(router, window=seconds(policy.detection.window)),
@@ -238,15 +238,11 @@ class CellObserver:
             if not glances:
                 del self._glances[router]
 
-    def _states_of(self, cell: Cell) -> Mapping[str, HealthState]:
-        """The health of all cells of the cell's router, as last looked at."""
-        return states_of(self, self._store.cells_of(router_of(cell)))
-
 
 def router_of(cell: Cell) -> Key:
     return (cell.metadata.namespace, cell.spec.router_ref.name)
 
 
 def states_of(observer: CellObserver, cells: Mapping[str, Cell]) -> dict[str, HealthState]:
-    """Of those whose health is known."""
+    """As last looked at, of those whose health is known."""
     return {name: state for name, cell in cells.items() if (state := observer.health(cell.key)) is not None}
