@@ -1142,6 +1142,26 @@ RULES = [
         )
         for strategy in ("ActivateFallbackRouting", "EmergencyScaling")
     ),
+    Case(
+        "RecoveryRun",
+        "a Router's failure of a Cell",
+        put("failure.type", "Router"),
+        "spec.failure.type: Invalid value: failure Router is a Router's own, the target is a Cell",
+    ),
+    *(
+        Case(
+            "RecoveryRun",
+            f"{failure} of a Router {title}",
+            both(put("targetRef.kind", "Router"), put("failure.type", failure), strategy),
+            "spec.failure.type: Invalid value: failures of cells are recovered by a run of each Cell, or together by"
+            " strategy EmergencyScaling: state it",
+        )
+        for failure in ("SingleCell", "MultipleCell", "DataCorruption", "Systemic")
+        for title, strategy in (
+            ("without a strategy", drop("strategy")),
+            ("by its fallback", put("strategy", "ActivateFallbackRouting")),
+        )
+    ),
     *(
         Case(
             "RecoveryRun",
@@ -1160,6 +1180,40 @@ RULES = [
             "spec.rules: Invalid value: builtinRules None needs at least one rule, or nothing is ever decided",
         )
         for title, change in (("no rules", drop("rules")), ("an empty list of rules", put("rules", [])))
+    ),
+    *(
+        Case(
+            "RecoveryPolicy",
+            f"{strategy} for failure Router",
+            both(put("rules.0.failure", "Router"), put("rules.0.strategy", strategy)),
+            "spec.rules[0].strategy: Invalid value: a Router's own failure is answered by ActivateFallbackRouting or"
+            " ManualIntervention",
+        )
+        for strategy in (
+            "CellRestart",
+            "TrafficDrainAndReplace",
+            "IsolateAndRestoreFromBackup",
+            "PointInTimeRecovery",
+            "EmergencyScaling",
+        )
+    ),
+    *(
+        Case(
+            "RecoveryPolicy",
+            f"ActivateFallbackRouting for failure {failure}",
+            both(put("rules.0.failure", failure), put("rules.0.strategy", "ActivateFallbackRouting")),
+            "spec.rules[0].failure: Invalid value: ActivateFallbackRouting answers failure Router only",
+        )
+        for failure in ("SingleCell", "MultipleCell", "DataCorruption", "Systemic")
+    ),
+    *(
+        Case(
+            "RecoveryPolicy",
+            f"EmergencyScaling for failure {failure}",
+            both(put("rules.0.failure", failure), put("rules.0.strategy", "EmergencyScaling")),
+            "spec.rules[0].failure: Invalid value: EmergencyScaling answers failures MultipleCell and Systemic only",
+        )
+        for failure in ("SingleCell", "DataCorruption", "Router")
     ),
     Case(
         "RecoveryPolicy",

@@ -393,7 +393,7 @@ async def test_a_workload_is_held_at_zero_and_seen_there_when_its_last_pod_is_go
     for _ in range(3):
         await world.workloads.scale_to_zero(cell, deployment_ref("web"), "run-8.decommission")
     assert len(world.proxy.writes()) == 1
-    ending = await world.reaches(cell, WorkloadPhase.CURRENT)
+    ending = await world.reaches(cell, WorkloadPhase.CURRENT, "2 not yet ended")
     assert (ending.desired, ending.pods, ending.at_zero) == (0, 2, False), "its controller no longer counts them"
     end_pods(kubectl, world, "web")
     await eventually(lambda: world.state(cell).at_zero, "its pods are gone", deadline=ROLLOUT)

@@ -75,6 +75,10 @@ class Strategy(StrEnum):
     """A person has to act; a corrupted cell is isolated first where the policy permits."""
 
 
+FOR_ROUTERS = (Strategy.ACTIVATE_FALLBACK_ROUTING, Strategy.EMERGENCY_SCALING)
+"""Strategies that a run of a Router carries out; every other procedure is for a Cell."""
+
+
 class Vantage(StrEnum):
     """From where something was seen; Failed needs the data plane seen from two (rule 12)."""
 

@@ -43,7 +43,26 @@ class BuiltinRules(StrEnum):
 
 
 class MatrixRule(Model):
-    """A row of the decision matrix; what is left out matches anything."""
+    """A row of the decision matrix; what is left out matches anything that the strategy is for."""
+
+    model_config = rules(
+        cel(
+            "!has(self.failure) || self.failure != 'Router'"
+            " || self.strategy in ['ActivateFallbackRouting', 'ManualIntervention']",
+            "a Router's own failure is answered by ActivateFallbackRouting or ManualIntervention",
+            fieldPath=".strategy",
+        ),
+        cel(
+            "self.strategy != 'ActivateFallbackRouting' || !has(self.failure) || self.failure == 'Router'",
+            "ActivateFallbackRouting answers failure Router only",
+            fieldPath=".failure",
+        ),
+        cel(
+            "self.strategy != 'EmergencyScaling' || !has(self.failure) || self.failure in ['MultipleCell', 'Systemic']",
+            "EmergencyScaling answers failures MultipleCell and Systemic only",
+            fieldPath=".failure",
+        ),
+    )
 
     name: str = Field(min_length=1, max_length=63, description="Shown in each decision that the row makes.")
     failure: FailureType | None = Field(default=None, description="Kind of failure.")

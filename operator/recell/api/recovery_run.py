@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact, Strategy
+from recell.api.failure import FOR_ROUTERS, DataIntegrity, Evidence, FailureType, Impact, Strategy
 from recell.api.meta import (
     AGE,
     ATOMIC,
@@ -38,6 +38,8 @@ SPEC_FIELDS = (
     "trigger",
     "escalatedFrom",
 )
+
+_FOR_ROUTERS = [strategy.value for strategy in FOR_ROUTERS]
 
 
 def _immutable(field: str) -> dict[str, Any]:
@@ -149,16 +151,26 @@ class RecoveryRunSpec(Model):
             fieldPath=".startBefore",
         ),
         cel(
-            "self.targetRef.kind != 'Router' || !has(self.strategy) || self.strategy in"
-            " ['ActivateFallbackRouting', 'EmergencyScaling']",
+            f"self.targetRef.kind != 'Router' || !has(self.strategy) || self.strategy in {_FOR_ROUTERS}",
             "this strategy is for a Cell, the target is a Router",
             fieldPath=".strategy",
         ),
         cel(
-            "self.targetRef.kind != 'Cell' || !has(self.strategy) || !(self.strategy in"
-            " ['ActivateFallbackRouting', 'EmergencyScaling'])",
+            f"self.targetRef.kind != 'Cell' || !has(self.strategy) || !(self.strategy in {_FOR_ROUTERS})",
             "this strategy is for a Router, the target is a Cell",
             fieldPath=".strategy",
+        ),
+        cel(
+            "self.targetRef.kind != 'Cell' || !has(self.failure) || !has(self.failure.type)"
+            " || self.failure.type != 'Router'",
+            "failure Router is a Router's own, the target is a Cell",
+            fieldPath=".failure.type",
+        ),
+        cel(
+            "self.targetRef.kind != 'Router' || !has(self.failure) || !has(self.failure.type)"
+            " || self.failure.type == 'Router' || (has(self.strategy) && self.strategy == 'EmergencyScaling')",
+            "failures of cells are recovered by a run of each Cell, or together by strategy EmergencyScaling: state it",
+            fieldPath=".failure.type",
         ),
         cel(
             "has(self.escalatedFrom) == (self.trigger == 'Child')",

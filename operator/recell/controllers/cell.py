@@ -235,7 +235,7 @@ class CellController:
             self._observer.failure(cell.key),
             blocked,
             lifted_by_person=LIFTED_BY_PERSON,
-            decide=lambda failure: matrix.decide(_inputs(failure), self._store.policy_for(cell).spec),
+            decide=lambda failure: self._choice(cell, failure),
         )
 
     async def _show(self, cell: Cell, wanted: CellStatus) -> None:
@@ -308,16 +308,21 @@ class CellController:
         ]
         if any(not run.phase.ended for run in own) or allowance.blocked is not None:
             return
-        if matrix.decide(_inputs(failure), self._store.policy_for(cell).spec).strategy is Strategy.EMERGENCY_SCALING:
-            return  # the Router's run recovers it, together with the others
+        if self._choice(cell, failure).strategy is Strategy.EMERGENCY_SCALING and self._recovered_by_router(cell):
+            return
         onset, taken = state.failing_since or state.since, {run.metadata.name for run in own}
         name = runs.next_automatic_run_name(cell.metadata.name, onset, taken)
         made = await self._records.create(automatic(cell, name, failure))
         log.info("a run starts by itself", extra={"run": made.metadata.name, "cell": cell.metadata.name})
 
+    def _recovered_by_router(self, cell: Cell) -> bool:
+        """Does the Router's run recover it, together with the others? If not, a run of its own asks a person."""
+        router = self._store.router(router_of(cell))
+        return router is None or not self._storms.leaves_to_cells(router, self._store.cells_of(router.key))
 
-def _inputs(failure: Failure) -> DecisionInputs:
-    return DecisionInputs(type=failure.type, impact=failure.impact, data_integrity=failure.data_integrity)
+    def _choice(self, cell: Cell, failure: Failure) -> matrix.Choice:
+        inputs = DecisionInputs(type=failure.type, impact=failure.impact, data_integrity=failure.data_integrity)
+        return matrix.decide(inputs, self._store.policy_for(cell).spec, TargetKind.CELL)
 
 
 def _phase(

@@ -139,7 +139,8 @@ class RouterRecoveries:
             inputs = DecisionInputs(type=failure.type, impact=failure.impact, data_integrity=failure.data_integrity)
             why = fallback.unavailable(router, self._observer.fallback(router.key), failure.impact)
             without = {Strategy.ACTIVATE_FALLBACK_ROUTING: why} if why else matrix.NOTHING
-            return matrix.decide(inputs, self._store.router_policy(router.key).spec, unavailable=without)
+            policy = self._store.router_policy(router.key).spec
+            return matrix.decide(inputs, policy, TargetKind.ROUTER, unavailable=without)
 
         blocked = shown_block(state, failure, known.blocked, lifted_by_person=LIFTED_BY_PERSON, decide=decide)
         if blocked is None and for_cells is not None:

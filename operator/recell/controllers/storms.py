@@ -43,8 +43,8 @@ class Storms:
 
     async def detect(self, router: Router, cells: Mapping[str, Cell]) -> None:
         """Start a run where several cells failed together and the policy says so."""
-        found = self._failure(router, cells)
-        if found is None or self._choice(router, found).strategy is not Strategy.EMERGENCY_SCALING:
+        found = self._failure(router, cells) if self._settled(router, cells) else None
+        if found is None or not self._recovers_together(router, found):
             return
         own = self._runs(router)
         if any(not run.phase.ended for run in own) or self.allowance(router, cells).blocked is not None:
@@ -56,6 +56,13 @@ class Storms:
         spec = run.spec.model_copy(update={"strategy": Strategy.EMERGENCY_SCALING, "failure": stated})
         made = await self._records.create(run.model_copy(update={"spec": spec}))
         log.warning("several cells failed at once", extra={"run": made.metadata.name, "router": router.metadata.name})
+
+    def leaves_to_cells(self, router: Router, cells: Mapping[str, Cell]) -> bool:
+        """Does the Router's policy not have them recovered together, whatever a cell's own policy says?"""
+        if not self._settled(router, cells):
+            return False
+        found = self._failure(router, cells)
+        return found is None or not self._recovers_together(router, found)
 
     def allowance(self, router: Router, cells: Mapping[str, Cell]) -> limits.Allowance:
         """Whether a run for several cells may start by itself now."""
@@ -87,13 +94,17 @@ class Storms:
         spec = placed.spec if placed else None
         return failures.together(cells, states_of(self._observer, cells), spec, self._clock.now())
 
+    def _settled(self, router: Router, cells: Mapping[str, Cell]) -> bool:
+        return all(self._observer.settled(cells[name]) for name in self._failed(router, cells))
+
+    def _failed(self, router: Router, cells: Mapping[str, Cell]) -> tuple[str, ...]:
+        placed = self._switchboard.current(router.key)
+        return failures.failed_cells(states_of(self._observer, cells), placed.spec if placed else None)
+
     def _failure(self, router: Router, cells: Mapping[str, Cell]) -> Failure | None:
         placed = self._switchboard.current(router.key)
         known = {name: self._observer.failure(cell.key) for name, cell in cells.items()}
-        states = states_of(self._observer, cells)
-        failed = failures.failed_cells(states, placed.spec if placed else None)
-        if not all(self._observer.settled(cells[name]) for name in failed):
-            return None
+        states, failed = states_of(self._observer, cells), self._failed(router, cells)
         policy = self._store.router_policy(router.key).spec
         return failures.of_cells(
             {name: found for name in failed if (found := known[name]) is not None},
@@ -104,11 +115,15 @@ class Storms:
             self._observer.broken(router.key),
         )
 
-    def _choice(self, router: Router, found: Failure) -> matrix.Choice:
-        """A shared cause is asked about as a storm: which of them it is, a person decides."""
-        kind = FailureType.MULTIPLE_CELL if found.type is FailureType.SYSTEMIC else found.type
-        inputs = DecisionInputs(type=kind, impact=found.impact, data_integrity=found.data_integrity)
-        return matrix.decide(inputs, self._store.router_policy(router.key).spec)
+    def _recovers_together(self, router: Router, found: Failure) -> bool:
+        """A shared cause is asked about as a storm too: which of them it is, a person decides."""
+        policy = self._store.router_policy(router.key).spec
+        inputs = (
+            DecisionInputs(type=kind, impact=found.impact, data_integrity=found.data_integrity)
+            for kind in {found.type, FailureType.MULTIPLE_CELL}
+        )
+        choices = (matrix.decide(each, policy, TargetKind.CELL) for each in inputs)
+        return any(choice.strategy is Strategy.EMERGENCY_SCALING for choice in choices)
 
     def _runs(self, router: Router) -> list[RecoveryRun]:
         return [run for run in self._store.runs_of(TargetKind.ROUTER, router.key) if admission.about_cells(run)]

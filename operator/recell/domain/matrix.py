@@ -4,8 +4,8 @@ Promises: an answer for every input, with the row that gave it and why the rows 
 The built-in rows are the runbook's; an impact above a row's is covered by it, so that a worse
 failure never gets less of an answer. What nothing covers is work for a person.
 
-Must not: count unknown data integrity as intact, or answer a Systemic failure by a rule that does
-not name it (rule 10).
+Must not: count unknown data integrity as intact, answer a Systemic failure by a rule that does
+not name it (rule 10), or give a target a strategy that is not for it.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from recell.api.failure import DataIntegrity, FailureType, Impact, Strategy
+from recell.api.failure import FOR_ROUTERS, DataIntegrity, FailureType, Impact, Strategy
 from recell.api.recovery_policy import BuiltinRules, MatrixRule, RecoveryPolicySpec
-from recell.api.recovery_run import DecisionInputs, TargetRef
+from recell.api.recovery_run import DecisionInputs, TargetKind, TargetRef
 from recell.domain.wording import clipped, listed
 
 _SEVERITY = {Impact.LOW: 0, Impact.HIGH: 1, Impact.CRITICAL: 2}
@@ -44,7 +44,7 @@ class Row:
     note: str = ""
     """What a person should know about the row, beside its columns."""
 
-    def mismatch(self, inputs: DecisionInputs) -> str:
+    def mismatch(self, inputs: DecisionInputs, target: TargetKind) -> str:
         """What of the inputs the row does not cover; empty when it matches."""
         if self.failure is None and inputs.type == FailureType.SYSTEMIC:
             return "does not name Systemic"
@@ -54,7 +54,7 @@ class Row:
             return f"is for impact {self.impact}{' and above' if self.and_above else ''}"
         if self.data_integrity not in (None, inputs.data_integrity):
             return f"needs data {self.data_integrity}"
-        return ""
+        return _unsuited(self.strategy, inputs.type, target)
 
     def _covers(self, impact: Impact) -> bool:
         if self.impact is None:
@@ -139,15 +139,19 @@ class Choice:
 
 
 def decide(
-    inputs: DecisionInputs, policy: RecoveryPolicySpec, *, unavailable: Mapping[Strategy, str] = NOTHING
+    inputs: DecisionInputs,
+    policy: RecoveryPolicySpec,
+    target: TargetKind,
+    *,
+    unavailable: Mapping[Strategy, str] = NOTHING,
 ) -> Choice:
     """The first row that matches decides; there is always an answer.
 
-    Rows whose strategy is `unavailable` are passed over, with the reason.
+    Rows whose strategy is not for the target, or `unavailable`, are passed over, with the reason.
     """
     passed: list[str] = []
     for row in _rows(policy):
-        mismatch = row.mismatch(inputs) or unavailable.get(row.strategy, "")
+        mismatch = row.mismatch(inputs, target) or unavailable.get(row.strategy, "")
         if not mismatch:
             return Choice(row.strategy, row.name, clipped(_reason(inputs, row, passed)))
         passed.append(f"{row.name} {mismatch}")
@@ -171,9 +175,14 @@ def validate_policy(policy: RecoveryPolicySpec) -> list[str]:
     taken: dict[_Key, str] = {}
     for rule in policy.rules:
         row = _row(rule)
-        mine = [key for key in _every_input() if not row.mismatch(_inputs(key))]
+        mine = [key for key in _every_input() if not row.mismatch(_inputs(key), _has(key[0]))]
         new = [key for key in mine if key not in taken]
-        if not new:
+        if not mine:
+            problems.append(
+                f"spec.rules: rule {rule.name!r} never decides: {rule.strategy} does not answer failure {rule.failure};"
+                " name another strategy or delete it"
+            )
+        elif not new:
             deciding = {taken[key] for key in mine}
             before = [earlier.name for earlier in policy.rules if earlier.name in deciding]
             problems.append(
@@ -183,6 +192,26 @@ def validate_policy(policy: RecoveryPolicySpec) -> list[str]:
             )
         taken.update(dict.fromkeys(new, rule.name))
     return problems
+
+
+def _unsuited(strategy: Strategy, failure: FailureType, target: TargetKind) -> str:
+    """Why the matrix may not give it to such a target; empty: it may.
+
+    That several cells of a Router are recovered together is never decided for the Router, but by each cell's failure.
+    """
+    if target is TargetKind.ROUTER:
+        for_it = strategy in (Strategy.ACTIVATE_FALLBACK_ROUTING, Strategy.MANUAL_INTERVENTION)
+        return "" if for_it else f"says {strategy}, which is for cells"
+    if strategy is Strategy.EMERGENCY_SCALING and failure in (FailureType.MULTIPLE_CELL, FailureType.SYSTEMIC):
+        return ""
+    if strategy is Strategy.EMERGENCY_SCALING:
+        return f"says {strategy}, which is for several cells that failed together"
+    return f"says {strategy}, which is for a Router" if strategy in FOR_ROUTERS else ""
+
+
+def _has(failure: FailureType) -> TargetKind:
+    """Who can have such a failure."""
+    return TargetKind.ROUTER if failure is FailureType.ROUTER else TargetKind.CELL
 
 
 def _rows(policy: RecoveryPolicySpec) -> Iterator[Row]:

@@ -238,7 +238,7 @@ def decide(
             Strategy.MANUAL_INTERVENTION, "none", "Nothing is known of a failure: state spec.strategy or spec.failure"
         )
     else:
-        choice = matrix.decide(inputs, policy.spec, unavailable=unavailable)
+        choice = matrix.decide(inputs, policy.spec, run.spec.target_ref.kind, unavailable=unavailable)
     decision = Decision(
         id=matrix.decision_id(choice, inputs, run.spec.target_ref),
         strategy=choice.strategy,

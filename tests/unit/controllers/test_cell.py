@@ -55,6 +55,8 @@ class Scene(Surroundings):
         self.level = Level.HEALTHY
         self.error_rate = 0.1
         self.is_settled = True
+        self.type = FailureType.SINGLE_CELL
+        self.unknown_data: set[str] = set()
         anything: Any = self
         store: Any = server
         retirements = Retirements(
@@ -87,14 +89,20 @@ class Scene(Surroundings):
             message=f"{self.error_rate:.1%} of requests failed",
         )
         return Failure(
-            type=FailureType.SINGLE_CELL,
-            impact=Impact.LOW,
-            data_integrity=DataIntegrity.INTACT,
+            type=self.type,
+            impact=Impact.LOW if self.type is FailureType.SINGLE_CELL else Impact.HIGH,
+            data_integrity=DataIntegrity.UNKNOWN if cell[1] in self.unknown_data else DataIntegrity.INTACT,
             since=self.since,
             evidence=[told],
         )
 
-    # Switchboard, probes
+    def broken(self, router: tuple[str, str]) -> tuple[str, ...]:
+        return ()
+
+    # Traffic, Switchboard, probes
+
+    def observed(self, router: tuple[str, str], *, window: float, not_before: Any = None) -> None:
+        return None
 
     def current(self, router: tuple[str, str]) -> Placement | None:
         return self.server.placement(router)
@@ -204,6 +212,24 @@ async def test_a_failed_cell_gets_one_run_however_often_it_is_looked_at() -> Non
     assert scene.runs[0].metadata.labels["recell.dev/target"] == "b"
     assert scene.runs[0].metadata.finalizers == [FINALIZER], "born with it, so that a start costs one write less"
     assert scene.runs[0].metadata.annotations[ANNOTATION_TARGET_UID] == "uid-b"
+
+
+async def test_a_cell_that_failed_with_others_is_left_to_the_run_of_their_router() -> None:
+    scene = Scene()
+    scene.fail()
+    scene.type = FailureType.MULTIPLE_CELL
+    await scene.look_at_it(times=3)
+    assert scene.runs == []
+
+
+async def test_a_cell_that_its_router_has_not_recovered_together_with_the_others_has_a_run_of_its_own() -> None:
+    """What is known of the data of all of them is not enough for the Router's rules: a person is asked, not nobody."""
+    scene = Scene()
+    scene.fail()
+    scene.type, scene.unknown_data = FailureType.MULTIPLE_CELL, {"a"}
+    await scene.look_at_it(times=3)
+    (run,) = scene.runs
+    assert run.spec.target_ref.name == "b"
 
 
 async def test_observe_starts_nothing_and_shows_what_it_would_do() -> None:

@@ -3,6 +3,8 @@
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from recell.api import Cell, RecoveryPolicy, RecoveryRun, Router
 from recell.api.meta import ANNOTATION_ACKNOWLEDGE, FINALIZER, timestamp
 from recell.api.placement import PlacementMode
@@ -180,6 +182,20 @@ async def test_what_cannot_be_done_is_not_said_to_be_done() -> None:
     assert told.recovery.blocked is not None
     assert "ManualIntervention would be started" in told.recovery.blocked.message
     assert "has no fallback to use: it was not made yet" in told.recovery.blocked.message
+
+
+@pytest.mark.parametrize("strategy", ["CellRestart", "EmergencyScaling"])
+async def test_a_rule_that_answers_everything_gives_the_router_nothing_that_is_for_cells(strategy: str) -> None:
+    scene = Scene("Observe")
+    rules = [{"name": "everything", "strategy": strategy}]
+    scene.server.change(RecoveryPolicy, "default", {"spec": {"rules": rules, "builtinRules": "None"}})
+    await scene.pass_time(15)
+    scene.seen.ready = 0
+    told = await scene.pass_time(12)
+    assert told.recovery is not None
+    assert told.recovery.blocked is not None
+    assert "ManualIntervention would be started" in told.recovery.blocked.message
+    assert f"everything says {strategy}, which is for cells" in told.recovery.blocked.message
 
 
 async def end(scene: Scene, phase: str) -> RecoveryRun:

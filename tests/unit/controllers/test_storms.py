@@ -112,6 +112,36 @@ async def test_a_shared_cause_is_asked_about_as_such(failed: str, shared: tuple[
     assert run.spec.failure.type is FailureType.SYSTEMIC
 
 
+async def test_a_shared_cause_alone_may_be_what_the_policy_names() -> None:
+    scene = Scene()
+    rules = [
+        {"name": "several", "failure": "MultipleCell", "strategy": "ManualIntervention"},
+        {"name": "shared", "failure": "Systemic", "strategy": "EmergencyScaling"},
+    ]
+    scene.server.change(RecoveryPolicy, "default", {"spec": {"rules": rules}})
+    assert await scene.runs(a=0, b=0) == []
+    (run,) = await scene.runs(a=0, b=0, c=0, d=0)
+    assert run.spec.strategy is Strategy.EMERGENCY_SCALING
+
+
+def leaves_to_cells(scene: Scene) -> bool:
+    router = scene.server.router(KEY)
+    assert router is not None
+    return scene.storms.leaves_to_cells(router, scene.server.cells_of(KEY))
+
+
+async def test_it_is_known_whether_the_router_has_its_cells_recovered_together() -> None:
+    scene = Scene()
+    scene.failed = {"a": 0, "b": 0}
+    assert not leaves_to_cells(scene)
+    scene.integrity = DataIntegrity.UNKNOWN
+    assert leaves_to_cells(scene), "no row covers that: the cells are asked about one by one"
+    scene.is_settled = False
+    assert not leaves_to_cells(scene), "nobody knows that yet"
+    scene.is_settled, scene.failed = True, {"a": 0}
+    assert leaves_to_cells(scene), "no storm"
+
+
 async def test_after_a_person_aborted_no_run_starts_by_itself_until_they_acknowledge_that() -> None:
     scene = Scene()
     (run,) = await scene.runs(a=-30, b=0)

@@ -12,7 +12,7 @@ from recell.api.failure import DataIntegrity, Evidence, FailureType, Impact, Str
 from recell.api.meta import timestamp
 from recell.api.placement import HoldState, PlacementSpec
 from recell.api.recovery_policy import RecoveryPolicySpec
-from recell.api.recovery_run import DecisionInputs
+from recell.api.recovery_run import DecisionInputs, TargetKind
 from recell.domain import placement
 from recell.domain.failure import data_integrity, derive, impact, not_served, together
 from recell.domain.health import STEADY, HealthState, Level
@@ -307,7 +307,7 @@ def test_one_of_three_cells_fails(seen: list[Evidence], traffic: Any, strategy: 
     figures = router_traffic({"cell-a": traffic}) if traffic else None
     found = failed(fleet("FHH"), seen, traffic=figures, policy=INTACT)
     case = DecisionInputs(type=found.type, impact=found.impact, data_integrity=found.data_integrity)
-    assert decide(case, INTACT).strategy == strategy
+    assert decide(case, INTACT, TargetKind.CELL).strategy == strategy
 
 
 @given(

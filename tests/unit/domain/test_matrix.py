@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from recell.api.failure import DataIntegrity, FailureType, Impact, Strategy
 from recell.api.recovery_policy import BuiltinRules, MatrixRule, RecoveryPolicySpec
 from recell.api.recovery_run import DecisionInputs, TargetKind, TargetRef
-from recell.domain.matrix import BUILTIN, Choice, decide, decision_id, validate_policy
+from recell.domain import matrix
+from recell.domain.matrix import BUILTIN, Choice, decision_id, validate_policy
 
 PRODUCT = list(itertools.product(FailureType, Impact, DataIntegrity))
 TARGET = TargetRef(kind=TargetKind.CELL, name="cell-a")
@@ -25,6 +26,12 @@ def every() -> list[DecisionInputs]:
 
 def rule(name: str, strategy: Strategy = Strategy.CELL_RESTART, **columns: str) -> MatrixRule:
     return MatrixRule.model_validate({"name": name, "strategy": strategy, **columns})
+
+
+def decide(case: DecisionInputs, policy: RecoveryPolicySpec) -> Choice:
+    """For a target that can have such a failure."""
+    kind = TargetKind.ROUTER if case.type == FailureType.ROUTER else TargetKind.CELL
+    return matrix.decide(case, policy, kind)
 
 
 TABLE = {
@@ -117,6 +124,45 @@ def test_without_the_builtin_rows_everything_else_is_manual() -> None:
     assert "spec.builtinRules is None" in choice.message
 
 
+CELLS = {
+    Strategy.CELL_RESTART,
+    Strategy.TRAFFIC_DRAIN_AND_REPLACE,
+    Strategy.ISOLATE_AND_RESTORE_FROM_BACKUP,
+    Strategy.POINT_IN_TIME_RECOVERY,
+    Strategy.MANUAL_INTERVENTION,
+}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "why"),
+    [
+        (Strategy.CELL_RESTART, "says CellRestart, which is for cells"),
+        (Strategy.EMERGENCY_SCALING, "says EmergencyScaling, which is for cells"),
+    ],
+)
+def test_a_rule_that_answers_everything_gives_a_router_nothing_that_is_for_cells(strategy: Strategy, why: str) -> None:
+    alone = RecoveryPolicySpec(rules=[rule("everything", strategy)], builtin_rules=BuiltinRules.NONE)
+    choice = decide(inputs("Router", "Critical", "Unknown"), alone)
+    assert (choice.strategy, choice.row) == (Strategy.MANUAL_INTERVENTION, "otherwise")
+    assert f"Rows: everything {why}." in choice.message
+    before_the_others = RecoveryPolicySpec(rules=[rule("everything", strategy)])
+    choice = decide(inputs("Router", "Critical", "Unknown"), before_the_others)
+    assert (choice.strategy, choice.row) == (Strategy.ACTIVATE_FALLBACK_ROUTING, "router-high")
+    assert f"everything {why}; single-cell-low-intact is for failure SingleCell" in choice.message
+
+
+def test_a_rule_that_answers_everything_gives_a_cell_nothing_that_is_for_others() -> None:
+    policy = RecoveryPolicySpec(rules=[rule("everything", Strategy.ACTIVATE_FALLBACK_ROUTING)])
+    choice = decide(inputs("SingleCell", "Low", "Intact"), policy)
+    assert choice.strategy == Strategy.CELL_RESTART
+    assert "everything says ActivateFallbackRouting, which is for a Router" in choice.message
+    policy = RecoveryPolicySpec(rules=[rule("everything", Strategy.EMERGENCY_SCALING)])
+    assert decide(inputs("MultipleCell", "Low", "Unknown"), policy).strategy == Strategy.EMERGENCY_SCALING
+    choice = decide(inputs("SingleCell", "Low", "Intact"), policy)
+    assert choice.strategy == Strategy.CELL_RESTART
+    assert "says EmergencyScaling, which is for several cells that failed together" in choice.message
+
+
 RULES = st.builds(
     MatrixRule,
     name=st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=63),
@@ -139,6 +185,20 @@ def test_any_policy_answers_everything(policy: RecoveryPolicySpec) -> None:
         choice = decide(case, policy)
         assert choice.row in rows
         assert 0 < len(choice.message) <= 1024
+
+
+@given(POLICIES, st.sampled_from(TargetKind))
+def test_whatever_is_stated_of_it_no_target_gets_what_is_not_for_it(
+    policy: RecoveryPolicySpec, target: TargetKind
+) -> None:
+    for case in every():
+        strategy = matrix.decide(case, policy, target).strategy
+        if target is TargetKind.ROUTER:
+            assert strategy in (Strategy.ACTIVATE_FALLBACK_ROUTING, Strategy.MANUAL_INTERVENTION)
+        elif case.type in (FailureType.MULTIPLE_CELL, FailureType.SYSTEMIC):
+            assert strategy in CELLS | {Strategy.EMERGENCY_SCALING}
+        else:
+            assert strategy in CELLS
 
 
 @given(POLICIES)
@@ -164,6 +224,14 @@ def test_a_rule_that_others_shadow_together_is_named_with_them() -> None:
         " move it up or delete it"
     ]
     assert validate_policy(RecoveryPolicySpec()) == []
+
+
+def test_a_rule_whose_strategy_is_not_for_its_failure_never_decides() -> None:
+    policy = RecoveryPolicySpec(rules=[rule("routers", failure="Router"), rule("cells", failure="SingleCell")])
+    assert validate_policy(policy) == [
+        "spec.rules: rule 'routers' never decides: CellRestart does not answer failure Router;"
+        " name another strategy or delete it"
+    ]
 
 
 def test_a_decision_has_a_name_that_changes_with_it() -> None:

@@ -4,6 +4,8 @@ from copy import deepcopy
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from recell.api import RecoveryFreeze, RecoveryRun
 from recell.api.failure import Strategy
 from recell.api.meta import ANNOTATION_RUN_HISTORY
@@ -89,6 +91,17 @@ async def test_the_matrix_decides_on_the_routers_own_failure_and_the_run_ends_we
     assert run.status.decision.inputs is not None
     assert (run.status.decision.inputs.type, run.status.decision.inputs.impact) == ("Router", "Critical")
     assert (run.status.summary or "").startswith("Router shop was recovered")
+
+
+@pytest.mark.parametrize("strategy", ["CellRestart", "EmergencyScaling"])
+async def test_a_rule_that_answers_everything_leaves_the_router_to_a_person(strategy: str) -> None:
+    """What is for cells can do nothing for a Router, and a procedure whose steps need a Cell would go on failing."""
+    rules = [{"name": "everything", "strategy": strategy}]
+    world = failing(rules=rules, builtinRules="None")
+    run = await play(world, router_run(world, trigger="Automatic"))
+    assert (run.phase, reason(run, "Failed")) == (RunPhase.MANUAL_INTERVENTION_REQUIRED, "ManualIntervention")
+    assert f"everything says {strategy}, which is for cells" in (run.status.summary or "")
+    assert run.status.steps == []
 
 
 async def test_the_router_remembers_its_runs_and_a_copy_is_skipped() -> None:

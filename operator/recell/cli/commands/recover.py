@@ -6,7 +6,7 @@ import click
 from pydantic import ValidationError
 
 from recell.api import Cell, RecoveryRun, Router
-from recell.api.failure import Strategy
+from recell.api.failure import FOR_ROUTERS, Strategy
 from recell.api.meta import timestamp
 from recell.api.recovery_run import RecoveryRunSpec, StartWhen, TargetKind, Urgency
 from recell.cli.arguments import YES, duration, moment, output
@@ -18,7 +18,6 @@ from recell.cli.session import Session, command
 from recell.cli.views.plan import plan_view
 from recell.cli.watching import follow
 
-_OF_ROUTERS = (Strategy.EMERGENCY_SCALING, Strategy.ACTIVATE_FALLBACK_ROUTING)
 _STRATEGIES = click.Choice([s.value for s in Strategy if s is not Strategy.MANUAL_INTERVENTION], case_sensitive=False)
 _ROUTER_WORDS = ("router", "routers", "rrouter")
 _STRATEGY = click.option("--strategy", type=_STRATEGIES, metavar="NAME", help="Not what the matrix decides, but this.")
@@ -50,7 +49,7 @@ def _spec(
 ) -> dict[str, object]:
     """Only what was said: the rest is the API's to fill in."""
     spec: dict[str, object] = {"targetRef": {"kind": kind, "name": name}}
-    if strategy and (strategy in _OF_ROUTERS) != (kind is TargetKind.ROUTER):
+    if strategy and (strategy in FOR_ROUTERS) != (kind is TargetKind.ROUTER):
         raise click.UsageError(f"--strategy {strategy} is not for a {kind}, and {name} is one")
     if strategy:
         spec["strategy"] = strategy
