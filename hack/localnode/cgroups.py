@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 from .command import wait_until
@@ -45,13 +46,9 @@ def remove(name: str) -> None:
 
 
 def _removed(top: Path) -> bool:
-    if not top.exists():
-        return True
-    for group in sorted((p for p in top.rglob("*") if p.is_dir()), key=lambda p: len(p.parts), reverse=True):
+    for group, _, _ in os.walk(top, topdown=False):  # which passes over what goes meanwhile
         with contextlib.suppress(OSError):
-            group.rmdir()
-    with contextlib.suppress(OSError):
-        top.rmdir()
+            os.rmdir(group)
     return not top.exists()
 
 

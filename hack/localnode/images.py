@@ -69,7 +69,7 @@ class _Buildah:
         """Build and write the docker-archive; a failed build leaves none."""
         archive.parent.mkdir(parents=True, exist_ok=True)
         for left in archive.parent.glob("*.partial"):  # of a build that was killed
-            left.unlink()
+            left.unlink(missing_ok=True)
         partial = archive.with_suffix(f".{os.getpid()}.partial")  # one that outlives who began it writes to its own
         with tempfile.TemporaryDirectory(prefix="recell-build-") as temporary:
             scratch = Path(temporary)

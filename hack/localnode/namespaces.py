@@ -149,7 +149,7 @@ def _members(init: int) -> list[int]:
         ours: set[int] = set()
         for pid in _pids():
             with contextlib.suppress(OSError):
-                stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                stat = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
                 children.setdefault(int(stat[1]), []).append(pid)
                 if os.readlink(f"/proc/{pid}/ns/pid") == space:
                     ours.add(pid)
@@ -165,13 +165,13 @@ def _members(init: int) -> list[int]:
 
 def _program(pid: int) -> str:
     try:
-        return os.path.basename(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0", 1)[0].decode())
+        return os.path.basename(os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0", 1)[0]))
     except OSError:
         return ""
 
 
 def _state(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
     except OSError:
         return "X"

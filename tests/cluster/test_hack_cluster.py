@@ -119,8 +119,8 @@ class Side:
         found = {}
         for entry in Path("/proc").iterdir():
             try:
-                if entry.name.isdigit() and f"/{NAME}/" in (entry / "cmdline").read_text():
-                    found[entry.name] = (entry / "stat").read_text().rpartition(")")[2].split()[19]
+                if entry.name.isdigit() and f"/{NAME}/".encode() in (entry / "cmdline").read_bytes():
+                    found[entry.name] = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[19]
             except OSError:
                 continue
         return found
@@ -440,12 +440,17 @@ def traces() -> dict[str, list[Any]]:
         "ipsets": sets.splitlines(),
         "netns": spaces.splitlines(),
         "mounts": [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if NAME in line],
-        "control groups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/*{NAME}*")],
+        "control groups": control_groups(),
         "folders": of_ours,
         "processes": [
             path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if f"/{NAME}".encode() in read(path)
         ],
     }
+
+
+def control_groups() -> list[str]:
+    """With those of its pods; other clusters' groups come and go meanwhile, which `os.walk` passes over."""
+    return [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if NAME in folder]
 
 
 def left_behind(before: dict[str, list[Any]]) -> dict[str, list[Any]]:
